@@ -1,0 +1,3 @@
+//! The pure core (under way).
+mod message;
+pub use message::*;
