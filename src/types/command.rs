@@ -112,10 +112,20 @@ impl<'a> Command<'a> {
     pub fn is_write(&self) -> bool {
         use Command::*;
         match self {
-            Get { .. } | GetMany { .. } | Length { .. } | Exists { .. } | Count | Keys { .. }
+            Get { .. }
+            | GetMany { .. }
+            | Length { .. }
+            | Exists { .. }
+            | Count
+            | Keys { .. }
             | Scan { .. } => false,
-            Set { .. } | SetMany { .. } | Append { .. } | Increment { .. } | Take { .. }
-            | Delete { .. } | Clear => true,
+            Set { .. }
+            | SetMany { .. }
+            | Append { .. }
+            | Increment { .. }
+            | Take { .. }
+            | Delete { .. }
+            | Clear => true,
         }
     }
 

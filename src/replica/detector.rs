@@ -1,0 +1,111 @@
+//! Who is alive: a pure failure detector.
+//!
+//! Every node sends every other a beat at each heartbeat interval, leader or not. Silence longer than
+//! the timeout makes a peer *suspected*; any sign of life makes it *alive* again at once. The verdict
+//! may be wrong in both directions (nobody can tell a dead node from a slow one), and nothing that
+//! must be safe depends on it. It decides who campaigns first, whether a request has a chance at all,
+//! and what the log says.
+//!
+//! A refused connection is the one certain sign: the machine is up and no process listens. It counts
+//! as suspicion at once. A lost connection alone does not; it may come back in a moment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::types::NodeId;
+
+/// What is thought of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Heard of within the timeout.
+    Alive,
+    /// Silent, or its port refuses connections.
+    Suspected,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct FailureDetector {
+    timeout: Duration,
+    peers: BTreeMap<NodeId, (Now, Liveness)>,
+}
+
+impl FailureDetector {
+    /// All peers count as alive, as if heard of now, until the first timeout tells otherwise.
+    pub fn new(
+        now: Now,
+        timeout: Duration,
+        peers: impl IntoIterator<Item = NodeId>,
+    ) -> FailureDetector {
+        let peers = peers.into_iter().map(|peer| (peer, (now, Liveness::Alive))).collect();
+        FailureDetector { timeout, peers }
+    }
+
+    /// A sign of life. Returns true if the peer was suspected until now.
+    pub fn heard(&mut self, now: Now, peer: NodeId) -> bool {
+        let Some((heard, liveness)) = self.peers.get_mut(&peer) else { return false };
+        *heard = now.max(*heard);
+        std::mem::replace(liveness, Liveness::Alive) == Liveness::Suspected
+    }
+
+    /// The peer's port refused a connection. Returns true if it counted as alive until now.
+    pub fn refused(&mut self, peer: NodeId) -> bool {
+        let Some((_, liveness)) = self.peers.get_mut(&peer) else { return false };
+        std::mem::replace(liveness, Liveness::Suspected) == Liveness::Alive
+    }
+
+    /// The peers whose silence has just become too long, in order of their ids.
+    pub fn overdue(&mut self, now: Now) -> Vec<NodeId> {
+        let mut overdue = Vec::new();
+        for (peer, (heard, liveness)) in &mut self.peers {
+            if *liveness == Liveness::Alive && now.since(*heard) >= self.timeout {
+                *liveness = Liveness::Suspected;
+                overdue.push(*peer);
+            }
+        }
+        overdue
+    }
+
+    /// When [`overdue`](Self::overdue) is worth asking next; `None` while all are suspected.
+    pub fn deadline(&self) -> Option<Now> {
+        let alive = self.peers.values().filter(|(_, liveness)| *liveness == Liveness::Alive);
+        alive.map(|(heard, _)| *heard + self.timeout).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(1);
+
+    fn detector() -> FailureDetector {
+        FailureDetector::new(Now(0), Duration::from_micros(300), [PEER, NodeId(2)])
+    }
+
+    #[test]
+    fn silence_is_reported_once_and_a_sign_of_life_ends_it() {
+        let mut detector = detector();
+        assert!(!detector.heard(Now(100), PEER));
+        assert_eq!(detector.deadline(), Some(Now(300)));
+        assert_eq!(detector.overdue(Now(300)), [NodeId(2)]);
+        assert_eq!(detector.overdue(Now(399)), []);
+        assert_eq!(detector.overdue(Now(400)), [PEER]);
+        assert_eq!(detector.overdue(Now(900)), []);
+        assert_eq!(detector.deadline(), None);
+        assert!(detector.heard(Now(901), PEER));
+        assert!(!detector.heard(Now(902), PEER));
+        assert_eq!(detector.deadline(), Some(Now(1202)));
+    }
+
+    #[test]
+    fn a_refused_connection_is_suspicion_at_once_and_strangers_are_ignored() {
+        let mut detector = detector();
+        assert!(detector.refused(PEER));
+        assert!(!detector.refused(PEER));
+        assert!(!detector.refused(NodeId(9)));
+        assert!(!detector.heard(Now(1), NodeId(9)));
+        assert_eq!(detector.overdue(Now(300)), [NodeId(2)]);
+    }
+}

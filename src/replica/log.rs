@@ -1,0 +1,130 @@
+//! The replicated log as a replica knows it: the latest snapshot, and the entries after some base at
+//! or before it, all in memory (segments on disk are the business of `wal`).
+//!
+//! Rules: indexes have no gap; terms never fall; what lies at or below the snapshot is committed and
+//! never truncated. Entries below the snapshot may be kept a while, so that a peer a little behind
+//! gets them instead of the whole image.
+
+use std::collections::VecDeque;
+
+use crate::types::{Entry, Index, SnapshotMeta, Term};
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// Position and term of the entry before the first kept one.
+    base: SnapshotMeta,
+    entries: VecDeque<Entry>,
+    snapshot: SnapshotMeta,
+}
+
+impl Log {
+    /// The log that a restart found: `entries` follow `snapshot` without a gap.
+    pub fn new(snapshot: SnapshotMeta, entries: Vec<Entry>) -> Log {
+        let log = Log { base: snapshot, entries: entries.into(), snapshot };
+        debug_assert!(log.entries.iter().zip(snapshot.index + 1..).all(|(e, i)| e.index == i));
+        log
+    }
+
+    /// The latest snapshot: its image is durable on this node.
+    pub fn snapshot(&self) -> SnapshotMeta {
+        self.snapshot
+    }
+
+    /// The index before the first entry kept in memory.
+    pub fn base_index(&self) -> Index {
+        self.base.index
+    }
+
+    /// The last index; the base's if there is no entry.
+    pub fn last_index(&self) -> Index {
+        self.base.index + self.entries.len() as Index
+    }
+
+    /// The term at the last index.
+    pub fn last_term(&self) -> Term {
+        self.entries.back().map_or(self.base.term, |entry| entry.term)
+    }
+
+    /// The term at `index`, if it is the base or kept.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        self.get(index).map(|entry| entry.term)
+    }
+
+    /// The entry at `index`, if kept.
+    pub fn get(&self, index: Index) -> Option<&Entry> {
+        let offset = index.checked_sub(self.base.index + 1)?;
+        self.entries.get(usize::try_from(offset).ok()?)
+    }
+
+    /// The entries from `first` to `last`, both included, all of which must be kept.
+    pub fn range(&self, first: Index, last: Index) -> impl Iterator<Item = &Entry> {
+        debug_assert!(first > self.base.index && last <= self.last_index());
+        let start = (first - self.base.index - 1) as usize;
+        let end = (last - self.base.index) as usize;
+        self.entries.range(start..end.max(start))
+    }
+
+    /// Adds an entry behind the last one.
+    pub fn push(&mut self, entry: Entry) {
+        debug_assert_eq!(entry.index, self.last_index() + 1);
+        debug_assert!(entry.term >= self.last_term());
+        self.entries.push_back(entry);
+    }
+
+    /// Removes `first` and everything after it. The caller has made sure that it is not committed.
+    pub fn truncate(&mut self, first: Index) {
+        debug_assert!(first > self.snapshot.index);
+        self.entries.truncate((first - self.base.index - 1) as usize);
+    }
+
+    /// Takes `meta` as the latest snapshot and forgets the entries up to `keep_after`, which lies at
+    /// or before it.
+    pub fn compact(&mut self, meta: SnapshotMeta, keep_after: Index) {
+        debug_assert!(self.term_at(meta.index) == Some(meta.term) && keep_after <= meta.index);
+        self.snapshot = meta;
+        while self.base.index < keep_after {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.base = SnapshotMeta { index: entry.index, term: entry.term };
+        }
+    }
+
+    /// Puts a snapshot from elsewhere in the place of the log up to it. Entries after it stay only if
+    /// the log agrees with the snapshot's last entry (Raft §7). Returns true if they stayed.
+    pub fn restore(&mut self, meta: SnapshotMeta) -> bool {
+        if self.term_at(meta.index) == Some(meta.term) {
+            self.compact(meta, meta.index);
+            return true;
+        }
+        *self = Log::new(meta, Vec::new());
+        false
+    }
+
+    /// True if a log that ends with `last_term` and `last_index` is at least as complete as this one
+    /// (Raft §5.4.1).
+    pub fn is_covered_by(&self, last_index: Index, last_term: Term) -> bool {
+        (last_term, last_index) >= (self.last_term(), self.last_index())
+    }
+
+    /// Where a leader should look for agreement after this log refused `prev_index` whose term the
+    /// leader says is `prev_term`: the last index at or before it with a term of at most `prev_term`.
+    pub fn hint(&self, prev_index: Index, prev_term: Term) -> (Index, Term) {
+        let mut index = prev_index.min(self.last_index());
+        while index > self.base.index {
+            match self.term_at(index) {
+                Some(term) if term <= prev_term => return (index, term),
+                _ => index -= 1,
+            }
+        }
+        (self.base.index, self.base.term)
+    }
+
+    /// The last kept index at or before `index` with a term of at most `term`: the leader's half of
+    /// the search for agreement.
+    pub fn last_with_term_at_most(&self, index: Index, term: Term) -> Index {
+        self.hint(index, term).0
+    }
+}

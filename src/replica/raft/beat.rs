@@ -1,0 +1,150 @@
+//! Beats: each node tells each other one that it is alive, at its own pace, and a little of what it
+//! knows. What beats carry is enough to notice and mend whatever single message was lost.
+
+use super::super::detector::Liveness;
+use super::super::{Beat, Cause, Effects, Envelope, Message, Replica, Standing, quorum};
+use super::Role;
+use crate::clock::Now;
+use crate::types::{Index, NodeId, Term};
+
+/// How long a node that had to step down for its disk is not handed the leadership, in election
+/// timeouts.
+const UNFIT_TIMEOUTS: u32 = 15;
+
+impl Replica {
+    /// What this node tells `to`.
+    pub(in super::super) fn beat(&self, now: Now, to: NodeId) -> Envelope {
+        let (founder, admitted) = match &self.hard.standing {
+            Standing::Blank => (None, false),
+            Standing::CatchingUp => (None, true),
+            Standing::Voter { founders } => (founders.get(&to).copied(), true),
+        };
+        let theirs = self.peers.get(&to).and_then(|peer| peer.beat.as_ref());
+        let (commit, asked) = match &self.role {
+            Role::Leader(leader) => (self.commit, leader.reads.asked()),
+            _ => (0, 0),
+        };
+        let beat = Beat {
+            leader: self.leader(),
+            commit,
+            last: self.log.last_index(),
+            matched: self.verified.min(self.durable),
+            asked,
+            heard: self.round,
+            incarnation: self.settings.incarnation,
+            admitted,
+            voter: self.is_voter(),
+            fit: self.is_fit(now),
+            founder,
+            answers: theirs.filter(|beat| !beat.voter).map(|beat| beat.incarnation),
+        };
+        self.envelope(to, Message::Beat(beat))
+    }
+
+    pub(in super::super) fn heartbeat(&mut self, now: Now, effects: &mut Effects) {
+        if now < self.heartbeat_at {
+            return;
+        }
+        self.heartbeat_at = now + self.settings.heartbeat_interval;
+        self.found_alone(effects);
+        if self.is_leader() {
+            self.look_after_followers(now, effects);
+        } else {
+            self.look_after_pending(now, effects);
+        }
+        for peer in self.settings.peers() {
+            effects.send.push(self.beat(now, peer));
+        }
+    }
+
+    /// A leader that has no majority or no disk gives up; what got lost is sent again.
+    fn look_after_followers(&mut self, now: Now, effects: &mut Effects) {
+        let (timeout, members) = (self.settings.election_timeout, self.settings.members.len());
+        if self.disk_is_stalled(now) {
+            self.unfit_until = now + timeout * UNFIT_TIMEOUTS;
+            return self.step_down(now, Cause::DiskStalled, effects);
+        }
+        let Some(leader) = self.leader_state() else { return };
+        let heard = leader.progress.values().filter(|p| now.since(p.heard) < timeout).count();
+        if heard + 1 < quorum::majority(members) {
+            return self.step_down(now, Cause::QuorumLost, effects);
+        }
+        for (peer, progress) in &mut leader.progress {
+            if progress.is_overdue(now, timeout) {
+                progress.probe();
+            }
+            effects.pull.insert(*peer);
+        }
+        self.look_after_transfer(now, effects);
+    }
+
+    /// A follower's requests that the leader never answered are handed over again.
+    fn look_after_pending(&mut self, now: Now, effects: &mut Effects) {
+        let patience = 2 * self.settings.election_timeout;
+        let Some(leader) = self.leader() else { return };
+        if self.pending.is_overdue(now, patience) {
+            self.pending.send_again();
+            effects.pull.insert(leader);
+        }
+        if self.follower_reads.is_overdue(now, patience) {
+            self.follower_reads.ask_again();
+            effects.pull.insert(leader);
+        }
+    }
+
+    /// Keeps what a beat says of its sender, whatever its term.
+    pub(super) fn note_beat(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        beat: &Beat,
+        effects: &mut Effects,
+    ) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.beat = Some(beat.clone());
+        self.hear_while_joining(from, term, beat, effects);
+    }
+
+    pub(super) fn receive_beat(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        beat: &Beat,
+        effects: &mut Effects,
+    ) {
+        if beat.leader == Some(from) {
+            self.hear_leader(now, from, effects);
+            self.learn_commit(now, beat.commit, effects);
+            if beat.asked > self.round {
+                self.round = beat.asked;
+                effects.send.push(self.beat(now, from));
+            }
+            return;
+        }
+        let last = self.log.last_index();
+        if !self.is_leader() {
+            return;
+        }
+        if beat.matched <= last && beat.matched > self.matched(from) {
+            self.peer_accepted(now, from, beat.matched, effects);
+        }
+        if let Some(leader) = self.leader_state() {
+            leader.reads.heard(from, beat.heard);
+        }
+        self.finish_read_round(now, effects);
+    }
+
+    fn matched(&self, peer: NodeId) -> Index {
+        match &self.role {
+            Role::Leader(leader) => leader.progress.get(&peer).map_or(0, |p| p.matched),
+            _ => 0,
+        }
+    }
+
+    /// True if the peer is alive and says that it can lead.
+    pub(super) fn peer_is_fit(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|known| {
+            known.liveness == Liveness::Alive && known.beat.as_ref().is_some_and(|b| b.fit)
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! What a replica is told once and for all.
+
+use std::time::Duration;
+
+use super::progress::Window;
+use crate::types::NodeId;
+
+/// See the module. Every member must have the same timeouts, or elections lose their order.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub id: NodeId,
+    /// All members, this node among them, ascending.
+    pub members: Vec<NodeId>,
+    /// This process lifetime; larger than any earlier one of this node.
+    pub boot: u64,
+    /// The random number this node's data directory was created with.
+    pub incarnation: u64,
+    /// How often each node tells the others that it is alive.
+    pub heartbeat_interval: Duration,
+    /// After this much silence a leader is given up, by its followers and by itself.
+    pub election_timeout: Duration,
+    /// A leader whose disk has not answered for this long steps down. Longer than an election timeout,
+    /// so that a slow sync alone deposes nobody.
+    pub disk_timeout: Duration,
+    /// How long a higher-ranked node must have been caught up before it is handed the leadership.
+    pub takeover_delay: Duration,
+    /// What may be under way to one follower.
+    pub window: Window,
+    /// Bytes of this node's own clients' requests that may be pending; beyond, `Rejected::Busy`.
+    pub pending_bytes_max: usize,
+    /// Bytes of applied entries after which an image is taken.
+    pub snapshot_log_bytes: usize,
+    /// Bytes of entries before the snapshot that are kept for followers that are a little behind.
+    pub log_retain_bytes: usize,
+}
+
+impl Settings {
+    /// Settings with the defaults for a member of a cluster.
+    pub fn new(id: NodeId, members: Vec<NodeId>) -> Settings {
+        let election_timeout = Duration::from_millis(300);
+        Settings {
+            id,
+            members,
+            boot: 1,
+            incarnation: 0,
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout,
+            disk_timeout: Duration::from_secs(1),
+            takeover_delay: 2 * election_timeout,
+            window: Window { messages_max: 256, bytes_max: 16 << 20 },
+            pending_bytes_max: 256 << 20,
+            snapshot_log_bytes: 64 << 20,
+            log_retain_bytes: 16 << 20,
+        }
+    }
+
+    /// All members but this node.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().copied().filter(|&member| member != self.id)
+    }
+}
