@@ -90,7 +90,11 @@ impl<'a> Reader<'a> {
     /// A count of items, each of at least `item_len_min` bytes: refused if they cannot all be here.
     pub fn count(&mut self, item_len_min: usize, field: &'static str) -> Result<usize, Malformed> {
         let count = self.u32(field)? as usize;
-        if count > self.rest.len() / item_len_min.max(1) { Err(Malformed(field)) } else { Ok(count) }
+        if count > self.rest.len() / item_len_min.max(1) {
+            Err(Malformed(field))
+        } else {
+            Ok(count)
+        }
     }
 
     /// Fails unless everything has been read.

@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod codec;
+pub mod config;
+pub mod node;
 pub mod protocol;
 pub mod replica;
 pub mod rng;

@@ -49,6 +49,11 @@ impl FailureDetector {
         std::mem::replace(liveness, Liveness::Alive) == Liveness::Suspected
     }
 
+    /// True if the peer is not suspected.
+    pub fn counts_as_alive(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|(_, liveness)| *liveness == Liveness::Alive)
+    }
+
     /// The peer's port refused a connection. Returns true if it counted as alive until now.
     pub fn refused(&mut self, peer: NodeId) -> bool {
         let Some((_, liveness)) = self.peers.get_mut(&peer) else { return false };

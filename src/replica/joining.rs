@@ -25,7 +25,9 @@
 
 use std::collections::BTreeMap;
 
+use super::raft::Role;
 use super::{Beat, Effects, Event, Record, Replica, Standing};
+use crate::clock::Now;
 use crate::types::{Index, NodeId, Term};
 
 /// What has been learned so far.
@@ -56,6 +58,7 @@ impl Replica {
 
     pub(super) fn hear_while_joining(
         &mut self,
+        now: Now,
         from: NodeId,
         term: Term,
         beat: &Beat,
@@ -75,18 +78,18 @@ impl Replica {
         let answer = Answer { term, incarnation: beat.incarnation, innocent };
         self.joining.answers.insert(from, answer);
         if self.joining.answers.len() + 1 == self.settings.members.len() {
-            self.decide_standing(effects);
+            self.decide_standing(now, effects);
         }
     }
 
     /// The only member of a cluster has nobody to ask.
-    pub(super) fn found_alone(&mut self, effects: &mut Effects) {
+    pub(super) fn found_alone(&mut self, now: Now, effects: &mut Effects) {
         if self.hard.standing == Standing::Blank && self.settings.members.len() == 1 {
-            self.decide_standing(effects);
+            self.decide_standing(now, effects);
         }
     }
 
-    fn decide_standing(&mut self, effects: &mut Effects) {
+    fn decide_standing(&mut self, now: Now, effects: &mut Effects) {
         let answers = &self.joining.answers;
         if answers.values().all(|answer| answer.innocent) {
             let founders = answers.iter().map(|(peer, answer)| (*peer, answer.incarnation));
@@ -99,6 +102,9 @@ impl Replica {
             effects.events.push(Event::CatchingUp);
         }
         effects.persist.push(Record::Hard(self.hard.clone()));
+        // Patience begins now: rank shall decide who stands first, not who was founded first.
+        self.role = Role::follower(now);
+        self.reset_election_alarm(now);
     }
 
     /// A node that catches up becomes a full member when it holds durably what the leader held.

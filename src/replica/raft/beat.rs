@@ -46,7 +46,7 @@ impl Replica {
             return;
         }
         self.heartbeat_at = now + self.settings.heartbeat_interval;
-        self.found_alone(effects);
+        self.found_alone(now, effects);
         if self.is_leader() {
             self.look_after_followers(now, effects);
         } else {
@@ -95,6 +95,7 @@ impl Replica {
     /// Keeps what a beat says of its sender, whatever its term.
     pub(super) fn note_beat(
         &mut self,
+        now: Now,
         from: NodeId,
         term: Term,
         beat: &Beat,
@@ -102,7 +103,7 @@ impl Replica {
     ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.beat = Some(beat.clone());
-        self.hear_while_joining(from, term, beat, effects);
+        self.hear_while_joining(now, from, term, beat, effects);
     }
 
     pub(super) fn receive_beat(

@@ -109,7 +109,7 @@ impl Replica {
             return;
         }
         if let Message::Beat(beat) = &message {
-            self.note_beat(from, term, beat, effects);
+            self.note_beat(now, from, term, beat, effects);
         }
         if self.hard.standing == Standing::Blank {
             return;

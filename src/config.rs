@@ -1,0 +1,390 @@
+//! The command line: what was typed, and what it means. Everything is checked here, before anything is
+//! touched; every limit and time-out of a node has its one place in [`Config`].
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::types::NodeId;
+
+/// What was typed. Each flag can also be given as an environment variable `NODESYNC_<FLAG>`; the
+/// command line wins.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "nodesync", version, about, max_term_width = 100)]
+pub struct Args {
+    /// Port for clients and peers; also the node's id, and so its rank
+    #[arg(value_name = "PORT")]
+    pub port: u16,
+
+    /// The other members, as HOST:PORT or ID=HOST:PORT
+    #[arg(value_name = "PEER")]
+    pub peers: Vec<Peer>,
+
+    /// Id of this node, if it is not to be its port; the highest alive id leads
+    #[arg(long, env = "NODESYNC_ID")]
+    pub id: Option<u32>,
+
+    /// Address to listen on
+    #[arg(long, env = "NODESYNC_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub bind: IpAddr,
+
+    /// Data directory [default: ./nodesync-data/<port>]
+    #[arg(long, env = "NODESYNC_DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Name of the cluster; nodes of different clusters do not talk to each other
+    #[arg(long, env = "NODESYNC_CLUSTER", default_value = "nodesync")]
+    pub cluster: String,
+
+    /// Password that clients and peers must know (visible to other users: prefer the file)
+    #[arg(long, env = "NODESYNC_REQUIREPASS", hide_env_values = true)]
+    pub requirepass: Option<String>,
+
+    /// File whose first line is the password
+    #[arg(long, env = "NODESYNC_REQUIREPASS_FILE", conflicts_with = "requirepass")]
+    pub requirepass_file: Option<PathBuf>,
+
+    /// Refuse to listen beyond loopback without a password
+    #[arg(long, env = "NODESYNC_PROTECTED_MODE", default_value = "yes")]
+    pub protected_mode: Switch,
+
+    /// Most client connections at a time
+    #[arg(long, env = "NODESYNC_MAXCLIENTS", default_value_t = 10_000)]
+    pub maxclients: usize,
+
+    /// Milliseconds between signs of life to the peers
+    #[arg(long, env = "NODESYNC_HEARTBEAT_INTERVAL", value_name = "MS", default_value_t = 50)]
+    pub heartbeat_interval: u64,
+
+    /// Milliseconds of silence after which a node is suspected and a leader replaced
+    #[arg(long, env = "NODESYNC_ELECTION_TIMEOUT", value_name = "MS", default_value_t = 300)]
+    pub election_timeout: u64,
+
+    /// Milliseconds after which a client's waiting request gets an error
+    #[arg(long, env = "NODESYNC_REQUEST_TIMEOUT", value_name = "MS", default_value_t = 10_000)]
+    pub request_timeout: u64,
+
+    /// Milliseconds after which a leader whose disk does not answer steps down
+    #[arg(long, env = "NODESYNC_DISK_TIMEOUT", value_name = "MS", default_value_t = 1_000)]
+    pub disk_timeout: u64,
+
+    /// Log since the last snapshot after which a new one is taken
+    #[arg(long, env = "NODESYNC_SNAPSHOT_LOG", value_name = "BYTES", default_value = "64mb")]
+    pub snapshot_log: Bytes,
+
+    /// Size of a log segment
+    #[arg(long, env = "NODESYNC_SEGMENT_SIZE", value_name = "BYTES", default_value = "16mb")]
+    pub segment_size: Bytes,
+
+    /// Longest key
+    #[arg(long, env = "NODESYNC_MAX_KEY_SIZE", value_name = "BYTES", default_value = "64kb")]
+    pub max_key_size: Bytes,
+
+    /// Longest value
+    #[arg(long, env = "NODESYNC_MAX_VALUE_SIZE", value_name = "BYTES", default_value = "512mb")]
+    pub max_value_size: Bytes,
+
+    /// Most bytes of this node's clients' writes that may wait for a quorum
+    #[arg(long, env = "NODESYNC_MAX_PENDING", value_name = "BYTES", default_value = "256mb")]
+    pub max_pending: Bytes,
+
+    /// Least important messages to log: error, warn, info, debug or trace
+    #[arg(long, env = "NODESYNC_LOG_LEVEL", default_value = "info")]
+    pub log_level: log::LevelFilter,
+}
+
+/// A member as typed: `HOST:PORT` or `ID=HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: NodeId,
+    /// Its host, a name or an address (IPv6 in brackets).
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Peer {
+    /// `HOST:PORT`.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Peer, String> {
+        const EXPECTED: &str = "expected HOST:PORT or ID=HOST:PORT";
+        let (id, address) = match text.split_once('=') {
+            Some((id, address)) => {
+                (Some(id.parse().map_err(|_| format!("bad id: {EXPECTED}"))?), address)
+            }
+            None => (None, text),
+        };
+        let (host, port) = address.rsplit_once(':').ok_or(EXPECTED)?;
+        let port: u16 = port.parse().map_err(|_| format!("bad port: {EXPECTED}"))?;
+        let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        if host.is_empty() || port == 0 || bare_ipv6 || host.contains(char::is_whitespace) {
+            return Err(EXPECTED.into());
+        }
+        Ok(Peer { id: NodeId(id.unwrap_or(port.into())), host: host.into(), port })
+    }
+}
+
+/// A number of bytes with an optional unit: `512`, `64kb`, `16mb`, `1gb` (powers of 1024).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub usize);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bytes, String> {
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match &lower[digits.len()..] {
+            "" | "b" => 0,
+            "k" | "kb" => 10,
+            "m" | "mb" => 20,
+            "g" | "gb" => 30,
+            unit => return Err(format!("unknown unit {unit:?}: use b, kb, mb or gb")),
+        };
+        let number: usize = digits.parse().map_err(|_| "expected a number of bytes".to_string())?;
+        number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| "too large".into())
+    }
+}
+
+/// `yes` or `no`, as Redis writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    Yes,
+    /// Off.
+    No,
+}
+
+/// What it means: settings that fit together.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// Where it listens.
+    pub bind: IpAddr,
+    /// On which port; 0 takes a free one (only for tests, which then know it by other means).
+    pub port: u16,
+    /// The other members, ascending by id.
+    pub peers: Vec<Peer>,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What clients and peers must know.
+    pub password: Option<String>,
+    /// Most client connections.
+    pub maxclients: usize,
+    /// See [`Args::heartbeat_interval`].
+    pub heartbeat_interval: Duration,
+    /// See [`Args::election_timeout`].
+    pub election_timeout: Duration,
+    /// See [`Args::request_timeout`].
+    pub request_timeout: Duration,
+    /// See [`Args::disk_timeout`].
+    pub disk_timeout: Duration,
+    /// See [`Args::snapshot_log`], bytes.
+    pub snapshot_log_bytes: usize,
+    /// See [`Args::segment_size`], bytes.
+    pub segment_bytes: usize,
+    /// See [`Args::max_key_size`], bytes.
+    pub key_bytes_max: usize,
+    /// See [`Args::max_value_size`], bytes.
+    pub value_bytes_max: usize,
+    /// See [`Args::max_pending`], bytes.
+    pub pending_bytes_max: usize,
+}
+
+impl Config {
+    /// Checks what was typed. The error is a sentence for the one who typed it.
+    pub fn new(args: Args) -> Result<Config, String> {
+        let id = NodeId(args.id.unwrap_or(args.port.into()));
+        let mut peers = args.peers;
+        peers.sort_by_key(|peer| peer.id);
+        check_members(id, args.port, args.bind, &peers)?;
+        let password = read_password(args.requirepass, args.requirepass_file)?;
+        if args.protected_mode == Switch::Yes && !args.bind.is_loopback() && password.is_none() {
+            return Err(format!(
+                "refusing to listen on {} without a password: set --requirepass-file, or \
+                 --protected-mode no if the network keeps strangers away",
+                args.bind
+            ));
+        }
+        if args.heartbeat_interval == 0 || args.election_timeout < 3 * args.heartbeat_interval {
+            return Err("--election-timeout must be at least three --heartbeat-interval".into());
+        }
+        if args.segment_size.0 < 64 << 10 || args.segment_size.0 > 1 << 30 {
+            return Err("--segment-size must lie between 64kb and 1gb".into());
+        }
+        if args.max_value_size.0 > 512 << 20 || args.max_key_size.0 > 64 << 10 {
+            return Err("--max-value-size is at most 512mb, --max-key-size at most 64kb".into());
+        }
+        if args.max_key_size.0 == 0 || args.maxclients == 0 || args.request_timeout == 0 {
+            return Err("--max-key-size, --maxclients and --request-timeout must not be 0".into());
+        }
+        let default_dir = || PathBuf::from("nodesync-data").join(args.port.to_string());
+        Ok(Config {
+            id,
+            bind: args.bind,
+            port: args.port,
+            peers,
+            cluster: args.cluster,
+            dir: args.dir.unwrap_or_else(default_dir),
+            password,
+            maxclients: args.maxclients,
+            heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
+            election_timeout: Duration::from_millis(args.election_timeout),
+            request_timeout: Duration::from_millis(args.request_timeout),
+            disk_timeout: Duration::from_millis(args.disk_timeout.max(args.election_timeout)),
+            snapshot_log_bytes: args.snapshot_log.0,
+            segment_bytes: args.segment_size.0,
+            key_bytes_max: args.max_key_size.0,
+            value_bytes_max: args.max_value_size.0,
+            pending_bytes_max: args.max_pending.0,
+        })
+    }
+
+    /// All members, ascending.
+    pub fn members(&self) -> Vec<NodeId> {
+        let mut members: Vec<NodeId> = self.peers.iter().map(|peer| peer.id).collect();
+        members.push(self.id);
+        members.sort_unstable();
+        members
+    }
+
+    /// What CONFIG GET tells, under Redis's and our own names.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        vec![
+            ("appendfsync", "always".into()),
+            ("appendonly", "yes".into()),
+            ("bind", self.bind.to_string()),
+            ("cluster", self.cluster.clone()),
+            ("databases", "1".into()),
+            ("dir", self.dir.display().to_string()),
+            ("disk-timeout", millis(self.disk_timeout)),
+            ("election-timeout", millis(self.election_timeout)),
+            ("heartbeat-interval", millis(self.heartbeat_interval)),
+            ("id", self.id.to_string()),
+            ("max-key-size", self.key_bytes_max.to_string()),
+            ("max-pending", self.pending_bytes_max.to_string()),
+            ("max-value-size", self.value_bytes_max.to_string()),
+            ("maxclients", self.maxclients.to_string()),
+            ("maxmemory", "0".into()),
+            ("port", self.port.to_string()),
+            ("proto-max-bulk-len", self.value_bytes_max.to_string()),
+            ("request-timeout", millis(self.request_timeout)),
+            ("save", String::new()),
+            ("segment-size", self.segment_bytes.to_string()),
+            ("snapshot-log", self.snapshot_log_bytes.to_string()),
+            ("timeout", "0".into()),
+        ]
+    }
+}
+
+fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[Peer]) -> Result<(), String> {
+    for peer in peers {
+        let same_host =
+            peer.host.parse() == Ok(bind) || (peer.host == "localhost" && bind.is_loopback());
+        if peer.port == port && same_host {
+            return Err(format!(
+                "{} is this node's own address: list only the others",
+                peer.address()
+            ));
+        }
+        if peer.id == id {
+            return Err(format!(
+                "peer {} has this node's id, {id}: give the nodes different ids (--id, ID=HOST:PORT)",
+                peer.address()
+            ));
+        }
+    }
+    for pair in peers.windows(2) {
+        if pair[0].id == pair[1].id {
+            return Err(format!(
+                "peers {} and {} have the same id, {}: write one of them as ID=HOST:PORT",
+                pair[0].address(),
+                pair[1].address(),
+                pair[0].id
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read_password(typed: Option<String>, file: Option<PathBuf>) -> Result<Option<String>, String> {
+    let password = match (typed, file) {
+        (Some(password), _) => password,
+        (None, Some(file)) => std::fs::read_to_string(&file)
+            .map_err(|error| format!("cannot read the password file {}: {error}", file.display()))?
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_string(),
+        (None, None) => return Ok(None),
+    };
+    if password.is_empty() { Err("the password is empty".into()) } else { Ok(Some(password)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(line: &str) -> Result<Config, String> {
+        let args = std::iter::once("nodesync").chain(line.split_whitespace());
+        Args::try_parse_from(args).map_err(|error| error.to_string()).and_then(Config::new)
+    }
+
+    #[test]
+    fn the_original_command_line_is_a_cluster_of_three() {
+        let config = config("5000 127.0.0.1:5001 127.0.0.1:5002").unwrap();
+        assert_eq!(config.id, NodeId(5000));
+        assert_eq!(config.members(), [NodeId(5000), NodeId(5001), NodeId(5002)]);
+        assert_eq!(config.dir, PathBuf::from("nodesync-data/5000"));
+        assert_eq!(config.bind.to_string(), "127.0.0.1");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("", "PORT"),
+            ("70000", "70000"),
+            ("5000 somewhere", "HOST:PORT"),
+            ("5000 h:0", "HOST:PORT"),
+            ("5000 ::1:5001", "HOST:PORT"),
+            ("5000 127.0.0.1:5000", "own address"),
+            ("5000 localhost:5000", "own address"),
+            ("5000 10.0.0.2:5000", "this node's id, 5000"),
+            ("5000 a:5001 b:5001", "same id, 5001"),
+            ("5000 --bind 0.0.0.0", "without a password"),
+            ("5000 --election-timeout 100", "three --heartbeat-interval"),
+            ("5000 --snapshot-log 1tb", "unknown unit"),
+            ("5000 --requirepass-file /nowhere/at/all", "/nowhere/at/all"),
+        ];
+        for (line, wanted) in cases {
+            let error = config(line).unwrap_err();
+            assert!(error.contains(wanted), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn ids_and_addresses_of_many_kinds_are_understood() {
+        let config =
+            config("5000 --id 1 2=10.0.0.2:5000 3=[::1]:5000 --bind 0.0.0.0 --requirepass x");
+        let config = config.unwrap();
+        assert_eq!(config.members(), [NodeId(1), NodeId(2), NodeId(3)]);
+        assert_eq!(config.peers[1].address(), "[::1]:5000");
+        assert_eq!(Bytes::from_str("64kb"), Ok(Bytes(65536)));
+        assert!(self::config("5000 --bind 0.0.0.0 --protected-mode no").is_ok());
+    }
+}

@@ -1,0 +1,58 @@
+//! The command `nodesync`: parses, runs one node until it is told to stop, and says how it ended.
+//!
+//! Exit codes: 0 clean; 1 failed; 2 usage; 65 data refused; 74 I/O; 78 configuration.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use clap::Parser;
+use nodesync::config::{Args, Config};
+use nodesync::node::{Fatal, Node};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_level);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            eprintln!("nodesync: {fatal}");
+            ExitCode::from(fatal.exit_code())
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Fatal> {
+    let config = Config::new(args).map_err(Fatal::Config)?;
+    let node = Node::start(config)?;
+    let stop = node.stop_handle();
+    let signals = AtomicU32::new(0);
+    ctrlc::set_handler(move || {
+        if signals.fetch_add(1, Ordering::Relaxed) > 0 {
+            std::process::exit(1);
+        }
+        log::info!(target: "NodeSync", "Stopping (a second signal stops at once)");
+        stop.ask();
+    })
+    .map_err(|error| Fatal::Io(format!("cannot handle signals: {error}")))?;
+    node.run_until_stopped()
+}
+
+/// `HH:MM:SS [TAG       ] message`, in UTC; the tag is the log target, which our own lines choose and
+/// others' (a library's module path) do not.
+fn start_log(level: log::LevelFilter) {
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format(|out, record| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let day_seconds = now.map_or(0, |since| since.as_secs() % 86_400);
+            let (hour, minute) = (day_seconds / 3600, day_seconds / 60 % 60);
+            let second = day_seconds % 60;
+            let tag = match record.target() {
+                tag @ ("ELECTION" | "FAILURE" | "RECOVERED") => tag,
+                _ => "NodeSync",
+            };
+            writeln!(out, "{hour:02}:{minute:02}:{second:02} [{tag:<10}] {}", record.args())
+        })
+        .init();
+}

@@ -1,0 +1,95 @@
+//! The apply thread: the sole right to write the store. Takes committed entries in order, computes
+//! what comes of them, and wakes those whose clients asked. One wake for a session's whole pipeline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::Shared;
+use super::core::ApplyWork;
+use super::snapshot::SnapshotWork;
+use super::stop::Fatal;
+use super::waiters::{Answer, Waiter};
+use crate::store::{Applied, Writer};
+use crate::types::{Entry, Index, Outcome, Payload, Rejected};
+
+/// Reads that wait for an index, by that index.
+type Readers = BTreeMap<Index, Vec<Arc<Waiter>>>;
+
+/// Applies until the node ends.
+pub fn run(
+    shared: &Shared,
+    mut writer: Writer,
+    work: &Receiver<ApplyWork>,
+    snapshots: &Sender<SnapshotWork>,
+) {
+    let mut readers = Readers::new();
+    let mut answers = Vec::new();
+    for work in work {
+        match work {
+            ApplyWork::Entries(entries) => {
+                if let Err(fatal) = apply(shared, &mut writer, &entries, &mut answers) {
+                    shared.stop.fail(fatal);
+                    return;
+                }
+                shared.core.answer(&mut answers);
+            }
+            ApplyWork::Read(index, waiter) => readers.entry(index).or_default().push(waiter),
+            ApplyWork::Restore(image) => {
+                writer.restore(*image);
+                let requests = writer.requests();
+                shared.core.restored(shared.id, shared.boot, |id| requests.contains(id));
+            }
+            ApplyWork::Snapshot(meta) => {
+                debug_assert_eq!(meta, writer.applied());
+                // The receiver is gone only when the node has stopped.
+                let _ = snapshots.send(SnapshotWork::Write(Box::new(writer.image())));
+            }
+            ApplyWork::Stop => break,
+        }
+        wake_readers(&mut readers, writer.applied().index);
+    }
+    for waiter in readers.into_values().flatten() {
+        waiter.answer(Answer::Unserved(Rejected::Stopping.into()));
+    }
+}
+
+fn apply(
+    shared: &Shared,
+    writer: &mut Writer,
+    entries: &[Entry],
+    answers: &mut Vec<(u64, Vec<Outcome>)>,
+) -> Result<(), Fatal> {
+    for entry in entries {
+        let own = match &entry.payload {
+            Payload::Batch(p) if p.id.node == shared.id && p.id.boot == shared.boot => {
+                Some(p.id.seq)
+            }
+            _ => None,
+        };
+        match (writer.apply(entry, own.is_some()), own) {
+            (Ok(Applied::Done(outcomes)), Some(seq)) => answers.push((seq, outcomes)),
+            (Ok(Applied::Stale), Some(_)) => {
+                return Err(Fatal::Config(format!(
+                    "a later process of node {} has been in this cluster: is the clock of this \
+                     machine behind, or is the node running twice?",
+                    shared.id
+                )));
+            }
+            (Ok(_), _) => {}
+            (Err(broken), _) => return Err(Fatal::Bug(broken.to_string())),
+        }
+    }
+    Ok(())
+}
+
+fn wake_readers(readers: &mut Readers, applied: Index) {
+    while let Some(first) = readers.first_entry()
+        && *first.key() <= applied
+    {
+        for waiter in first.remove() {
+            waiter.answer(Answer::MayRead);
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! The core: one lock around the pure [`Replica`], and one way in.
+//!
+//! [`Core::step`] locks, steps, *routes* the effects into the threads' queues, unlocks. Routing happens
+//! before the lock is released, and only by sends that cannot block: so no two threads can ever reorder
+//! what goes to the log, to a peer or to the store. The lock is held for about a microsecond and never
+//! across I/O. Sessions are woken after it is released: waking has no order to keep.
+//!
+//! The requests and reads that sessions wait for are kept under the same lock, so that a request and
+//! the one who waits for it come and go together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use super::stop::{Fatal, Stop};
+use super::waiters::{Answer, Waiter};
+use crate::clock::{Clock, Now};
+use crate::replica::pending::Withdrawn;
+use crate::replica::{
+    Alarm, Apply, Cause, Effects, Envelope, Event, Input, JobNo, Pull, ReadId, Record, Replica,
+    Status,
+};
+use crate::store::{Image, Store};
+use crate::types::{
+    Entry, Index, NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Unserved,
+};
+
+/// Work for the thread that owns the log.
+pub enum WalWork {
+    /// Write the records, sync, release the messages, report the job.
+    Job {
+        /// See [`Effects::persist`].
+        records: Vec<Record>,
+        /// See [`Effects::after_persist`].
+        after: Vec<Envelope>,
+        /// See [`Effects::job`].
+        job: JobNo,
+    },
+    /// See whether a spare segment is wanted.
+    LookForSpare,
+    /// Tell when everything before this is durable.
+    Barrier(Sender<()>),
+    /// Finish and end.
+    Stop,
+}
+
+/// Work for the thread that owns the store.
+pub enum ApplyWork {
+    /// Apply committed entries.
+    Entries(Vec<Entry>),
+    /// Wake the reader once the index is applied.
+    Read(Index, Arc<Waiter>),
+    /// Take this image in place of everything.
+    Restore(Box<Image>),
+    /// Take an image.
+    Snapshot(SnapshotMeta),
+    /// End.
+    Stop,
+}
+
+/// Work for the thread that owns the link to a peer.
+pub enum LinkWork {
+    /// Send this.
+    Message(Envelope),
+    /// [`Core::pull`] has something.
+    Pull,
+    /// End.
+    Stop,
+}
+
+/// The queue of a link.
+pub struct LinkQueue {
+    sender: Sender<LinkWork>,
+    pull_wanted: AtomicBool,
+}
+
+impl LinkQueue {
+    /// The queue whose other end the link's thread reads.
+    pub fn new(sender: Sender<LinkWork>) -> LinkQueue {
+        LinkQueue { sender, pull_wanted: AtomicBool::new(false) }
+    }
+
+    /// Queues something to send.
+    pub fn send(&self, work: LinkWork) {
+        // The receiver is gone only when the node has stopped.
+        let _ = self.sender.send(work);
+    }
+
+    fn want_pull(&self) {
+        if !self.pull_wanted.swap(true, Ordering::AcqRel) {
+            self.send(LinkWork::Pull);
+        }
+    }
+
+    /// To be called before pulling, so that what comes later asks again.
+    pub fn begin_pull(&self) {
+        self.pull_wanted.store(false, Ordering::Release);
+    }
+}
+
+/// The queues into which effects are routed.
+pub struct Queues {
+    /// To the log's thread.
+    pub wal: Sender<WalWork>,
+    /// To the store's thread.
+    pub apply: Sender<ApplyWork>,
+    /// To each peer's link.
+    pub links: BTreeMap<NodeId, LinkQueue>,
+    /// Tells the election thread that its deadline has come closer; one note is enough.
+    pub election: Sender<()>,
+}
+
+/// What the lock guards.
+struct State {
+    replica: Replica,
+    effects: Effects,
+    writes: HashMap<u64, Arc<Waiter>>,
+    reads: HashMap<ReadId, Arc<Waiter>>,
+    /// An image that has just arrived, for the `Apply::Restore` that the same step may ask for.
+    arrived: Option<Box<Image>>,
+    /// The deadline that the election thread is waiting for.
+    election_at: Now,
+}
+
+/// See the module.
+pub struct Core {
+    state: Mutex<State>,
+    queues: Queues,
+    clock: Clock,
+    store: Arc<Store>,
+    stop: Arc<Stop>,
+}
+
+/// Wake-ups that a step has caused, done after the lock is released.
+#[derive(Default)]
+struct Wakes(Vec<(Arc<Waiter>, Answer)>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        for (waiter, answer) in self.0.drain(..) {
+            waiter.answer(answer);
+        }
+    }
+}
+
+impl Core {
+    /// The core of a node. No thread steps it yet.
+    pub fn new(
+        replica: Replica,
+        queues: Queues,
+        clock: Clock,
+        store: Arc<Store>,
+        stop: Arc<Stop>,
+    ) -> Core {
+        let state = State {
+            replica,
+            effects: Effects::default(),
+            writes: HashMap::new(),
+            reads: HashMap::new(),
+            arrived: None,
+            election_at: Now(u64::MAX),
+        };
+        Core { state: Mutex::new(state), queues, clock, store, stop }
+    }
+
+    /// Tells the replica what has happened.
+    pub fn step(&self, inputs: impl IntoIterator<Item = Input>) {
+        let mut wakes = Wakes::default();
+        let mut state = self.state.lock();
+        let now = self.clock.now();
+        let State { replica, effects, .. } = &mut *state;
+        for input in inputs {
+            replica.step(now, input, effects);
+        }
+        self.route(&mut state, &mut wakes);
+        drop(state);
+    }
+
+    /// Executes a batch of encoded commands and waits for what comes of it, until `deadline`.
+    pub fn propose(
+        &self,
+        commands: Bytes,
+        waiter: &Arc<Waiter>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, Unserved> {
+        let id = {
+            let mut wakes = Wakes::default();
+            let mut state = self.state.lock();
+            let now = self.clock.now();
+            let State { replica, effects, writes, .. } = &mut *state;
+            let id = replica.next_request();
+            writes.insert(id.seq, Arc::clone(waiter));
+            replica.step(now, Input::Propose { id, commands }, effects);
+            self.route(&mut state, &mut wakes);
+            drop(state);
+            id
+        };
+        let answer = waiter.wait_until(deadline).or_else(|| self.withdraw(id));
+        match answer.unwrap_or_else(|| waiter.wait()) {
+            Answer::Outcomes(outcomes) => Ok(outcomes),
+            Answer::Unserved(unserved) => Err(unserved),
+            Answer::MayRead => Err(Unknown::TimedOut.into()),
+        }
+    }
+
+    /// Gives a request up. `None` if its answer is already on its way to the waiter.
+    fn withdraw(&self, id: RequestId) -> Option<Answer> {
+        let mut state = self.state.lock();
+        state.writes.remove(&id.seq)?;
+        let unserved = match state.replica.withdraw(id) {
+            Some(Withdrawn::Unsent) if state.replica.leader().is_none() => {
+                Rejected::NoLeader.into()
+            }
+            Some(Withdrawn::Unsent) => Rejected::Busy.into(),
+            _ => Unknown::TimedOut.into(),
+        };
+        Some(Answer::Unserved(unserved))
+    }
+
+    /// Waits until the store may be read so that the read is linearizable, until `deadline`.
+    pub fn may_read(&self, waiter: &Arc<Waiter>, deadline: Instant) -> Result<(), Unserved> {
+        let id = {
+            let mut wakes = Wakes::default();
+            let mut state = self.state.lock();
+            let now = self.clock.now();
+            let State { replica, effects, reads, .. } = &mut *state;
+            let id = replica.next_read();
+            reads.insert(id, Arc::clone(waiter));
+            replica.step(now, Input::Read(id), effects);
+            self.route(&mut state, &mut wakes);
+            drop(state);
+            id
+        };
+        let answer = waiter.wait_until(deadline).or_else(|| {
+            let mut state = self.state.lock();
+            state.reads.remove(&id)?;
+            let State { replica, effects, .. } = &mut *state;
+            replica.step(self.clock.now(), Input::AbandonRead(id), effects);
+            Some(Answer::Unserved(Rejected::NoLeader.into()))
+        });
+        // A read that is in apply's queue is served as soon as apply gets there.
+        match answer.unwrap_or_else(|| waiter.wait()) {
+            Answer::MayRead => Ok(()),
+            Answer::Unserved(unserved) => Err(unserved),
+            Answer::Outcomes(_) => Err(Rejected::Busy.into()),
+        }
+    }
+
+    /// Entries of this node's own clients have been applied: wakes those who wait.
+    pub fn answer(&self, outcomes: &mut Vec<(u64, Vec<Outcome>)>) {
+        if outcomes.is_empty() {
+            return;
+        }
+        let mut wakes = Wakes::default();
+        let mut state = self.state.lock();
+        for (seq, outcomes) in outcomes.drain(..) {
+            if let Some(waiter) = state.writes.remove(&seq) {
+                wakes.0.push((waiter, Answer::Outcomes(outcomes)));
+            }
+        }
+        drop(state);
+    }
+
+    /// A snapshot from the leader has taken the place of the store. Requests that `was_applied` finds
+    /// in it are done, but their results are lost.
+    pub fn restored(&self, node: NodeId, boot: u64, was_applied: impl Fn(RequestId) -> bool) {
+        let mut wakes = Wakes::default();
+        let mut state = self.state.lock();
+        let State { replica, writes, .. } = &mut *state;
+        let ids = writes.keys().map(|&seq| RequestId { node, boot, seq });
+        let lost: Vec<RequestId> = ids.filter(|id| was_applied(*id)).collect();
+        for id in lost {
+            replica.withdraw(id);
+            if let Some(waiter) = writes.remove(&id.seq) {
+                wakes.0.push((waiter, Answer::Unserved(Unknown::ResultLost.into())));
+            }
+        }
+        drop(state);
+    }
+
+    /// An image from a peer is durable and verified.
+    pub fn snapshot_arrived(&self, from: NodeId, image: Box<Image>) {
+        let mut wakes = Wakes::default();
+        let mut state = self.state.lock();
+        let meta = image.meta();
+        state.arrived = Some(image);
+        let State { replica, effects, .. } = &mut *state;
+        replica.step(self.clock.now(), Input::SnapshotArrived { from, meta }, effects);
+        self.route(&mut state, &mut wakes);
+        state.arrived = None;
+        drop(state);
+    }
+
+    /// See [`Replica::pull`].
+    pub fn pull(&self, peer: NodeId, bytes_max: usize) -> Option<Pull> {
+        let mut state = self.state.lock();
+        state.replica.pull(self.clock.now(), peer, bytes_max)
+    }
+
+    /// When the alarm is due. The thread that asks is the one that waits for it.
+    pub fn deadline(&self, alarm: Alarm) -> Instant {
+        let mut state = self.state.lock();
+        let at = state.replica.deadline(alarm);
+        if alarm == Alarm::Election {
+            state.election_at = at;
+        }
+        self.clock.instant(at)
+    }
+
+    /// A view of this moment.
+    pub fn status(&self) -> Status {
+        self.state.lock().replica.status()
+    }
+
+    /// Whom this node follows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.state.lock().replica.leader()
+    }
+
+    /// The members that a node with an empty directory still has to hear of.
+    pub fn unanswered(&self) -> Vec<NodeId> {
+        self.state.lock().replica.unanswered()
+    }
+
+    /// True if this node leads nothing and nobody waits for anything.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.replica.is_idle() && state.writes.is_empty() && state.reads.is_empty()
+    }
+
+    /// Whoever still waits when the node ends is told so.
+    pub fn abandon_all(&self) {
+        let mut wakes = Wakes::default();
+        let mut state = self.state.lock();
+        for (_, waiter) in mem::take(&mut state.writes) {
+            wakes.0.push((waiter, Answer::Unserved(Unknown::Stopped.into())));
+        }
+        for (_, waiter) in mem::take(&mut state.reads) {
+            wakes.0.push((waiter, Answer::Unserved(Rejected::Stopping.into())));
+        }
+        drop(state);
+    }
+
+    /// Ends the threads behind the queues.
+    pub fn stop_links(&self) {
+        for link in self.queues.links.values() {
+            link.send(LinkWork::Stop);
+        }
+    }
+
+    /// Has the election thread look at its deadline, and at whether the node has stopped.
+    pub fn poke_election(&self) {
+        let _ = self.queues.election.try_send(());
+    }
+
+    /// Has the log's thread see whether it wants a spare segment.
+    pub fn look_for_spare(&self) {
+        let _ = self.queues.wal.send(WalWork::LookForSpare);
+    }
+
+    /// Returns true when all that was decided before this call is durable, and false if the log ends
+    /// before.
+    pub fn wait_until_durable(&self) -> bool {
+        let (sender, durable) = bounded(1);
+        let _ = self.queues.wal.send(WalWork::Barrier(sender));
+        durable.recv().is_ok()
+    }
+
+    /// Ends the log's and the store's thread after what they have queued.
+    pub fn stop_workers(&self) {
+        let _ = self.queues.wal.send(WalWork::Stop);
+        let _ = self.queues.apply.send(ApplyWork::Stop);
+    }
+
+    /// The queue of the link to `peer`.
+    pub fn link(&self, peer: NodeId) -> Option<&LinkQueue> {
+        self.queues.links.get(&peer)
+    }
+
+    /// Sends messages that waited for the log.
+    pub fn release(&self, envelopes: impl IntoIterator<Item = Envelope>) {
+        for envelope in envelopes {
+            if let Some(link) = self.queues.links.get(&envelope.to) {
+                link.send(LinkWork::Message(envelope));
+            }
+        }
+    }
+
+    /// Sends effects on their way, in the order that [`Effects`] demands.
+    fn route(&self, state: &mut State, wakes: &mut Wakes) {
+        let State { replica, effects, writes, reads, arrived, election_at } = state;
+        if effects.job != 0 {
+            let records = mem::take(&mut effects.persist);
+            let after = mem::take(&mut effects.after_persist);
+            let _ = self.queues.wal.send(WalWork::Job { records, after, job: effects.job });
+            effects.job = 0;
+        }
+        self.release(effects.send.drain(..));
+        while let Some(peer) = effects.pull.pop_first() {
+            if let Some(link) = self.queues.links.get(&peer) {
+                link.want_pull();
+            }
+        }
+        for work in effects.apply.drain(..) {
+            let work = match work {
+                Apply::Entries(entries) => ApplyWork::Entries(entries),
+                Apply::Snapshot(meta) => ApplyWork::Snapshot(meta),
+                Apply::Restore(_) => match arrived.take() {
+                    Some(image) => ApplyWork::Restore(image),
+                    None => continue,
+                },
+            };
+            let _ = self.queues.apply.send(work);
+        }
+        for (id, index) in effects.reads.drain(..) {
+            let Some(waiter) = reads.remove(&id) else { continue };
+            if self.store.applied() >= index {
+                wakes.0.push((waiter, Answer::MayRead));
+            } else {
+                let _ = self.queues.apply.send(ApplyWork::Read(index, waiter));
+            }
+        }
+        for (id, unserved) in effects.refuse.drain(..) {
+            if let Some(waiter) = writes.remove(&id.seq) {
+                wakes.0.push((waiter, Answer::Unserved(unserved)));
+            }
+        }
+        for (id, rejected) in effects.refuse_reads.drain(..) {
+            if let Some(waiter) = reads.remove(&id) {
+                wakes.0.push((waiter, Answer::Unserved(rejected.into())));
+            }
+        }
+        if replica.deadline(Alarm::Election) < *election_at {
+            let _ = self.queues.election.try_send(());
+        }
+        for event in effects.events.drain(..) {
+            log_event(&event);
+        }
+        if let Some(broken) = effects.fatal.take() {
+            self.stop.fail(Fatal::Bug(format!("broken invariant: {broken}")));
+        }
+    }
+}
+
+/// Writes what the replica found worth telling. Rare, so it may happen under the lock.
+fn log_event(event: &Event) {
+    match event {
+        Event::Campaign { term, cause } => {
+            log::info!(target: "ELECTION", "Standing for term {term}: {}", cause.as_str());
+        }
+        Event::Leader { leader, term } => {
+            log::info!(target: "ELECTION", "New leader elected: {leader} (term {term})");
+        }
+        Event::SteppedDown(cause) => {
+            let level =
+                if *cause == Cause::NewerTerm { log::Level::Info } else { log::Level::Warn };
+            log::log!(target: "ELECTION", level, "No longer leader: {}", cause.as_str());
+        }
+        Event::Transfer { to } => {
+            log::info!(target: "ELECTION", "Handing the leadership to {to}");
+        }
+        Event::TransferFailed { to } => {
+            log::warn!(target: "ELECTION", "{to} did not take the leadership over in time");
+        }
+        Event::Founded => log::info!(target: "NodeSync", "All members met: the cluster is founded"),
+        Event::CatchingUp => log::warn!(
+            target: "NodeSync",
+            "This directory is new to a cluster that exists: catching up before taking part"
+        ),
+        Event::CaughtUp => log::info!(target: "NodeSync", "Caught up: a full member again"),
+    }
+}

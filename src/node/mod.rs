@@ -1,0 +1,427 @@
+//! One node: the only place with threads, channels and sockets.
+//!
+//! # Thread map
+//!
+//! | thread | waits for | does |
+//! |---|---|---|
+//! | `listener` | a connection | hands it to the pool; never reads |
+//! | `client-i` | its client, then its outcomes | drives a session ([`client`]) |
+//! | `reader-p` | the stream of peer p | decodes frames, steps the core ([`reader`]); a pool thread |
+//! | `heartbeat` | the heartbeat deadline | raises the alarm ([`alarm`]) |
+//! | `election` | the election deadline | raises the alarm ([`alarm`]) |
+//! | `detector` | a sign, or the next suspicion | says who is alive ([`detector`]) |
+//! | `replicate-p` | its queue | owns the stream to peer p ([`replication`]) |
+//! | `wal` | jobs | writes, syncs, releases what waited for it ([`wal`]) |
+//! | `apply` | committed entries | writes the store, wakes sessions ([`apply`]) |
+//! | `snapshot` | jobs | image files, spare log segments ([`snapshot`]) |
+//!
+//! ```text
+//!   client-i ──┐                    ┌──▶ wal ──────┐ released messages
+//!   reader-p ──┤                    │              ▼
+//!   heartbeat ─┼──▶ core (a lock) ──┼──▶ replicate-p ──▶ peer p
+//!   election ──┤                    │
+//!   detector ──┘                    └──▶ apply ──▶ client-i woken
+//! ```
+//! The arrows have no cycle of waiting: nobody blocks on a queue that it feeds. Nobody holds two locks
+//! at once but the store's slots, in ascending order, and nobody holds a lock across I/O. Queues are
+//! bounded by what the replica admits.
+//!
+//! # How it ends
+//!
+//! [`Stop`](stop::Stop) is the one way: a signal asks, a failure anywhere asks and leaves its cause.
+//! [`Node::run_until_stopped`] then hands the leadership over, lets what is in flight finish, ends the
+//! sessions, the links, the alarms, and at last apply and wal, and joins them all.
+
+mod alarm;
+mod apply;
+mod client;
+mod core;
+mod detector;
+mod info;
+mod listener;
+mod pool;
+mod reader;
+mod replication;
+mod snapshot;
+mod stop;
+mod waiters;
+mod wal;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+
+use crate::clock::Clock;
+use crate::config::{Config, Peer};
+use crate::protocol::{Facts, Limits, Password};
+use crate::replica::detector::FailureDetector;
+use crate::replica::{Alarm, Input, Replica, Settings};
+use crate::rng::Rng;
+use crate::store::{Store, Writer};
+use crate::types::NodeId;
+use crate::wal::{FileDisk, Home, HomeError, Identity, Options, Wal, WalError};
+use crate::wire::handshake;
+use client::Clients;
+use core::{Core, LinkQueue, Queues};
+use detector::{Contacts, Sign};
+use pool::Pool;
+use snapshot::{Images, SnapshotWork};
+pub use stop::{Fatal, Stop};
+
+/// The log as a node keeps it.
+type Log = Wal<FileDisk>;
+
+/// How long an orderly stop waits for the leadership to be handed over and for requests in flight.
+const FINISH_MAX: Duration = Duration::from_millis(600);
+
+/// What the threads of a node share.
+pub(crate) struct Shared {
+    config: Config,
+    id: NodeId,
+    boot: u64,
+    /// The port that is listened on.
+    port: u16,
+    clock: Clock,
+    started: Instant,
+    /// How long it took to load the snapshot and the log.
+    recovery: Duration,
+    core: Core,
+    store: Arc<Store>,
+    images: Images,
+    snapshots: Sender<SnapshotWork>,
+    contacts: Contacts,
+    clients: Clients,
+    facts: Arc<Facts>,
+    pool: Pool,
+    stop: Arc<Stop>,
+}
+
+impl Shared {
+    /// What this node says of itself to peers.
+    fn handshake_identity(&self) -> handshake::Identity {
+        handshake::Identity {
+            cluster: handshake::cluster_id(&self.config.cluster, &self.config.members()),
+            node: self.id,
+            boot: self.boot,
+            password: self.config.password.clone().unwrap_or_default().into_bytes(),
+        }
+    }
+
+    /// The longest frame: one message's worth, with one proposal of the greatest length on top.
+    fn frame_bytes_max(&self) -> usize {
+        self.facts.limits.request_bytes_max + self.facts.limits.batch_bytes_max + (4 << 20)
+    }
+}
+
+/// A running node.
+pub struct Node {
+    shared: Arc<Shared>,
+    /// The dedicated threads, in the order in which they are joined.
+    threads: Vec<JoinHandle<()>>,
+    signs: Sender<Sign>,
+    /// Held until the end: the directory's lock.
+    _home: Home,
+}
+
+impl Node {
+    /// Starts a node on the address in `config`.
+    ///
+    /// # Errors
+    /// [`Fatal`], and nothing has been written, if the port is taken or the directory belongs to
+    /// another node or cluster, is in use, or holds what cannot be trusted.
+    pub fn start(config: Config) -> Result<Node, Fatal> {
+        let address = SocketAddr::new(config.bind, config.port);
+        let listener = listener::bind(address)
+            .map_err(|error| Fatal::Io(format!("cannot listen on {address}: {error}")))?;
+        Node::start_on(listener, config)
+    }
+
+    /// Starts a node on a socket that is bound and listening.
+    ///
+    /// # Errors
+    /// See [`Node::start`].
+    pub fn start_on(listener: TcpListener, config: Config) -> Result<Node, Fatal> {
+        let started = Instant::now();
+        let port = listener.local_addr().map_err(|e| Fatal::Io(e.to_string()))?.port();
+        let identity = Identity {
+            cluster: config.cluster.clone(),
+            members: config.members(),
+            node: config.id,
+        };
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall_ms = since_epoch.as_millis() as u64;
+        let home = Home::open(&config.dir, &identity, wall_ms).map_err(|e| home_error(&e))?;
+        let images = Images::open(&config.dir).map_err(|e| Fatal::Io(e.to_string()))?;
+        let options = Options {
+            segment_bytes: config.segment_bytes as u64,
+            ..Options::new(home.incarnation())
+        };
+        let disk = Arc::new(FileDisk::new(&config.dir));
+        let (log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&e))?;
+        let mut writer = Writer::new();
+        if recovered.snapshot.index > 0 {
+            writer.restore(images.load(recovered.snapshot)?);
+        }
+        let recovery = started.elapsed();
+        let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
+        let settings = settings(&config, &home);
+        let clock = Clock::start();
+        let seed = getrandom::u64().map_err(|e| Fatal::Io(format!("no random numbers: {e}")))?;
+        let replica = Replica::new(clock.now(), settings, recovered, Rng::new(seed));
+
+        let stop = Arc::new(Stop::default());
+        let (wal_sender, wal_work) = unbounded();
+        let (apply_sender, apply_work) = unbounded();
+        let (snapshots, snapshot_work) = unbounded();
+        let (election_sender, election_notes) = bounded(1);
+        let (heartbeat_sender, heartbeat_notes) = bounded(1);
+        let (signs, sign_queue) = unbounded();
+        let mut links = BTreeMap::new();
+        let mut link_work = Vec::new();
+        for peer in &config.peers {
+            let (sender, work) = unbounded();
+            links.insert(peer.id, LinkQueue::new(sender));
+            link_work.push((peer.clone(), work));
+        }
+        let queues =
+            Queues { wal: wal_sender, apply: apply_sender, links, election: election_sender };
+        let store = writer.store();
+        let core = Core::new(replica, queues, clock, Arc::clone(&store), Arc::clone(&stop));
+        let peers = || config.peers.iter().map(|peer| peer.id);
+        let shared = Arc::new(Shared {
+            id: config.id,
+            boot: home.boot(),
+            port,
+            clock,
+            started,
+            recovery,
+            core,
+            store,
+            images,
+            snapshots: snapshots.clone(),
+            contacts: Contacts::new(clock.now(), peers(), signs.clone()),
+            clients: Clients::default(),
+            facts: Arc::new(facts(&config, port)),
+            pool: Pool::default(),
+            stop,
+            config,
+        });
+        announce(&shared, last);
+
+        let mut threads = Threads { shared: &shared, handles: Vec::new() };
+        let timeout = shared.config.election_timeout;
+        let ids = shared.config.peers.iter().map(|peer| peer.id);
+        let failure_detector = FailureDetector::new(clock.now(), timeout, ids);
+        threads.spawn("listener", move |shared| listener::run(shared, &listener))?;
+        threads.spawn("heartbeat", move |shared| {
+            let _open = heartbeat_sender; // Nothing brings a heartbeat forward.
+            alarm::run(shared, Alarm::Heartbeat, &heartbeat_notes);
+        })?;
+        threads.spawn("election", move |shared| {
+            alarm::run(shared, Alarm::Election, &election_notes);
+        })?;
+        threads.spawn("detector", move |shared| {
+            detector::run(shared, failure_detector, &sign_queue);
+        })?;
+        for (peer, work) in link_work {
+            threads.spawn(&format!("replicate-{}", peer.id), move |shared| {
+                replication::run(shared, &peer, &work);
+            })?;
+        }
+        let for_apply = snapshots.clone();
+        threads.spawn("apply", move |shared| {
+            apply::run(shared, writer, &apply_work, &for_apply);
+        })?;
+        threads.spawn("wal", move |shared| wal::run(shared, log, &wal_work, &snapshots))?;
+        threads.spawn("snapshot", move |shared| snapshot::run(shared, &snapshot_work))?;
+        let threads = threads.handles;
+        shared.core.look_for_spare();
+        Ok(Node { shared, threads, signs, _home: home })
+    }
+
+    /// The port that the node listens on.
+    pub fn port(&self) -> u16 {
+        self.shared.port
+    }
+
+    /// By which others can ask the node to stop.
+    pub fn stop_handle(&self) -> Arc<Stop> {
+        Arc::clone(&self.shared.stop)
+    }
+
+    /// Blocks until the node is asked to stop or fails, then ends it.
+    ///
+    /// # Errors
+    /// The first failure, if there was one.
+    pub fn run_until_stopped(self) -> Result<(), Fatal> {
+        self.shared.stop.wait();
+        self.finish();
+        self.end()
+    }
+
+    /// Stops and ends the node.
+    ///
+    /// # Errors
+    /// The first failure, if there was one.
+    pub fn stop(self) -> Result<(), Fatal> {
+        self.shared.stop.ask();
+        self.run_until_stopped()
+    }
+
+    /// Hands the leadership over and lets what is in flight finish.
+    fn finish(&self) {
+        let shared = &self.shared;
+        if shared.stop.has_failed() {
+            return;
+        }
+        shared.core.step([Input::Stop]);
+        let deadline = Instant::now() + FINISH_MAX;
+        while !shared.core.is_idle() && Instant::now() < deadline && !shared.stop.has_failed() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Ends all threads, each after those that feed it.
+    fn end(self) -> Result<(), Fatal> {
+        let Node { shared, threads, signs, _home } = self;
+        shared.stop.set();
+        shared.core.abandon_all();
+        wake_listener(&shared);
+        shared.pool.join();
+        let _ = signs.send(Sign::Stop);
+        shared.core.stop_links();
+        shared.core.poke_election();
+        shared.core.stop_workers();
+        let _ = shared.snapshots.send(SnapshotWork::Stop);
+        for thread in threads {
+            if thread.join().is_err() {
+                shared.stop.fail(Fatal::Bug("a thread has panicked".into()));
+            }
+        }
+        match shared.stop.take_cause() {
+            Some(cause) => Err(cause),
+            None => {
+                log::info!(target: "NodeSync", "Stopped");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Spawns the dedicated threads. A thread that panics stops the node.
+struct Threads<'a> {
+    shared: &'a Arc<Shared>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads<'_> {
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(&Arc<Shared>) + Send + 'static,
+    ) -> Result<(), Fatal> {
+        let shared = Arc::clone(self.shared);
+        let work = move || {
+            let watch = PanicWatch(&shared);
+            run(watch.0);
+        };
+        let spawned = Builder::new().name(name.into()).spawn(work);
+        let handle = spawned.map_err(|e| Fatal::Io(format!("cannot start a thread: {e}")))?;
+        self.handles.push(handle);
+        Ok(())
+    }
+}
+
+/// Stops the node when the thread that owns it panics.
+struct PanicWatch<'a>(&'a Arc<Shared>);
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("?");
+            self.0.stop.fail(Fatal::Bug(format!("thread {name} has panicked")));
+        }
+    }
+}
+
+/// Frees the listener from `accept`: connects to it, by loopback if it listens everywhere.
+fn wake_listener(shared: &Shared) {
+    let bind = shared.config.bind;
+    let ip = match bind {
+        _ if !bind.is_unspecified() => bind,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    let address = SocketAddr::new(ip, shared.port);
+    let _ = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+}
+
+fn settings(config: &Config, home: &Home) -> Settings {
+    Settings {
+        boot: home.boot(),
+        incarnation: home.incarnation(),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        disk_timeout: config.disk_timeout,
+        takeover_delay: 2 * config.election_timeout,
+        pending_bytes_max: config.pending_bytes_max,
+        snapshot_log_bytes: config.snapshot_log_bytes,
+        log_retain_bytes: config.snapshot_log_bytes / 4,
+        ..Settings::new(config.id, config.members())
+    }
+}
+
+fn facts(config: &Config, port: u16) -> Facts {
+    let limits = Limits {
+        key_bytes_max: config.key_bytes_max,
+        value_bytes_max: config.value_bytes_max,
+        ..Limits::default()
+    };
+    let mut described = config.describe();
+    for (name, value) in &mut described {
+        if *name == "port" {
+            *value = port.to_string();
+        }
+    }
+    Facts {
+        node: config.id,
+        version: env!("CARGO_PKG_VERSION"),
+        password: config.password.as_ref().map(|password| Password::new(password.as_bytes())),
+        limits,
+        config: described,
+    }
+}
+
+fn announce(shared: &Shared, last: u64) {
+    let config = &shared.config;
+    let peers: Vec<String> = config.peers.iter().map(Peer::address).collect();
+    let peers = if peers.is_empty() { "none".into() } else { peers.join(", ") };
+    let address = SocketAddr::new(config.bind, shared.port);
+    log::info!(target: "NodeSync", "Node {} listening on {address}, peers: {peers}", shared.id);
+    log::info!(
+        target: "NodeSync",
+        "Recovered up to index {last} from {} in {} ms",
+        config.dir.display(),
+        shared.recovery.as_millis()
+    );
+}
+
+fn home_error(error: &HomeError) -> Fatal {
+    match error {
+        HomeError::Io { .. } => Fatal::Io(error.to_string()),
+        HomeError::Corrupt { .. } | HomeError::NewerFormat { .. } => Fatal::Data(error.to_string()),
+        _ => Fatal::Config(error.to_string()),
+    }
+}
+
+fn wal_error(error: &WalError) -> Fatal {
+    match error {
+        WalError::Corrupt { .. } | WalError::NewerFormat { .. } => Fatal::Data(error.to_string()),
+        WalError::Full | WalError::Io(_) => Fatal::Io(error.to_string()),
+    }
+}

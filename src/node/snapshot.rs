@@ -1,0 +1,339 @@
+//! Image files, and the snapshot thread: writes images, verifies those that come from peers, and makes
+//! spare log segments, so that neither the log nor the store ever waits for bulk I/O.
+//!
+//! An image is written under another name, synced, renamed, and the directory synced: a file with an
+//! image's name is whole. It is synced piece by piece, so that the log's small syncs never queue behind
+//! hundreds of megabytes.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::Shared;
+use super::stop::Fatal;
+use crate::replica::{Chunk, Input};
+use crate::store::{Image, ImageError};
+use crate::types::{NodeId, SnapshotMeta};
+use crate::wal::{FileDisk, SpareJob};
+
+/// Bytes of an image between two syncs while it is written.
+const SYNC_BYTES: usize = 4 << 20;
+
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// Work for the snapshot thread.
+pub enum SnapshotWork {
+    /// Write this image.
+    Write(Box<Image>),
+    /// All chunks of an image have come.
+    Arrived {
+        /// From this peer.
+        from: NodeId,
+        /// The image it says it is.
+        meta: SnapshotMeta,
+        /// The file that they are in.
+        path: PathBuf,
+    },
+    /// Make a spare log segment.
+    Spare(SpareJob<FileDisk>),
+    /// End.
+    Stop,
+}
+
+/// The directory that holds images.
+#[derive(Clone, Debug)]
+pub struct Images {
+    dir: PathBuf,
+}
+
+impl Images {
+    const SUFFIX: &'static str = ".image";
+    const UNFINISHED: &'static str = ".part";
+
+    /// The images in `dir`, which exists. Removes what an earlier process left unfinished.
+    pub fn open(dir: &Path) -> io::Result<Images> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with(Images::UNFINISHED) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(Images { dir: dir.to_path_buf() })
+    }
+
+    fn path(&self, meta: SnapshotMeta) -> PathBuf {
+        let SnapshotMeta { index, term } = meta;
+        self.dir.join(format!("snapshot-{index:016x}-{term:016x}{}", Images::SUFFIX))
+    }
+
+    fn part(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}{}", Images::UNFINISHED))
+    }
+
+    /// Loads the image that the log refers to.
+    pub fn load(&self, meta: SnapshotMeta) -> Result<Image, Fatal> {
+        let path = self.path(meta);
+        let remedy = "Move this node's data directory away and start it with an empty one, so that \
+                      it learns from its peers";
+        let mut file = File::open(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Fatal::Data(format!(
+                "{}: missing, but the log relies on it. {remedy}",
+                path.display()
+            )),
+            _ => Fatal::Io(format!("{}: {error}", path.display())),
+        })?;
+        match Image::read(&mut file) {
+            Ok(image) if image.meta() == meta => Ok(image),
+            Ok(_) => {
+                Err(Fatal::Data(format!("{}: holds another snapshot. {remedy}", path.display())))
+            }
+            Err(ImageError::Io(error)) => Err(Fatal::Io(format!("{}: {error}", path.display()))),
+            Err(error @ ImageError::NewerFormat(_)) => {
+                Err(Fatal::Data(format!("{}: {error}: upgrade this program", path.display())))
+            }
+            Err(error) => Err(Fatal::Data(format!("{}: {error}. {remedy}", path.display()))),
+        }
+    }
+
+    /// Opens an image to be sent.
+    pub fn open_to_send(&self, meta: SnapshotMeta) -> io::Result<Outgoing> {
+        let file = File::open(self.path(meta))?;
+        let total = file.metadata()?.len();
+        Ok(Outgoing { file, meta, offset: 0, total })
+    }
+
+    fn write(&self, image: &Image) -> io::Result<()> {
+        let part = self.part("writing");
+        let written = (|| {
+            let mut out = SyncedFile { file: File::create(&part)?, unsynced: 0 };
+            image.write(&mut out)?;
+            out.file.sync_all()?;
+            self.finish(&part, image.meta())
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+
+    /// Gives a synced file its name.
+    fn finish(&self, part: &Path, meta: SnapshotMeta) -> io::Result<()> {
+        fs::rename(part, self.path(meta))?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Verifies an image that has arrived, and makes it durable.
+    fn verify(&self, path: &Path, meta: SnapshotMeta) -> Result<Image, ImageError> {
+        let mut file = File::open(path)?;
+        let image = Image::read(&mut file)?;
+        if image.meta() != meta {
+            return Err(ImageError::Corrupt { offset: 0, what: "it is another snapshot" });
+        }
+        file.sync_all()?;
+        self.finish(path, meta)?;
+        Ok(image)
+    }
+
+    /// Removes all images older than `meta`.
+    pub fn remove_older(&self, meta: SnapshotMeta) -> io::Result<()> {
+        let kept = self.path(meta);
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with(Images::SUFFIX) && path < kept {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is synced while it is written.
+struct SyncedFile {
+    file: File,
+    unsynced: usize,
+}
+
+impl Write for SyncedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.file.write(bytes)?;
+        self.unsynced += len;
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// An image on its way to a peer.
+pub struct Outgoing {
+    file: File,
+    meta: SnapshotMeta,
+    offset: u64,
+    total: u64,
+}
+
+impl Outgoing {
+    /// Bytes of a chunk: small enough that beats in between are never late.
+    const CHUNK_BYTES: u64 = 256 << 10;
+
+    /// The next chunk; `None` after the last.
+    pub fn next(&mut self, term: u64) -> io::Result<Option<Chunk>> {
+        if self.offset == self.total {
+            return Ok(None);
+        }
+        let mut data = vec![0; (self.total - self.offset).min(Outgoing::CHUNK_BYTES) as usize];
+        self.file.read_exact_at(&mut data, self.offset)?;
+        let Outgoing { meta, offset, total, .. } = *self;
+        self.offset += data.len() as u64;
+        Ok(Some(Chunk { term, meta, offset, total, data: data.into() }))
+    }
+
+    /// Which snapshot it is.
+    pub fn meta(&self) -> SnapshotMeta {
+        self.meta
+    }
+}
+
+/// An image on its way from a peer, written as its chunks come. Owned by the link's reader.
+pub struct Incoming {
+    path: PathBuf,
+    file: File,
+    meta: SnapshotMeta,
+    offset: u64,
+    total: u64,
+}
+
+impl Incoming {
+    /// Takes a chunk in. Returns the file when it is complete. A chunk that does not continue what
+    /// is there begins anew if it is a first one, and is dropped if not.
+    pub fn take(
+        incoming: &mut Option<Incoming>,
+        images: &Images,
+        from: NodeId,
+        chunk: &Chunk,
+    ) -> io::Result<Option<PathBuf>> {
+        if chunk.offset == 0 {
+            let path = images.part(&format!("from-{from}"));
+            let file = File::create(&path)?;
+            let (meta, total) = (chunk.meta, chunk.total);
+            *incoming = Some(Incoming { path, file, meta, offset: 0, total });
+        }
+        let Some(open) = incoming else { return Ok(None) };
+        let fits = open.offset + chunk.data.len() as u64 <= open.total;
+        if (open.meta, open.offset, open.total) != (chunk.meta, chunk.offset, chunk.total) || !fits
+        {
+            return Ok(None);
+        }
+        open.file.write_all(&chunk.data)?;
+        open.offset += chunk.data.len() as u64;
+        let complete = open.offset == open.total;
+        Ok(if complete { incoming.take().map(|done| done.path) } else { None })
+    }
+}
+
+/// Works until the node ends.
+pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
+    let mut spare_failed = false;
+    loop {
+        let next = if spare_failed {
+            work.recv_timeout(FULL_RETRY)
+        } else {
+            work.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(SnapshotWork::Write(image)) => write_own(shared, &image),
+            Ok(SnapshotWork::Arrived { from, meta, path }) => arrived(shared, from, meta, &path),
+            Ok(SnapshotWork::Spare(job)) => spare_failed = !make_spare(shared, job, spare_failed),
+            Ok(SnapshotWork::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => shared.core.look_for_spare(),
+        }
+    }
+}
+
+fn write_own(shared: &Shared, image: &Image) {
+    let (meta, started) = (image.meta(), shared.clock.now());
+    match shared.images.write(image) {
+        Ok(()) => {
+            shared.core.step([Input::SnapshotTaken(meta)]);
+            let (keys, took) = (image.stats().keys, shared.clock.now().since(started));
+            log::info!(
+                target: "NodeSync",
+                "Snapshot at index {} with {keys} keys written in {} ms",
+                meta.index,
+                took.as_millis()
+            );
+            remove_older(shared, meta);
+        }
+        Err(error) if is_full(&error) => {
+            log::error!(target: "FAILURE", "Disk full: no room for a snapshot");
+            shared.core.step([Input::SnapshotFailed]);
+        }
+        Err(error) => shared.stop.fail(Fatal::Io(format!("writing a snapshot: {error}"))),
+    }
+}
+
+fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, path: &Path) {
+    match shared.images.verify(path, meta) {
+        Ok(image) => {
+            log::info!(
+                target: "NodeSync",
+                "Snapshot at index {} with {} keys received from {from}",
+                meta.index,
+                image.stats().keys
+            );
+            shared.core.snapshot_arrived(from, Box::new(image));
+            remove_older(shared, meta);
+        }
+        Err(error) => {
+            log::warn!(target: "NodeSync", "Snapshot from {from} refused: {error}");
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The log relies on the older image until its mark for the newer one is durable.
+fn remove_older(shared: &Shared, meta: SnapshotMeta) {
+    if shared.core.wait_until_durable()
+        && let Err(error) = shared.images.remove_older(meta)
+    {
+        log::warn!(target: "NodeSync", "Cannot remove an old snapshot: {error}");
+    }
+}
+
+/// True if the spare was made.
+fn make_spare(shared: &Shared, job: SpareJob<FileDisk>, failed_before: bool) -> bool {
+    match job.run() {
+        Ok(()) => {
+            if failed_before {
+                log::info!(target: "RECOVERED", "The disk has room again");
+                shared.core.step([Input::DiskFull(false)]);
+            }
+            true
+        }
+        Err(error) if is_full(&error) => {
+            if !failed_before {
+                log::error!(target: "FAILURE", "Disk full: writes are refused until there is room");
+                shared.core.step([Input::DiskFull(true)]);
+            }
+            false
+        }
+        Err(error) => {
+            shared.stop.fail(Fatal::Io(format!("making a log segment: {error}")));
+            true
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,128 @@
+//! How a node stops: one flag that everything looks at, one cause that is kept, and the sockets that
+//! must be shut down so that no thread stays in a read or write.
+
+use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Why a node cannot go on. Each kind has its exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// What is on disk, or came back from it, is not what was written (exit code 65).
+    #[error("{0}")]
+    Data(String),
+    /// A disk or socket failed (exit code 74).
+    #[error("{0}")]
+    Io(String),
+    /// The settings do not fit (exit code 78).
+    #[error("{0}")]
+    Config(String),
+    /// A rule that always holds was broken: a bug (exit code 1).
+    #[error("{0}")]
+    Bug(String),
+}
+
+impl Fatal {
+    /// The exit code of the process, after sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fatal::Data(_) => 65,
+            Fatal::Io(_) => 74,
+            Fatal::Config(_) => 78,
+            Fatal::Bug(_) => 1,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Stop {
+    stopped: AtomicBool,
+    cause: Mutex<Option<Fatal>>,
+    asked: Mutex<bool>,
+    wake: Condvar,
+    sockets: Mutex<HashMap<u64, TcpStream>>,
+    next_socket: AtomicU64,
+}
+
+/// Keeps a socket known to [`Stop`] as long as it lives.
+pub struct Registered<'a> {
+    stop: &'a Stop,
+    id: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.stop.sockets.lock().remove(&self.id);
+    }
+}
+
+impl Stop {
+    /// True once everything shall end.
+    pub fn is_set(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Asks for an orderly stop.
+    pub fn ask(&self) {
+        *self.asked.lock() = true;
+        self.wake.notify_all();
+    }
+
+    /// Something cannot go on. The first cause is kept.
+    pub fn fail(&self, cause: Fatal) {
+        log::error!(target: "FAILURE", "fatal: {cause}");
+        self.cause.lock().get_or_insert(cause);
+        self.ask();
+    }
+
+    /// True if the node stops because of a failure, not because it was asked to.
+    pub fn has_failed(&self) -> bool {
+        self.cause.lock().is_some()
+    }
+
+    /// The first cause, if something failed.
+    pub fn take_cause(&self) -> Option<Fatal> {
+        self.cause.lock().take()
+    }
+
+    /// Blocks until a stop is asked for or something fails.
+    pub fn wait(&self) {
+        let mut asked = self.asked.lock();
+        while !*asked {
+            self.wake.wait(&mut asked);
+        }
+    }
+
+    /// Blocks for `duration` or until a stop is asked for; true if it is.
+    pub fn wait_for(&self, duration: Duration) -> bool {
+        let deadline = Instant::now() + duration;
+        let mut asked = self.asked.lock();
+        while !*asked && !self.wake.wait_until(&mut asked, deadline).timed_out() {}
+        *asked
+    }
+
+    /// Ends everything: from here on `is_set` is true, and all registered sockets are dead.
+    pub fn set(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.ask();
+        for socket in self.sockets.lock().values() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Makes a socket known, so that the end of the node ends what waits for it. Fails if the node
+    /// has ended already or no descriptor is left.
+    pub fn register(&self, socket: &TcpStream) -> std::io::Result<Registered<'_>> {
+        let id = self.next_socket.fetch_add(1, Ordering::Relaxed);
+        let registered = Registered { stop: self, id };
+        self.sockets.lock().insert(id, socket.try_clone()?);
+        if self.is_set() {
+            socket.shutdown(Shutdown::Both)?;
+        }
+        Ok(registered)
+    }
+}

@@ -1,0 +1,125 @@
+//! Who speaks on a connection: what it may do and what it tells about itself. This is the part of a
+//! session that commands see and change.
+
+use std::sync::Arc;
+
+use super::Facts;
+use super::args::Args;
+use super::command::{self, Row};
+use super::reply::Reply;
+use super::resp::Bounds;
+
+/// Which protocol a connection speaks, by its first byte and by HELLO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Nothing has come yet.
+    #[default]
+    Undecided,
+    /// The line protocol.
+    Line,
+    /// RESP, version 2.
+    Resp2,
+    /// RESP, version 3.
+    Resp3,
+}
+
+/// What a connection tells about itself, for CLIENT LIST.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// CLIENT SETNAME or HELLO SETNAME; may be empty.
+    pub name: String,
+    /// CLIENT SETINFO LIB-NAME; may be empty.
+    pub library: String,
+    /// CLIENT SETINFO LIB-VER; may be empty.
+    pub library_version: String,
+    /// The protocol spoken.
+    pub protocol: Protocol,
+    /// The latest command, in lower case, such as `client|list`; empty at first.
+    pub last_command: &'static str,
+    /// How many commands with the right number of arguments were taken, those that failed among
+    /// them.
+    pub commands: u64,
+    /// Grows whenever a name or the protocol may have changed, so that who publishes profiles can
+    /// compare this number instead of the strings. `last_command` and `commands` do not count.
+    pub revision: u64,
+}
+
+/// The session as its commands see it.
+pub(super) struct Caller {
+    pub(super) id: u64,
+    pub(super) facts: Arc<Facts>,
+    pub(super) profile: Profile,
+    /// True if AUTH succeeded or is not needed.
+    pub(super) authenticated: bool,
+    /// True once the connection is to be closed behind the output.
+    pub(super) closing: bool,
+}
+
+impl Caller {
+    pub(super) fn new(id: u64, facts: Arc<Facts>) -> Caller {
+        let authenticated = facts.password.is_none();
+        Caller { id, facts, profile: Profile::default(), authenticated, closing: false }
+    }
+
+    /// The session's id as a reply's number.
+    pub(super) fn number(&self) -> i64 {
+        i64::try_from(self.id).unwrap_or(i64::MAX)
+    }
+
+    /// Takes note of the protocol.
+    pub(super) fn speak(&mut self, protocol: Protocol) {
+        self.profile.protocol = protocol;
+        self.profile.revision += 1;
+    }
+
+    /// Takes note that `row` was called.
+    pub(super) fn count(&mut self, row: &Row) {
+        self.profile.last_command = row.name;
+        self.profile.commands += 1;
+    }
+
+    /// What a RESP request may announce. Strangers get little, because they cost memory all the
+    /// same.
+    pub(super) fn bounds(&self) -> Bounds {
+        let limits = &self.facts.limits;
+        let known = Bounds {
+            arguments_max: limits.arguments_max,
+            value_bytes_max: limits.value_bytes_max,
+            request_bytes_max: limits.request_bytes_max,
+            complaint: "invalid",
+        };
+        if self.authenticated {
+            return known;
+        }
+        Bounds {
+            arguments_max: known.arguments_max.min(limits.stranger_arguments_max),
+            value_bytes_max: known.value_bytes_max.min(limits.stranger_value_bytes_max),
+            complaint: "unauthenticated",
+            ..known
+        }
+    }
+
+    /// The command that a request names, if this caller may give it; an error is the reply. The
+    /// order of the checks is Redis's: even a stranger learns which commands there are.
+    pub(super) fn admit(&self, args: Args<'_>) -> Result<&'static Row, Reply> {
+        let row = match command::find(args.at(0)) {
+            Some(row) => row.resolve(args)?,
+            None if self.profile.protocol == Protocol::Line => {
+                return Err(Reply::error("ERR Invalid command"));
+            }
+            None => return Err(command::unknown(args)),
+        };
+        if !self.authenticated && !row.is_for_strangers() {
+            return Err(Reply::error("NOAUTH Authentication required."));
+        }
+        let bytes_max = self.facts.limits.key_bytes_max;
+        for word in row.key_words(args.count()) {
+            let bytes = args.at(word).len();
+            if bytes > bytes_max {
+                let text = format!("ERR key of {bytes} bytes is longer than {bytes_max}");
+                return Err(Reply::error(text));
+            }
+        }
+        Ok(row)
+    }
+}

@@ -1,0 +1,282 @@
+//! Commands about the connection itself, which the session answers at once, and questions that only
+//! the node can answer.
+
+use super::{Answer, not_an_integer, syntax_error, wrong_count};
+use crate::protocol::Question;
+use crate::protocol::args::Args;
+use crate::protocol::caller::{Caller, Protocol};
+use crate::protocol::number::{parse_i64, parse_u64};
+use crate::protocol::reply::{Reply, Shape};
+
+type Answered = Result<Answer, Reply>;
+
+/// Longest client name, library name or library version, in bytes. Redis has no such limit.
+const NAME_BYTES_MAX: usize = 1024;
+
+fn now(reply: Reply) -> Answered {
+    Ok(Answer::Now(reply))
+}
+
+fn ask(question: Question) -> Answered {
+    Ok(Answer::Ask(question, Shape::Plain))
+}
+
+/// `READONLY`, `READWRITE`: nothing to switch, because a node serves consistent reads and takes
+/// writes whoever leads.
+pub(super) fn ok(_: Args<'_>, _: &mut Caller) -> Answered {
+    now(Reply::OK)
+}
+
+/// `PING [message]`
+pub(super) fn ping(args: Args<'_>, _: &mut Caller) -> Answered {
+    match args.count() {
+        1 => now(Reply::Simple("PONG")),
+        2 => now(Reply::bulk(args.at(1))),
+        _ => Err(wrong_count("ping")),
+    }
+}
+
+/// `ECHO message`
+pub(super) fn echo(args: Args<'_>, _: &mut Caller) -> Answered {
+    now(Reply::bulk(args.at(1)))
+}
+
+/// `QUIT`
+pub(super) fn quit(_: Args<'_>, caller: &mut Caller) -> Answered {
+    caller.closing = true;
+    now(Reply::OK)
+}
+
+/// `RESET`: RESP2, no name, and AUTH again if there is a password.
+pub(super) fn reset(_: Args<'_>, caller: &mut Caller) -> Answered {
+    caller.authenticated = caller.facts.password.is_none();
+    caller.profile.name.clear();
+    if caller.profile.protocol == Protocol::Resp3 {
+        caller.profile.protocol = Protocol::Resp2;
+    }
+    caller.profile.revision += 1;
+    now(Reply::Simple("RESET"))
+}
+
+/// `SELECT index`
+pub(super) fn select(args: Args<'_>, _: &mut Caller) -> Answered {
+    match parse_i64(args.at(1)) {
+        Some(0) => now(Reply::OK),
+        Some(_) => Err(Reply::error("ERR DB index is out of range")),
+        None => Err(not_an_integer()),
+    }
+}
+
+/// `AUTH [username] password`; the one user is `default`.
+pub(super) fn auth(args: Args<'_>, caller: &mut Caller) -> Answered {
+    let (user, password) = match args.count() {
+        2 if caller.facts.password.is_none() => {
+            return Err(Reply::error(
+                "ERR AUTH <password> called without any password configured for the default user. \
+                 Are you sure your configuration is correct?",
+            ));
+        }
+        2 => (&b"default"[..], args.at(1)),
+        3 => (args.at(1), args.at(2)),
+        _ => return Err(syntax_error()),
+    };
+    authenticate(user, password, caller)?;
+    now(Reply::OK)
+}
+
+/// Without a password any is right, as for Redis's default user.
+fn authenticate(user: &[u8], password: &[u8], caller: &mut Caller) -> Result<(), Reply> {
+    let expected = caller.facts.password.as_ref();
+    if user != b"default" || expected.is_some_and(|expected| !expected.matches(password)) {
+        let text = "WRONGPASS invalid username-password pair or user is disabled.";
+        return Err(Reply::error(text));
+    }
+    caller.authenticated = true;
+    Ok(())
+}
+
+/// `HELLO [2|3 [AUTH username password] [SETNAME name]]`. `role` is always master: a client may
+/// write to any node. Nothing is changed if anything is wrong.
+pub(super) fn hello(args: Args<'_>, caller: &mut Caller) -> Answered {
+    if caller.profile.protocol == Protocol::Line {
+        return Err(Reply::error("ERR HELLO is for RESP clients"));
+    }
+    let protocol = match args.from(1).next().map(parse_i64) {
+        None => caller.profile.protocol,
+        Some(Some(2)) => Protocol::Resp2,
+        Some(Some(3)) => Protocol::Resp3,
+        Some(Some(_)) => return Err(Reply::error("NOPROTO unsupported protocol version")),
+        Some(None) => {
+            let text = "ERR Protocol version is not an integer or out of range";
+            return Err(Reply::error(text));
+        }
+    };
+    let (mut credentials, mut name) = (None, None);
+    let mut index = 2;
+    while index < args.count() {
+        let left = args.count() - index;
+        if args.is(index, "auth") && left > 2 {
+            credentials = Some((args.at(index + 1), args.at(index + 2)));
+            index += 3;
+        } else if args.is(index, "setname") && left > 1 {
+            name = Some(named(args.at(index + 1), "Client names")?);
+            index += 2;
+        } else {
+            let option = super::excerpt(args.at(index), 128);
+            return Err(Reply::error(format!("ERR Syntax error in HELLO option '{option}'")));
+        }
+    }
+    if let Some((user, password)) = credentials {
+        authenticate(user, password, caller)?;
+    }
+    if !caller.authenticated {
+        return Err(Reply::error(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the \
+             HELLO AUTH <user> <pass> option can be used to authenticate the client and select \
+             the RESP protocol version at the same time",
+        ));
+    }
+    if let Some(name) = name {
+        caller.profile.name = name;
+    }
+    caller.profile.protocol = protocol;
+    caller.profile.revision += 1;
+    now(introduction(caller))
+}
+
+fn introduction(caller: &Caller) -> Reply {
+    let pair = |name: &'static str, value| (Reply::text(name), value);
+    Reply::Map(vec![
+        pair("server", Reply::text("nodesync")),
+        pair("version", Reply::text(caller.facts.version)),
+        pair(
+            "proto",
+            Reply::Integer(if caller.profile.protocol == Protocol::Resp3 { 3 } else { 2 }),
+        ),
+        pair("id", Reply::Integer(caller.number())),
+        pair("mode", Reply::text("standalone")),
+        pair("role", Reply::text("master")),
+        pair("modules", Reply::Array(Vec::new())),
+    ])
+}
+
+/// A name that CLIENT LIST can print; `what` begins the error text.
+fn named(name: &[u8], what: &str) -> Result<String, Reply> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Reply::error(format!(
+            "ERR {what} cannot be longer than {NAME_BYTES_MAX} bytes"
+        )));
+    }
+    let text = std::str::from_utf8(name).ok().filter(|text| text.bytes().all(is_printable));
+    text.map(String::from).ok_or_else(|| {
+        let text = format!("ERR {what} cannot contain spaces, newlines or special characters.");
+        Reply::error(text)
+    })
+}
+
+fn is_printable(byte: u8) -> bool {
+    (b'!'..=b'~').contains(&byte)
+}
+
+/// `CLIENT ID`
+pub(super) fn client_id(_: Args<'_>, caller: &mut Caller) -> Answered {
+    now(Reply::Integer(caller.number()))
+}
+
+/// `CLIENT GETNAME`
+pub(super) fn client_getname(_: Args<'_>, caller: &mut Caller) -> Answered {
+    match caller.profile.name.as_str() {
+        "" => now(Reply::Null),
+        name => now(Reply::text(name.to_owned())),
+    }
+}
+
+/// `CLIENT SETNAME name`; an empty one takes the name away.
+pub(super) fn client_setname(args: Args<'_>, caller: &mut Caller) -> Answered {
+    caller.profile.name = named(args.at(2), "Client names")?;
+    caller.profile.revision += 1;
+    now(Reply::OK)
+}
+
+/// `CLIENT SETINFO LIB-NAME|LIB-VER value` (Redis 7.2)
+pub(super) fn client_setinfo(args: Args<'_>, caller: &mut Caller) -> Answered {
+    if args.is(2, "lib-name") {
+        caller.profile.library = named(args.at(3), "lib-name")?;
+    } else if args.is(2, "lib-ver") {
+        caller.profile.library_version = named(args.at(3), "lib-ver")?;
+    } else {
+        let option = super::excerpt(args.at(2), 128);
+        return Err(Reply::error(format!("ERR Unrecognized option '{option}'")));
+    }
+    caller.profile.revision += 1;
+    now(Reply::OK)
+}
+
+/// `CLIENT NO-EVICT ON|OFF`, `CLIENT NO-TOUCH ON|OFF`
+pub(super) fn client_switch(args: Args<'_>, _: &mut Caller) -> Answered {
+    if args.is(2, "on") || args.is(2, "off") { now(Reply::OK) } else { Err(syntax_error()) }
+}
+
+/// `CLIENT INFO`
+pub(super) fn client_info(_: Args<'_>, _: &mut Caller) -> Answered {
+    ask(Question::ClientInfo)
+}
+
+/// `CLIENT LIST [TYPE normal|master|replica|pubsub | ID id …]`
+pub(super) fn client_list(args: Args<'_>, _: &mut Caller) -> Answered {
+    if args.count() == 2 {
+        return ask(Question::ClientList { ids: None });
+    }
+    if args.is(2, "type") && args.count() == 4 {
+        let is = |word| args.is(3, word);
+        return if is("normal") {
+            ask(Question::ClientList { ids: None })
+        } else if ["master", "replica", "slave", "pubsub"].into_iter().any(is) {
+            now(Reply::Verbatim(String::new()))
+        } else {
+            let kind = super::excerpt(args.at(3), 128);
+            Err(Reply::error(format!("ERR Unknown client type '{kind}'")))
+        };
+    }
+    if args.is(2, "id") && args.count() > 3 {
+        let ids = args.from(3).map(parse_u64).collect::<Option<Vec<u64>>>();
+        let ids = ids.ok_or_else(|| Reply::error("ERR Invalid client ID"))?;
+        return ask(Question::ClientList { ids: Some(ids) });
+    }
+    Err(syntax_error())
+}
+
+/// `INFO [section …]`
+pub(super) fn info(args: Args<'_>, _: &mut Caller) -> Answered {
+    let section = |word| String::from_utf8_lossy(word).to_ascii_lowercase();
+    ask(Question::Info { sections: args.from(1).map(section).collect() })
+}
+
+/// `LEADER`
+pub(super) fn leader(_: Args<'_>, _: &mut Caller) -> Answered {
+    Ok(Answer::Ask(Question::Leader, Shape::Leader))
+}
+
+/// `NODES`
+pub(super) fn nodes(_: Args<'_>, _: &mut Caller) -> Answered {
+    Ok(Answer::Ask(Question::Nodes, Shape::Nodes))
+}
+
+/// `ROLE`
+pub(super) fn role(_: Args<'_>, _: &mut Caller) -> Answered {
+    ask(Question::Role)
+}
+
+/// `TIME`
+pub(super) fn time(_: Args<'_>, _: &mut Caller) -> Answered {
+    ask(Question::Time)
+}
+
+/// `WAIT numreplicas timeout`, the timeout in milliseconds, 0 for none
+pub(super) fn wait(args: Args<'_>, _: &mut Caller) -> Answered {
+    let replicas = parse_i64(args.at(1)).ok_or_else(not_an_integer)?;
+    let timeout = parse_i64(args.at(2))
+        .ok_or_else(|| Reply::error("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms = u64::try_from(timeout).map_err(|_| Reply::error("ERR timeout is negative"))?;
+    ask(Question::Wait { replicas, timeout_ms })
+}

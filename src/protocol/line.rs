@@ -1,0 +1,285 @@
+//! The line protocol, for telnet and netcat: one line in, one line out, ended by `\n` or `\r\n` in
+//! and by `\n` out. Empty lines are ignored. Words are separated by blanks; where the last argument
+//! is a value (SET, SETNX, GETSET, APPEND, ECHO), it is the rest of the line, so SET takes no options
+//! here. All commands of the table work:
+//!
+//! | line | answer |
+//! |---|---|
+//! | `PING` | `PONG` |
+//! | `LEADER` | `LEADER 5002`, or `ERROR: Leader unavailable` |
+//! | `SET k the rest of the line` | `OK: k set by leader 5002` |
+//! | `GET k`, `GETDEL k` | `VALUE: v`, or `ERROR: Key not found` |
+//! | `DEL k …`, `UNLINK k …` | `OK: 2 deleted` |
+//! | `INCR k`, `EXISTS k …`, `STRLEN k`, `DBSIZE`, … | `VALUE: 3` |
+//! | `SETNX k v` | `VALUE: 1`, or `VALUE: 0` if the key was there |
+//! | `GETSET k v` | `VALUE: old`, or `VALUE: (nil)` |
+//! | `TYPE k` | `VALUE: string`, or `VALUE: none` |
+//! | `MGET k …`, `KEYS *`, `TIME`, `ROLE`, `CONFIG GET x` | `VALUES: a b "with blanks" (nil)` |
+//! | `SCAN 0` | `VALUES: 17 [a b]`; the number goes into the next SCAN |
+//! | `MSET k v …`, `FLUSHALL`, `AUTH password`, `SELECT 0`, … | `OK` |
+//! | `NODES` | `NODES {id=5001 …} {id=5002 …}` |
+//! | `INFO`, `CLIENT LIST` | `VALUE: # Server \| version:0.1.0 \| …`, lines joined by bars |
+//! | `QUIT` | `OK`, and the connection is closed |
+//! | a command that is not in the table | `ERROR: Invalid command` |
+//! | a command with wrong arguments | `ERROR: ` and RESP's text without its `ERR` |
+//! | no leader | `ERROR: Leader unavailable` |
+//! | no quorum | `FAIL: quorum not reached` |
+//! | not done for another reason | `FAIL: too many requests in flight`, … |
+//! | perhaps done | `UNKNOWN: no result within the request timeout` |
+//!
+//! So `FAIL` means that nothing was done and `UNKNOWN` that it may have been. In an answer a line
+//! feed is shown as `\n` and a carriage return as `\r`; a backslash stays as it is, so the two
+//! cannot always be told apart. Within a list an item with blanks, quotes or brackets is quoted,
+//! and there a quote or backslash has a backslash before it. A program that needs exact bytes speaks
+//! RESP.
+//!
+//! A web page can make a browser send an HTTP request to any port, with command lines of its choice
+//! in the body (Redis's cross-protocol scripting). So a first line that ends in ` HTTP/1.x`, and any
+//! line that begins with the word `POST` or `Host:`, closes the connection without an answer.
+
+use crate::types::{NodeId, Rejected, Unserved};
+
+use super::args::Span;
+use super::command;
+use super::number::put_i64;
+use super::reply::{Reply, Shape};
+
+/// Reads one line at a time from the front of the unread bytes.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// Bytes of the line under way in which no line feed was found.
+    scanned: usize,
+    /// True once a line was read: only the first can be HTTP's request line.
+    begun: bool,
+}
+
+/// Why a connection cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The line is longer than allowed.
+    TooLong,
+    /// It is HTTP.
+    Http,
+}
+
+impl Lines {
+    /// The length of the line at the front of `unread`, its end counted, with its words in `spans`
+    /// (none for an empty line); `None` if the line is not complete. Called again without more bytes
+    /// it says the same again.
+    pub(super) fn poll(
+        &mut self,
+        unread: &[u8],
+        spans: &mut Vec<Span>,
+        bytes_max: usize,
+    ) -> Result<Option<usize>, Refused> {
+        let window = &unread[..unread.len().min(bytes_max)];
+        let Some(found) = window[self.scanned..].iter().position(|&byte| byte == b'\n') else {
+            self.scanned = window.len();
+            return if window.len() < bytes_max { Ok(None) } else { Err(Refused::TooLong) };
+        };
+        let end = self.scanned + found;
+        self.scanned = end;
+        let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
+        if !self.begun && is_http_request_line(line) {
+            return Err(Refused::Http);
+        }
+        spans.clear();
+        split(line, spans);
+        match spans.first() {
+            Some(first) if is_http_word(first.of(line)) => Err(Refused::Http),
+            _ => Ok(Some(end + 1)),
+        }
+    }
+
+    /// Forgets the line, because it was consumed.
+    pub(super) fn reset(&mut self) {
+        *self = Lines { scanned: 0, begun: true };
+    }
+}
+
+fn is_http_request_line(line: &[u8]) -> bool {
+    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor]
+        if minor.is_ascii_digit())
+}
+
+fn is_http_word(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
+}
+
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// Finds the words of `line`; the last of them is the rest of the line where the command says so.
+fn split(line: &[u8], spans: &mut Vec<Span>) {
+    let mut rest_at = 0;
+    let mut at = 0;
+    loop {
+        at += line[at..].iter().take_while(|&&byte| is_blank(byte)).count();
+        if at == line.len() {
+            return;
+        }
+        let takes_rest = rest_at > 0 && spans.len() == rest_at;
+        let word = line[at..].iter().take_while(|&&byte| takes_rest || !is_blank(byte)).count();
+        if spans.is_empty() {
+            rest_at = command::find(&line[at..at + word]).map_or(0, |row| row.rest_at);
+        }
+        spans.push(Span::new(at, at + word));
+        at += word;
+    }
+}
+
+/// Appends `reply` as one line.
+pub(super) fn write(out: &mut Vec<u8>, shape: Shape, reply: &Reply) {
+    match (shape, reply) {
+        (Shape::Lookup, Reply::Null) => out.extend_from_slice(b"ERROR: Key not found"),
+        (Shape::Leader, Reply::Null) => out.extend_from_slice(b"ERROR: Leader unavailable"),
+        (Shape::Leader, Reply::Integer(_)) => put_scalar(out, "LEADER ", reply),
+        (Shape::Nodes, Reply::Array(nodes)) => put_list(out, "NODES", nodes.iter().map(Entry::One)),
+        (Shape::Kind, Reply::Simple(_)) => put_scalar(out, "VALUE: ", reply),
+        (Shape::Deleted, Reply::Integer(_)) => {
+            put_scalar(out, "OK: ", reply);
+            out.extend_from_slice(b" deleted");
+        }
+        (_, Reply::Simple(word)) => out.extend_from_slice(word.as_bytes()),
+        (_, Reply::Error(text)) => {
+            out.extend_from_slice(b"ERROR: ");
+            put_escaped(out, text.strip_prefix("ERR ").unwrap_or(text).as_bytes());
+        }
+        (_, Reply::Unserved(unserved)) => out.extend_from_slice(unserved_text(unserved).as_bytes()),
+        (_, Reply::Array(items) | Reply::Set(items)) => {
+            put_list(out, "VALUES:", items.iter().map(Entry::One));
+        }
+        (_, Reply::Map(pairs)) => {
+            put_list(out, "VALUES:", pairs.iter().map(|(name, value)| Entry::Pair(name, value)));
+        }
+        (_, Reply::Integer(_) | Reply::Boolean(_) | Reply::Bulk(_) | Reply::Text(_))
+        | (_, Reply::Null | Reply::Verbatim(_)) => put_scalar(out, "VALUE: ", reply),
+    }
+    out.push(b'\n');
+}
+
+/// Appends SET's answer.
+pub(super) fn write_stored(out: &mut Vec<u8>, key: &[u8], leader: Option<NodeId>) {
+    out.extend_from_slice(b"OK: ");
+    put_escaped(out, key);
+    out.extend_from_slice(b" set");
+    if let Some(NodeId(leader)) = leader {
+        out.extend_from_slice(b" by leader ");
+        put_i64(out, i64::from(leader));
+    }
+    out.push(b'\n');
+}
+
+fn unserved_text(unserved: &Unserved) -> String {
+    match unserved {
+        Unserved::Rejected(Rejected::NoLeader) => "ERROR: Leader unavailable".into(),
+        Unserved::Rejected(reason) => format!("FAIL: {reason}"),
+        Unserved::Unknown(reason) => format!("UNKNOWN: {reason}"),
+    }
+}
+
+/// One element of a list or of a map.
+enum Entry<'a> {
+    One(&'a Reply),
+    Pair(&'a Reply, &'a Reply),
+}
+
+fn put_list<'a>(out: &mut Vec<u8>, label: &str, entries: impl ExactSizeIterator<Item = Entry<'a>>) {
+    out.extend_from_slice(label.as_bytes());
+    if entries.len() == 0 {
+        out.extend_from_slice(b" (empty)");
+    }
+    for entry in entries {
+        out.push(b' ');
+        put_entry(out, &entry);
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
+    match entry {
+        Entry::One(item) => put_item(out, item),
+        Entry::Pair(name, value) => {
+            put_item(out, name);
+            out.push(b'=');
+            put_item(out, value);
+        }
+    }
+}
+
+/// Appends an element of a list: lists within it stand in brackets, text in quotes if it needs them.
+fn put_item(out: &mut Vec<u8>, item: &Reply) {
+    match item {
+        Reply::Array(items) | Reply::Set(items) => {
+            put_nested(out, *b"[]", items.iter().map(Entry::One));
+        }
+        Reply::Map(pairs) => {
+            let pairs = pairs.iter().map(|(name, value)| Entry::Pair(name, value));
+            put_nested(out, *b"{}", pairs);
+        }
+        Reply::Bulk(bytes) => put_quoted(out, bytes),
+        Reply::Text(text) => put_quoted(out, text.as_bytes()),
+        Reply::Verbatim(text) => put_quoted(out, text.as_bytes()),
+        Reply::Error(text) => put_quoted(out, text.as_bytes()),
+        Reply::Unserved(unserved) => put_quoted(out, unserved_text(unserved).as_bytes()),
+        Reply::Simple(_) | Reply::Integer(_) | Reply::Boolean(_) | Reply::Null => {
+            put_scalar(out, "", item);
+        }
+    }
+}
+
+fn put_nested<'a>(out: &mut Vec<u8>, brackets: [u8; 2], entries: impl Iterator<Item = Entry<'a>>) {
+    out.push(brackets[0]);
+    for (index, entry) in entries.enumerate() {
+        if index > 0 {
+            out.push(b' ');
+        }
+        put_entry(out, &entry);
+    }
+    out.push(brackets[1]);
+}
+
+/// Appends `label` and a reply that is not a list.
+fn put_scalar(out: &mut Vec<u8>, label: &str, reply: &Reply) {
+    out.extend_from_slice(label.as_bytes());
+    match reply {
+        Reply::Simple(word) => out.extend_from_slice(word.as_bytes()),
+        Reply::Integer(number) => put_i64(out, *number),
+        Reply::Boolean(yes) => out.extend_from_slice(if *yes { b"true" } else { b"false" }),
+        Reply::Bulk(bytes) => put_escaped(out, bytes),
+        Reply::Text(text) => put_escaped(out, text.as_bytes()),
+        Reply::Verbatim(text) => {
+            let lines = text.lines().filter(|line| !line.is_empty());
+            put_escaped(out, lines.collect::<Vec<_>>().join(" | ").as_bytes());
+        }
+        _ => out.extend_from_slice(b"(nil)"),
+    }
+}
+
+/// Appends `bytes` without breaking the line.
+fn put_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    for &byte in bytes {
+        match byte {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// Appends `bytes` so that where they end is plain.
+fn put_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
+    const SPECIAL: &[u8] = b" \t\r\n\"\\()[]{}=";
+    if !bytes.is_empty() && !bytes.iter().any(|byte| SPECIAL.contains(byte)) {
+        out.extend_from_slice(bytes);
+        return;
+    }
+    out.push(b'"');
+    for &byte in bytes {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        put_escaped(out, &[byte]);
+    }
+    out.push(b'"');
+}

@@ -1,0 +1,389 @@
+//! One client connection, as a value: bytes go in, work for the node and bytes for the client come
+//! out. It waits for nothing and knows neither sockets nor time, so a thread that blocks and a loop
+//! that serves many connections drive the same code.
+//!
+//! The driver's loop:
+//!
+//! ```text
+//! loop {
+//!     match session.next() {
+//!         Wait                => write output(), clear it; read into space(), then filled(n)
+//!         Flush               => write output(), clear it
+//!         Write { commands }  => propose them, then finish_write(outcomes, leader)
+//!         Read                => wait for a ReadIndex, then finish_read(access to the store)
+//!         Ask(question)       => finish_ask(answer)
+//!         Close               => write output(), close
+//!     }
+//! }
+//! ```
+//!
+//! Rules:
+//! - Replies leave in the order of the requests. Neighbouring store commands share a run; anything
+//!   else (PING, a wrong argument, INFO) stays unread until the run before it is answered, and takes
+//!   effect only then.
+//! - One piece of work at a time: until it is finished, `next` gives `Wait`.
+//! - Memory is bounded by [`Limits`](super::Limits) and by what the client has sent. A client that
+//!   does not read its replies is held back by the driver, which calls `next` only when the output
+//!   is written.
+
+use std::sync::Arc;
+
+use super::args::{Args, Span};
+use super::caller::{Caller, Profile, Protocol};
+use super::command::{Answer, Does, Row};
+use super::input::{Input, KEEP_BYTES};
+use super::line::{self, Lines, Refused};
+use super::reply::{Reply, Shape};
+use super::resp::{self, Parser};
+use super::run::Run;
+use super::{Facts, Question, Work};
+use crate::types::{Command, NodeId, Outcome, Unknown, Unserved};
+
+/// One client connection; see the module's text for how to drive it.
+pub struct Session {
+    caller: Caller,
+    input: Input,
+    /// The words of the request at the front of the input.
+    words: Vec<Span>,
+    parser: Parser,
+    lines: Lines,
+    run: Run,
+    pending: Pending,
+    /// What a write came to and has not been told yet, because the output was full.
+    untold: Option<Told>,
+    output: Vec<u8>,
+}
+
+/// Work that was handed out and is not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    Nothing,
+    Write,
+    Read,
+    Answer(Shape),
+}
+
+/// What a write came to, and who led.
+struct Told {
+    outcomes: std::vec::IntoIter<Outcome>,
+    leader: Option<NodeId>,
+}
+
+/// What came of a look at the input.
+enum Step {
+    /// A request was dealt with.
+    Done,
+    /// The request at the front is not complete, or has to wait for the run before it.
+    Stop,
+    /// A request that the node must answer.
+    Ask(Question),
+}
+
+impl Session {
+    /// A new connection. `id` is its number on this node, for CLIENT ID.
+    pub fn new(id: u64, facts: Arc<Facts>) -> Session {
+        Session {
+            caller: Caller::new(id, facts),
+            input: Input::default(),
+            words: Vec::new(),
+            parser: Parser::default(),
+            lines: Lines::default(),
+            run: Run::default(),
+            pending: Pending::Nothing,
+            untold: None,
+            output: Vec::new(),
+        }
+    }
+
+    /// Where to read the client's bytes into: at least 16 KiB. It grows to what a large value needs
+    /// only as its bytes arrive, and shrinks afterwards. To be asked for before each read.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.output.is_empty() {
+            self.output.shrink_to(KEEP_BYTES);
+        }
+        if self.words.is_empty() {
+            self.words.shrink_to(KEEP_BYTES / size_of::<Span>());
+        }
+        self.input.space(self.parser.needed())
+    }
+
+    /// Takes note that `len` bytes were read into the space.
+    ///
+    /// # Panics
+    /// If the space was shorter.
+    pub fn filled(&mut self, len: usize) {
+        self.input.filled(len);
+    }
+
+    /// What to do next; to be called until it gives `Wait` or `Close`.
+    #[expect(clippy::should_implement_trait, reason = "a session is no iterator: it never ends")]
+    pub fn next(&mut self) -> Work {
+        if self.pending != Pending::Nothing {
+            return Work::Wait;
+        }
+        self.tell();
+        loop {
+            if self.run.is_empty() && self.caller.closing {
+                self.input.clear();
+                return Work::Close;
+            }
+            if self.is_output_full() {
+                return Work::Flush;
+            }
+            if self.run.is_under_way() {
+                return self.launch();
+            }
+            match self.step() {
+                Step::Done => {}
+                Step::Stop => return self.launch(),
+                Step::Ask(question) => return Work::Ask(question),
+            }
+        }
+    }
+
+    /// Bytes for the client: the driver writes them and clears them away.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// What the connection tells about itself.
+    pub fn profile(&self) -> &Profile {
+        &self.caller.profile
+    }
+
+    /// Finishes a [`Work::Write`]: with one outcome for each of its commands, or with the reason why
+    /// there are none, which is then the reply to each. `leader` is who leads now, if known.
+    pub fn finish_write(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {
+        debug_assert_eq!(self.pending, Pending::Write);
+        self.pending = Pending::Nothing;
+        match result {
+            Ok(outcomes) => {
+                self.untold = Some(Told { outcomes: outcomes.into_iter(), leader });
+                self.tell();
+            }
+            Err(unserved) => self.refuse(unserved),
+        }
+    }
+
+    /// Finishes a [`Work::Read`]: with access to the store, or with the reason why there is none.
+    /// When the replies grow large the rest of the run is asked for again, after a `Flush`.
+    pub fn finish_read(
+        &mut self,
+        result: Result<&mut dyn FnMut(&Command<'_>) -> Outcome, Unserved>,
+    ) {
+        debug_assert_eq!(self.pending, Pending::Read);
+        self.pending = Pending::Nothing;
+        let read = match result {
+            Ok(read) => read,
+            Err(unserved) => return self.refuse(unserved),
+        };
+        let limits = &self.caller.facts.limits;
+        while let Some((command, shape)) = self.run.next_command() {
+            let reply = shape.reply(read(&command), limits.reply_bytes_max);
+            put(&mut self.output, self.caller.profile.protocol, shape, &reply);
+            if self.output.len() >= limits.output_bytes_max {
+                break;
+            }
+        }
+        self.run.finish();
+    }
+
+    /// Finishes a [`Work::Ask`].
+    pub fn finish_ask(&mut self, answer: Reply) {
+        let Pending::Answer(shape) = self.pending else {
+            debug_assert!(false, "nothing was asked");
+            return;
+        };
+        self.pending = Pending::Nothing;
+        self.put(shape, &answer);
+    }
+
+    fn is_output_full(&self) -> bool {
+        self.output.len() >= self.caller.facts.limits.output_bytes_max
+    }
+
+    /// Replies with what a write came to, as far as the output has room.
+    fn tell(&mut self) {
+        let Some(mut told) = self.untold.take() else {
+            return;
+        };
+        let on_line = self.caller.profile.protocol == Protocol::Line;
+        let limits = &self.caller.facts.limits;
+        while self.output.len() < limits.output_bytes_max {
+            // Only a line repeats the key, so only then it is worth looking at the command again.
+            let next = if on_line {
+                self.run.next_command().map(|(command, shape)| (Some(command), shape))
+            } else {
+                self.run.next_shape().map(|shape| (None, shape))
+            };
+            let Some((command, shape)) = next else {
+                break;
+            };
+            let reply = match (told.outcomes.next(), command) {
+                (Some(Outcome::Done), Some(Command::Set { key, .. })) if shape == Shape::Stored => {
+                    line::write_stored(&mut self.output, key, told.leader);
+                    continue;
+                }
+                (Some(outcome), _) => shape.reply(outcome, limits.reply_bytes_max),
+                (None, _) => {
+                    debug_assert!(false, "fewer outcomes than commands");
+                    Reply::Unserved(Unknown::ResultLost.into())
+                }
+            };
+            put(&mut self.output, self.caller.profile.protocol, shape, &reply);
+        }
+        if !self.run.finish() {
+            self.untold = Some(told);
+        }
+    }
+
+    /// Replies to each command of the run that it was not served.
+    fn refuse(&mut self, unserved: Unserved) {
+        let reply = Reply::Unserved(unserved);
+        while let Some(shape) = self.run.next_shape() {
+            self.put(shape, &reply);
+        }
+        self.run.finish();
+    }
+
+    /// Hands the run out; without one there is nothing to do but wait.
+    fn launch(&mut self) -> Work {
+        if self.run.is_empty() {
+            Work::Wait
+        } else if self.run.writes() {
+            self.pending = Pending::Write;
+            let keep = self.caller.profile.protocol == Protocol::Line;
+            Work::Write { commands: self.run.batch(keep) }
+        } else {
+            self.pending = Pending::Read;
+            Work::Read
+        }
+    }
+
+    /// Deals with the request at the front of the input.
+    fn step(&mut self) -> Step {
+        let len = match self.frame() {
+            Ok(Some(len)) => len,
+            Ok(None) => return Step::Stop,
+            Err(_) if !self.run.is_empty() => return Step::Stop,
+            Err(last_words) => {
+                if let Some(reply) = last_words {
+                    self.put(Shape::Plain, &reply);
+                }
+                self.caller.closing = true;
+                return Step::Done;
+            }
+        };
+        if self.words.is_empty() {
+            self.consume(len);
+            return Step::Done;
+        }
+        self.execute(len)
+    }
+
+    /// Finds the request at the front of the input: its length if it is complete, with its words in
+    /// `words`. An error ends the connection; it may hold a reply to end it with.
+    fn frame(&mut self) -> Result<Option<usize>, Option<Reply>> {
+        let unread = self.input.unread();
+        if self.caller.profile.protocol == Protocol::Undecided {
+            match unread {
+                [] => return Ok(None),
+                [b'\r' | b'\n', ..] => return Ok(Some(1)),
+                [b'*', ..] => self.caller.speak(Protocol::Resp2),
+                _ => self.caller.speak(Protocol::Line),
+            }
+        }
+        if self.caller.profile.protocol == Protocol::Line {
+            let bytes_max = self.caller.facts.limits.line_bytes_max;
+            return self.lines.poll(unread, &mut self.words, bytes_max).map_err(|why| match why {
+                Refused::TooLong => {
+                    Some(Reply::error("ERR Protocol error: too big inline request"))
+                }
+                Refused::Http => None,
+            });
+        }
+        let bounds = self.caller.bounds();
+        self.parser
+            .poll(unread, &mut self.words, &bounds)
+            .map_err(|text| Some(Reply::error(format!("ERR Protocol error: {text}"))))
+    }
+
+    /// Does what the words say, or adds it to the run. What cannot join the run stays where it is
+    /// until the run is answered.
+    fn execute(&mut self, len: usize) -> Step {
+        let args = Args::new(self.input.unread(), &self.words);
+        let row = match self.caller.admit(args) {
+            Ok(row) => row,
+            Err(reply) => return self.settle(len, None, Err(reply)),
+        };
+        match row.does {
+            Does::Session(_) if !self.run.is_empty() => Step::Stop,
+            Does::Session(act) => {
+                let answer = act(args, &mut self.caller);
+                self.settle(len, Some(row), answer)
+            }
+            Does::Store(parse) => match parse(args) {
+                Ok(order) => {
+                    if !self.run.push(&order, len, &self.caller.facts.limits) {
+                        return Step::Stop;
+                    }
+                    self.caller.count(row);
+                    self.consume(len);
+                    Step::Done
+                }
+                Err(reply) => self.settle(len, Some(row), Err(reply)),
+            },
+        }
+    }
+
+    /// Answers the request at the front of the input, unless there is a run before it.
+    fn settle(
+        &mut self,
+        len: usize,
+        row: Option<&'static Row>,
+        answer: Result<Answer, Reply>,
+    ) -> Step {
+        if !self.run.is_empty() {
+            return Step::Stop;
+        }
+        if let Some(row) = row {
+            self.caller.count(row);
+        }
+        self.consume(len);
+        match answer {
+            Ok(Answer::Now(reply)) | Err(reply) => {
+                self.put(Shape::Plain, &reply);
+                Step::Done
+            }
+            Ok(Answer::Ask(question, shape)) => {
+                self.pending = Pending::Answer(shape);
+                Step::Ask(question)
+            }
+        }
+    }
+
+    /// Drops the request at the front of the input.
+    fn consume(&mut self, len: usize) {
+        self.input.consume(len);
+        self.words.clear();
+        match self.caller.profile.protocol {
+            Protocol::Undecided => {}
+            Protocol::Line => self.lines.reset(),
+            Protocol::Resp2 | Protocol::Resp3 => self.parser.reset(),
+        }
+    }
+
+    /// Appends a reply to the output.
+    fn put(&mut self, shape: Shape, reply: &Reply) {
+        put(&mut self.output, self.caller.profile.protocol, shape, reply);
+    }
+}
+
+/// Appends `reply` as `protocol` has it.
+fn put(out: &mut Vec<u8>, protocol: Protocol, shape: Shape, reply: &Reply) {
+    match protocol {
+        Protocol::Line => line::write(out, shape, reply),
+        Protocol::Resp3 => resp::write(out, reply, true),
+        Protocol::Undecided | Protocol::Resp2 => resp::write(out, reply, false),
+    }
+}

@@ -1,0 +1,315 @@
+//! What must hold, whatever happens. The oracle sees all nodes at once and remembers what no node
+//! remembers: who led, what was committed, who voted for whom, what was applied and executed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Sabotage;
+use super::cluster::World;
+use super::process::Process;
+use super::trace::{mix, mix_bytes};
+use crate::replica::{Apply, Envelope, Message, Record, Standing};
+use crate::store::Applied;
+use crate::types::{Entry, Index, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term};
+
+/// A committed entry.
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    term: Term,
+    hash: u64,
+    /// The term in which somebody first knew that it is committed.
+    since: Term,
+    /// The digest of everything applied up to it, once somebody has applied it.
+    digest: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Oracle {
+    majority: usize,
+    leaders: BTreeMap<Term, NodeId>,
+    votes: HashMap<(NodeId, Term), NodeId>,
+    /// Of each entry that ever was in a log: its hash, and the term before it.
+    entries: HashMap<(Index, Term), (u64, Term)>,
+    /// From index 1 on.
+    committed: Vec<Committed>,
+    executed: HashMap<RequestId, Index>,
+    images: BTreeMap<Index, u64>,
+    /// How many images were put in place of a store.
+    pub restored: u64,
+}
+
+impl Oracle {
+    pub fn new(size: usize) -> Oracle {
+        Oracle {
+            majority: size / 2 + 1,
+            leaders: BTreeMap::new(),
+            votes: HashMap::new(),
+            entries: HashMap::new(),
+            committed: Vec::new(),
+            executed: HashMap::new(),
+            images: BTreeMap::new(),
+            restored: 0,
+        }
+    }
+
+    /// How many entries are committed.
+    pub fn commits(&self) -> u64 {
+        self.committed.len() as u64
+    }
+
+    /// How many terms had a leader.
+    pub fn terms_led(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    /// How many images of different indexes were taken.
+    pub fn images(&self) -> u64 {
+        self.images.len() as u64
+    }
+
+    fn committed(&self, index: Index) -> Option<&Committed> {
+        self.committed.get(usize::try_from(index.checked_sub(1)?).ok()?)
+    }
+}
+
+impl World {
+    /// A vote that leaves its node must be that node's only one in its term, in all its lives.
+    pub fn check_vote(&mut self, envelope: &Envelope) {
+        let vote = match &envelope.message {
+            Message::Vote(request) if !request.pre => envelope.from,
+            Message::VoteReply(reply) if !reply.pre && reply.granted => envelope.to,
+            _ => return,
+        };
+        let (voter, term) = (envelope.from, envelope.term);
+        let first = *self.oracle.votes.entry((voter, term)).or_insert(vote);
+        if first != vote {
+            let how = format!("{voter} voted in term {term} for {first}, then for {vote}");
+            self.fail("a node votes once in a term", how);
+        }
+    }
+
+    /// Log matching: an index and a term name one entry with one past, everywhere.
+    pub fn check_records(&mut self, node: usize, records: &[Record]) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let (mut broken, mut told) = (None, None);
+        for record in records {
+            if let Record::Hard(hard) = record {
+                told = (hard.term < process.view.hard.term).then_some(hard.term);
+            }
+            if let Err(how) = process.view.apply(record) {
+                broken.get_or_insert(("records make sense", how));
+                break;
+            }
+            let Record::Entry(entry) = record else { continue };
+            let before = process.view.term_at(entry.index - 1).unwrap_or(0);
+            let seen = (hash(entry), before);
+            let key = (entry.index, entry.term);
+            if *self.oracle.entries.entry(key).or_insert(seen) != seen {
+                broken.get_or_insert(("log matching", format!("{entry:?} after term {before}")));
+            }
+        }
+        if let Some(term) = told {
+            broken.get_or_insert(("a term never falls", format!("to {term}")));
+        }
+        if let Some((invariant, how)) = broken {
+            self.fail(invariant, format!("#{node}: {how}"));
+        }
+    }
+
+    /// What is handed to apply is committed: the same everywhere, for ever, and durable on a
+    /// majority when it is first known.
+    pub fn check_apply(&mut self, node: usize, apply: &Apply) {
+        match apply {
+            Apply::Entries(entries) => {
+                entries.iter().for_each(|entry| self.check_committed(node, entry));
+            }
+            Apply::Restore(meta) => {
+                let known = self.oracle.committed(meta.index).map(|known| known.term);
+                if known != Some(meta.term) {
+                    let how = format!("#{node} restores {meta:?}, committed is {known:?}");
+                    self.fail("an image holds only what is committed", how);
+                }
+                self.oracle.restored += 1;
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.handed = meta.index;
+                }
+            }
+            Apply::Snapshot(_) => {}
+        }
+    }
+
+    fn check_committed(&mut self, node: usize, entry: &Entry) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let (index, term, since) = (entry.index, entry.term, process.view.hard.term);
+        if index != process.handed + 1 {
+            let how = format!("#{node}: {index} after {}", process.handed);
+            return self.fail("entries are applied in order", how);
+        }
+        process.handed = index;
+        let (is, hash) = (self.oracle.committed(index).copied(), hash(entry));
+        let Some(known) = is else {
+            self.oracle.committed.push(Committed { term, hash, since, digest: None });
+            return self.check_majority(index, term);
+        };
+        if (known.term, known.hash) != (term, hash) {
+            let how = format!("{index} was committed in term {}, #{node} has {entry:?}", known.term);
+            self.fail("what is committed never changes", how);
+        }
+    }
+
+    fn check_majority(&mut self, index: Index, term: Term) {
+        let holds = |node: &&super::cluster::Node| {
+            node.disk.synced.holds(index, term)
+                || node.ghosts.iter().any(|ghost| ghost.holds(index, term))
+        };
+        let holders = self.nodes.iter().filter(holds).count();
+        if holders < self.oracle.majority {
+            let how = format!("entry {index} of term {term} is on {holders} disks");
+            self.fail("what is committed is durable on a majority", how);
+        }
+    }
+
+    /// After each step of a replica.
+    pub fn check_step(&mut self, node: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let status = process.replica.status();
+        let leads = process.replica.is_leader();
+        let began = leads && !std::mem::replace(&mut process.led, leads);
+        process.led = leads;
+        let before = std::mem::replace(&mut process.reached, (status.term, status.commit));
+        let text = || format!("#{node}: {status:?}");
+        let waiting = process.waiting.len();
+        let broken = if status.term < before.0 || status.commit < before.1 {
+            Some("term and commit never fall")
+        } else if status.commit != process.handed {
+            Some("all that is committed is applied")
+        } else if status.pending.0 > waiting {
+            Some("only what is waited for is pending")
+        } else if (status.term, status.last) != (process.view.hard.term, process.view.last_index()) {
+            Some("all that is decided is written")
+        } else {
+            None
+        };
+        let voter = matches!(process.view.hard.standing, Standing::Voter { .. });
+        let failure = broken.map(|invariant| (invariant, text()));
+        if voter {
+            self.nodes[node].founded = true;
+            self.nodes[node].ghosts.clear();
+        }
+        if let Some((invariant, how)) = failure {
+            self.fail(invariant, how);
+        }
+        if leads {
+            self.check_leader(node, status.term, began);
+        }
+    }
+
+    fn check_leader(&mut self, node: usize, term: Term, began: bool) {
+        let id = self.nodes[node].id;
+        let first = *self.oracle.leaders.entry(term).or_insert(id);
+        if first != id {
+            let how = format!("{first} and {id} lead term {term}");
+            return self.fail("a term has one leader", how);
+        }
+        let Some(process) = self.nodes[node].process.as_ref().filter(|_| began) else { return };
+        let view = &process.view;
+        let missing = self.oracle.committed.iter().zip(1..).find(|(known, index)| {
+            known.since < term && !view.holds(*index, known.term)
+        });
+        if let Some((known, index)) = missing {
+            let how = format!("{id} leads term {term} without entry {index} of {}", known.term);
+            self.fail("a leader holds all that is committed", how);
+        }
+    }
+
+    /// The store of one node applies one entry.
+    pub fn apply_entry(&mut self, node: usize, entry: &Entry) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let renamed = renamed(self.sabotage, entry);
+        let applied = match process.writer.apply(renamed.as_ref().unwrap_or(entry), true) {
+            Ok(applied) => applied,
+            Err(error) => return self.fail("committed entries can be applied", error.to_string()),
+        };
+        process.digest = Process::digest(process.digest, entry, hash_applied(&applied));
+        let digest = process.digest;
+        self.check_digest(node, entry.index, digest);
+        let Payload::Batch(proposal) = &entry.payload else { return };
+        let waiting = self.nodes[node].process.as_mut();
+        let operation = waiting.and_then(|process| process.waiting.remove(&proposal.id));
+        match (applied, operation) {
+            (Applied::Done(outcomes), operation) => {
+                self.check_executed(proposal.id, entry.index);
+                if let Some(operation) = operation {
+                    self.applied(operation, &outcomes);
+                }
+            }
+            (Applied::Duplicate | Applied::Stale, Some(operation)) => {
+                let how = format!("request {operation}, {:?} at {}", proposal.id, entry.index);
+                self.fail("the first copy of a request is answered", how);
+            }
+            _ => {}
+        }
+    }
+
+    fn check_digest(&mut self, node: usize, index: Index, digest: u64) {
+        let at = (index as usize).wrapping_sub(1);
+        let Some(known) = self.oracle.committed.get_mut(at) else {
+            return self.fail("only what is committed is applied", format!("{index}"));
+        };
+        if *known.digest.get_or_insert(digest) != digest {
+            self.fail("equal logs give equal states", format!("#{node} differs at {index}"));
+        }
+    }
+
+    fn check_executed(&mut self, id: RequestId, index: Index) {
+        let first = *self.oracle.executed.entry(id).or_insert(index);
+        if first != index {
+            let how = format!("{id:?} at {first} and at {index}");
+            self.fail("a request is executed once", how);
+        }
+    }
+
+    /// Images of one index are equal byte for byte.
+    pub fn check_image(&mut self, meta: SnapshotMeta, bytes: &[u8]) {
+        let hash = mix_bytes(0, bytes);
+        if *self.oracle.images.entry(meta.index).or_insert(hash) != hash {
+            self.fail("equal states have equal images", format!("{meta:?}"));
+        }
+    }
+}
+
+/// With the sabotage [`Sabotage::ExecutedTwice`], every copy of a request has a name of its own.
+fn renamed(sabotage: Option<Sabotage>, entry: &Entry) -> Option<Entry> {
+    let mut renamed = entry.clone();
+    let Payload::Batch(proposal) = &mut renamed.payload else { return None };
+    proposal.id.node.0 += 10_000 + entry.index as u32;
+    proposal.floor = 0;
+    (sabotage == Some(Sabotage::ExecutedTwice)).then_some(renamed)
+}
+
+fn hash(entry: &Entry) -> u64 {
+    let start = mix(entry.index, entry.term);
+    match &entry.payload {
+        Payload::Noop => start,
+        Payload::Batch(proposal) => {
+            let id = proposal.id;
+            let numbers = [u64::from(id.node.0), id.boot, id.seq, proposal.floor];
+            mix_bytes(numbers.into_iter().fold(start, mix), &proposal.commands)
+        }
+    }
+}
+
+fn hash_applied(applied: &Applied) -> u64 {
+    match applied {
+        Applied::Nothing => 1,
+        Applied::Duplicate => 2,
+        Applied::Stale => 3,
+        Applied::Done(outcomes) => outcomes.iter().fold(4, |hash, outcome| match outcome {
+            Outcome::Done => mix(hash, 1),
+            Outcome::Nil => mix(hash, 2),
+            Outcome::Integer(number) => mix(mix(hash, 3), number.cast_unsigned()),
+            Outcome::Value(value) => mix_bytes(mix(hash, 4), value),
+            _ => mix(hash, 5),
+        }),
+    }
+}

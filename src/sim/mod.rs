@@ -1,0 +1,155 @@
+//! # The simulator: a cluster in one thread, under virtual time
+//!
+//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes whose replicas, failure detectors and stores are the
+//! real ones, and whose clocks, disks, links, threads and clients are not. One number, the seed,
+//! decides everything: the size, all timings, which faults strike, when, and what clients ask. The
+//! same seed gives the same run, event for event, which [`Report::trace_hash`] proves.
+//!
+//! A run has three acts. **Trouble**: clients work while faults strike. **Calm**: everything is healed
+//! and restarted, and now things must go well: the node with the highest id comes to lead, every
+//! request gets an answer, each node serves a fresh write and a fresh read, and all nodes hold the
+//! same state. **Judgement**: the history that the clients saw must be linearizable.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`cluster`] | nodes, the queue of events, virtual time |
+//! | [`process`] | what a node's threads do around its replica, in the order that effects ask for |
+//! | [`network`] | links, connections, messages that are late, lost, doubled, out of order |
+//! | [`disk`] | batches with a durable mark, images, what a crash leaves |
+//! | [`faults`] | the swarm of faults, and the world that a seed draws |
+//! | [`workload`] | clients, and the history of what they asked and saw |
+//! | [`invariants`] | what is checked after each step |
+//! | [`linearizability`] | the checker of histories |
+//! | [`ending`] | calm and judgement |
+//! | [`trace`] | what happened, as a hash and as lines |
+//!
+//! **Checked at each step**: a term has one leader; log matching; a leader holds all that was committed
+//! before its term; what is committed never changes and is durable on a majority when it is first
+//! known; a node votes once in a term, whatever it forgot; terms and commits never fall; equal logs
+//! give equal states and equal images; a request is executed once and ends once; nothing is pending
+//! that nobody waits for; the replica's own check.
+//!
+//! **Modelled**: message delay, loss, doubling, reordering; connections that break, are refused and
+//! come again; partitions of all shapes; power loss that keeps any prefix of what was written and not
+//! synced; lost directories, of a minority; SIGSTOP; slow and stalled disks, full ones (there is
+//! always room for what the replica itself must write); images taken, sent, failing; clean stops.
+//!
+//! **Not modelled**: damage to bytes (checksums find it, see `wal`, `wire` and the images' own tests);
+//! the bytes of the log on disk; clocks of different speed; locks and real threads.
+//!
+//! **Does it find anything?** [`Sabotage`] breaks one promise around the replica at a time; tests see
+//! to it that each is found.
+
+mod cluster;
+mod disk;
+mod ending;
+mod faults;
+mod invariants;
+pub mod linearizability;
+mod network;
+mod process;
+mod sabotage;
+mod trace;
+mod workload;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use sabotage::Sabotage;
+
+use crate::rng::Rng;
+use cluster::World;
+use faults::Plan;
+use trace::Trace;
+
+/// What a run is like, beside what its seed decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long faults strike, in virtual time.
+    pub trouble: Duration,
+    /// A promise that is broken on purpose.
+    pub sabotage: Option<Sabotage>,
+    /// How many lines of trace a violation shows.
+    pub tail_lines: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { trouble: Duration::from_secs(6), sabotage: None, tail_lines: 200 }
+    }
+}
+
+/// What a good run came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Equal for equal runs.
+    pub trace_hash: u64,
+    /// Members of the cluster.
+    pub nodes: usize,
+    /// Events that happened.
+    pub events: u64,
+    /// Entries committed.
+    pub commits: u64,
+    /// Terms that had a leader.
+    pub terms_led: u64,
+    /// Snapshots taken, counted once for all nodes.
+    pub snapshots: u64,
+    /// Snapshots of a peer put in the place of a store.
+    pub restored: u64,
+    /// Requests of clients.
+    pub requests: u64,
+    /// Requests that ended with their results.
+    pub answered: u64,
+    /// Keys whose history was too tangled to be judged within the budget.
+    pub undecided: u64,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Replays the run.
+    pub seed: u64,
+    /// When, in microseconds of virtual time.
+    pub at_micros: u64,
+    /// What should have held.
+    pub invariant: &'static str,
+    /// What was found instead.
+    pub how: String,
+    /// The last lines of the trace.
+    pub tail: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.tail {
+            writeln!(f, "{line}")?;
+        }
+        let Violation { seed, at_micros, invariant, how, .. } = self;
+        let at_ms = *at_micros as f64 / 1000.0;
+        write!(f, "seed {seed}, {at_ms:.3} ms: broken: {invariant}\n  {how}")
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Runs the world of `seed`. A violation comes with the tail of its trace: the run is repeated for it.
+pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
+    attempt(seed, options, 0).or_else(|_| attempt(seed, options, options.tail_lines))
+}
+
+fn attempt(seed: u64, options: &Options, lines: usize) -> Result<Report, Box<Violation>> {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::draw(&mut rng, options.trouble);
+    let mut world = World::new(rng, plan, Trace::new(lines), options.sabotage);
+    let report = world.live();
+    match world.failure {
+        None => Ok(Report { trace_hash: world.trace.hash(), ..report }),
+        Some((invariant, how)) => Err(Box::new(Violation {
+            seed,
+            at_micros: world.now.0,
+            invariant,
+            how: format!("{how}\n  {:?}", world.plan),
+            tail: world.trace.into_lines(),
+        })),
+    }
+}

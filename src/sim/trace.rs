@@ -1,0 +1,64 @@
+//! What happened, as a hash of everything and as the last lines of text.
+//!
+//! Text costs time, so a run makes none. A run that fails is run again with the same seed, and keeps
+//! its last lines: a seed replays exactly, which the hash proves.
+
+use std::collections::VecDeque;
+
+use crate::clock::Now;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Trace {
+    hash: u64,
+    /// How many lines are kept; 0: none are made.
+    keep: usize,
+    lines: VecDeque<String>,
+}
+
+impl Trace {
+    /// A trace that keeps the last `keep` lines.
+    pub fn new(keep: usize) -> Trace {
+        Trace { hash: 0xcbf2_9ce4_8422_2325, keep, lines: VecDeque::new() }
+    }
+
+    /// Notes that something happened. `what` names it in numbers, `text` in words.
+    pub fn note(&mut self, now: Now, what: [u64; 3], text: impl FnOnce() -> String) {
+        for number in [now.0, what[0], what[1], what[2]] {
+            self.hash = mix(self.hash, number);
+        }
+        if self.keep > 0 {
+            if self.lines.len() == self.keep {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(format!("{:>10.3} ms  {}", now.0 as f64 / 1000.0, text()));
+        }
+    }
+
+    /// Equal for equal runs.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The kept lines.
+    pub fn into_lines(self) -> Vec<String> {
+        self.lines.into()
+    }
+}
+
+/// Folds a number into a hash that is the same on every platform and for ever.
+pub fn mix(hash: u64, number: u64) -> u64 {
+    let mut z = (hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z ^= z >> 32;
+    z.wrapping_mul(0xd6e8_feb8_6659_fd93)
+}
+
+/// Folds bytes into such a hash.
+pub fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    words.fold(mix(hash, bytes.len() as u64), mix)
+}

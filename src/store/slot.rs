@@ -1,0 +1,114 @@
+//! Which slot a key belongs to: Redis Cluster's rule, so that clients, proxies and people who know
+//! `CLUSTER KEYSLOT` find nothing new. CRC16/XMODEM of the key, or of its hash tag, modulo 16384
+//! (Redis Cluster specification, "Key distribution model" and "Hash tags").
+//!
+//! Also the order in which the slots of a command with many keys are locked.
+
+/// How many slots the key space is cut into.
+pub const SLOTS: usize = 16_384;
+
+/// The slot of `key`, below [`SLOTS`]. Keys with the same hash tag share a slot: if a `{` is
+/// followed by a `}` with at least one byte between, only the bytes between the first `{` and the
+/// first `}` after it count.
+pub fn slot_of(key: &[u8]) -> usize {
+    usize::from(crc16(hash_tag(key).unwrap_or(key))) % SLOTS
+}
+
+fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+    let open = key.iter().position(|&byte| byte == b'{')?;
+    let inside = &key[open + 1..];
+    let close = inside.iter().position(|&byte| byte == b'}')?;
+    (close > 0).then(|| &inside[..close])
+}
+
+/// CRC16/XMODEM: polynomial 0x1021, start 0, most significant bit first, no final xor.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, &byte| {
+        let [high, low] = crc.to_be_bytes();
+        u16::from_be_bytes([low, 0]) ^ CRC16[usize::from(high ^ byte)]
+    })
+}
+
+const CRC16: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 != 0 { crc << 1 ^ 0x1021 } else { crc << 1 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+/// The slots of several keys in the one order in which they may be locked, and the way back from a
+/// key to its slot's lock.
+pub(super) struct LockOrder {
+    /// The slots, ascending, each once. Ascending so that no two threads can wait for each other;
+    /// once because a thread that takes a read lock twice waits for itself as soon as a writer
+    /// queues up between.
+    pub slots: Vec<usize>,
+    /// For each key the position of its slot in `slots`.
+    pub places: Vec<usize>,
+}
+
+impl LockOrder {
+    pub fn of<'k>(keys: impl Iterator<Item = &'k [u8]>) -> LockOrder {
+        let slots_of_keys: Vec<usize> = keys.map(slot_of).collect();
+        let mut slots = slots_of_keys.clone();
+        slots.sort_unstable();
+        slots.dedup();
+        let place = |slot| slots.binary_search(slot).expect("every key's slot was put in above");
+        let places = slots_of_keys.iter().map(place).collect();
+        LockOrder { slots, places }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_crc16_xmodem() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(crc16(b""), 0);
+    }
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        assert_eq!(slot_of(b""), 0);
+        assert_eq!(slot_of(b"foo"), 12_182);
+        assert_eq!(slot_of(b"bar"), 5_061);
+        assert_eq!(slot_of(b"hello"), 866);
+        assert_eq!(slot_of(b"somekey"), 11_058);
+        assert_eq!(slot_of(b"123456789"), 0x31c3);
+    }
+
+    #[test]
+    fn keys_with_the_same_tag_share_a_slot() {
+        assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"{user1000}.followers"));
+        assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
+        assert_eq!(slot_of(b"foo{hash_tag}"), 2_515);
+    }
+
+    #[test]
+    fn only_the_first_tag_counts_and_only_if_it_is_not_empty() {
+        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
+        assert_eq!(slot_of(b"foo{bar}{zap}"), slot_of(b"bar"));
+        assert_eq!(hash_tag(b"foo{}{bar}"), None);
+        assert_eq!(hash_tag(b"}foo{bar"), None);
+        assert_eq!(hash_tag(b"{"), None);
+    }
+
+    #[test]
+    fn locks_are_ordered_and_each_slot_comes_once() {
+        let keys: [&[u8]; 4] = [b"foo", b"bar", b"{foo}x", b"hello"];
+        let order = LockOrder::of(keys.into_iter());
+        assert_eq!(order.slots, [866, 5_061, 12_182]);
+        assert_eq!(order.places, [2, 1, 2, 0]);
+    }
+}

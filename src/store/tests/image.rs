@@ -1,0 +1,251 @@
+//! The byte form of images: there and back, and no damage goes unseen.
+
+use std::io::{self, Read};
+
+use proptest::prelude::*;
+
+use super::super::{Image, ImageError};
+use super::*;
+use crate::types::SnapshotMeta;
+
+fn bytes_of(image: &Image) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let len = image.write(&mut bytes).unwrap();
+    assert_eq!(len, bytes.len() as u64);
+    bytes
+}
+
+fn filled(pairs: &[(Vec<u8>, Vec<u8>)]) -> Writer {
+    let mut writer = Writer::new();
+    for (key, value) in pairs {
+        apply(&mut writer, set(key, value));
+    }
+    writer
+}
+
+fn small() -> Vec<u8> {
+    let pairs: Vec<_> = (0..5_u8).map(|i| (vec![b'k', i], vec![i; usize::from(i)])).collect();
+    bytes_of(&filled(&pairs).image())
+}
+
+/// Gives one byte at a time, as a slow pipe might.
+struct Trickle<'a>(&'a [u8]);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = out.len().min(1);
+        self.0.read(&mut out[..len])
+    }
+}
+
+#[test]
+fn an_empty_store_has_an_image_too() {
+    let writer = Writer::new();
+    let image = Image::read(&mut &bytes_of(&writer.image())[..]).unwrap();
+    assert_eq!(image.meta(), SnapshotMeta::default());
+    assert_eq!(image.stats().keys, 0);
+}
+
+#[test]
+fn an_image_is_not_touched_by_later_writes() {
+    let mut writer = filled(&[(b"a".into(), b"1".into()), (b"b".into(), b"2".into())]);
+    let image = writer.image();
+    let before = bytes_of(&image);
+    for command in [
+        set(b"a", b"other"),
+        set(b"new", b"new"),
+        Command::Append { key: b"b", value: b"2" },
+        Command::Increment { key: b"b", by: 1 },
+        Command::Delete { keys: vec![b"b"] },
+        Command::Clear,
+    ] {
+        apply(&mut writer, command);
+        assert_eq!(bytes_of(&image), before);
+    }
+    writer.restore(image);
+    assert_eq!(bytes_of(&writer.image()), before);
+    assert_eq!(writer.store().read(&Command::Get { key: b"b" }), Outcome::Value((*b"2").into()));
+}
+
+#[test]
+fn a_restored_store_goes_on_where_the_image_ended() {
+    let mut writer = filled(&[(b"n".into(), b"1".into())]);
+    let duplicate = entry(&Writer::new(), &[set(b"n", b"1")]);
+    let mut restored = Writer::new();
+    let store = restored.store();
+    restored.restore(Image::read(&mut &bytes_of(&writer.image())[..]).unwrap());
+    assert_eq!(restored.applied(), SnapshotMeta { index: 1, term: 1 });
+    assert_eq!((store.applied(), store.stats()), (1, writer.store().stats()));
+
+    let again = Entry { index: 2, ..duplicate };
+    assert_eq!(restored.apply(&again, true), Ok(Applied::Duplicate));
+    assert_eq!(writer.apply(&again, true), Ok(Applied::Duplicate));
+    assert_eq!(apply(&mut restored, Command::Increment { key: b"n", by: 1 }), Outcome::Integer(2));
+}
+
+#[test]
+fn every_flipped_byte_is_found() {
+    let sound = small();
+    for at in 0..sound.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bytes = sound.clone();
+            bytes[at] ^= flip;
+            let error = Image::read(&mut &bytes[..]).expect_err("a damaged image was taken");
+            match error {
+                ImageError::NewerFormat(_) => assert_eq!(at, 8),
+                ImageError::Corrupt { .. } => {}
+                ImageError::Io(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_missing_tail_is_found_and_so_is_one_byte_too_many() {
+    let mut bytes = small();
+    for len in 0..bytes.len() {
+        let error = Image::read(&mut &bytes[..len]).expect_err("half an image was taken");
+        assert!(matches!(error, ImageError::Corrupt { .. }));
+    }
+    bytes.push(0);
+    let error = Image::read(&mut &bytes[..]).expect_err("more than an image was taken");
+    let ImageError::Corrupt { offset, .. } = error else { panic!("{error}") };
+    assert_eq!(offset, bytes.len() as u64 - 1);
+}
+
+/// Where each section of an image starts, by its own length fields; the end of the last one too.
+fn section_starts(bytes: &[u8]) -> Vec<usize> {
+    let mut starts = vec![33];
+    while let Some(&start) = starts.last()
+        && start < bytes.len()
+    {
+        let len = u32::from_le_bytes(bytes[start + 1..start + 5].try_into().unwrap());
+        starts.push(start + 13 + len as usize);
+    }
+    starts
+}
+
+#[test]
+fn sections_that_are_missing_doubled_or_swapped_are_found() {
+    let pairs: Vec<_> = (0..9_u8).map(|i| (vec![b'k', i], vec![i; 100_000])).collect();
+    let bytes = bytes_of(&filled(&pairs).image());
+    let starts = section_starts(&bytes);
+    let sections: Vec<&[u8]> = starts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect();
+    assert_eq!(sections.len(), 7, "requests, two records a section, end");
+    assert!(sections.iter().all(|section| section.len() <= 13 + (256 << 10)));
+
+    let rebuilt = |order: &[usize]| {
+        let parts = order.iter().map(|&number| sections[number]);
+        let whole: Vec<u8> = [&bytes[..33]].into_iter().chain(parts).flatten().copied().collect();
+        Image::read(&mut &whole[..])
+    };
+    assert!(rebuilt(&[0, 1, 2, 3, 4, 5, 6]).is_ok());
+    for order in [
+        &[0, 1, 2, 4, 5, 6][..],
+        &[0, 1, 2, 2, 3, 4, 5, 6],
+        &[0, 2, 1, 3, 4, 5, 6],
+        &[1, 2, 3, 4, 5, 6],
+        &[0, 0, 1, 2, 3, 4, 5, 6],
+        &[0, 6],
+        &[6],
+        &[],
+    ] {
+        assert!(matches!(rebuilt(order), Err(ImageError::Corrupt { .. })), "{order:?}");
+    }
+}
+
+#[test]
+fn a_record_longer_than_a_section_is_carried() {
+    let pairs = [
+        (b"a".to_vec(), vec![1; 10]),
+        (vec![b'k'; 300_000], b"long key".to_vec()),
+        (b"long value".to_vec(), vec![7; 3 << 20]),
+    ];
+    let bytes = bytes_of(&filled(&pairs).image());
+    let image = Image::read(&mut &bytes[..]).unwrap();
+    assert_eq!(bytes_of(&image), bytes);
+}
+
+#[test]
+fn a_long_length_with_nothing_behind_it_allocates_little() {
+    let mut bytes = small()[..33].to_vec();
+    let mut head = vec![2, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    head.extend(crc32fast::hash(&head).to_le_bytes());
+    bytes.extend(head);
+    let error = Image::read(&mut &bytes[..]).expect_err("there is no such section");
+    assert!(error.to_string().contains("cut off"), "{error}");
+}
+
+#[test]
+fn a_failing_source_is_not_called_damage() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the disk is on fire"))
+        }
+    }
+    let bytes = small();
+    for len in [0, 33, 40, bytes.len()] {
+        let error = Image::read(&mut (&bytes[..len]).chain(Broken)).unwrap_err();
+        assert!(matches!(error, ImageError::Io(_)), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn images_come_back_as_they_were(
+        pairs in prop::collection::vec(
+            (prop::collection::vec(any::<u8>(), 0..6), prop::collection::vec(any::<u8>(), 0..40)),
+            0..60,
+        ),
+    ) {
+        let writer = filled(&pairs);
+        let bytes = bytes_of(&writer.image());
+        let image = Image::read(&mut Trickle(&bytes)).unwrap();
+        prop_assert_eq!(image.meta(), writer.applied());
+        prop_assert_eq!(image.requests(), writer.requests());
+        prop_assert_eq!(image.stats(), writer.store().stats());
+        prop_assert_eq!(bytes_of(&image), bytes);
+        let mut restored = Writer::new();
+        restored.restore(image);
+        for (key, _) in &pairs {
+            let command = Command::Get { key };
+            prop_assert_eq!(restored.store().read(&command), writer.store().read(&command));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_refused_without_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..200), keep in 0..400_usize,
+    ) {
+        let mut mixed = small();
+        mixed.truncate(keep);
+        if !bytes.is_empty() {
+            mixed.extend(&bytes);
+            prop_assert!(Image::read(&mut &mixed[..]).is_err());
+        }
+    }
+
+    /// With checksums made right, so that the fields behind them are met.
+    #[test]
+    fn sections_of_arbitrary_bytes_never_panic(
+        sections in prop::collection::vec(
+            (0..4_u8, prop::collection::vec(prop_oneof![Just(0), Just(1), any::<u8>()], 0..60)),
+            0..4,
+        ),
+    ) {
+        let mut bytes = small()[..33].to_vec();
+        let requests = (1, vec![0, 0, 0, 0]);
+        for (kind, content) in [requests].iter().chain(&sections) {
+            let mut head = vec![*kind];
+            head.extend((content.len() as u32).to_le_bytes());
+            head.extend(crc32fast::hash(content).to_le_bytes());
+            head.extend(crc32fast::hash(&head).to_le_bytes());
+            bytes.extend(head);
+            bytes.extend(content);
+        }
+        if let Ok(image) = Image::read(&mut &bytes[..]) {
+            prop_assert_eq!(bytes_of(&image), bytes);
+        }
+    }
+}

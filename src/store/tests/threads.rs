@@ -1,0 +1,130 @@
+//! Readers beside the writer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::*;
+use crate::store::slot::slot_of;
+
+const A: &[u8] = b"a";
+const B: &[u8] = b"b";
+
+/// Runs `reader` on two threads again and again while `writer` works, and once more after it.
+fn beside(reader: impl Fn() + Sync, writer: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    reader();
+                }
+                reader();
+            });
+        }
+        writer();
+        done.store(true, Ordering::Release);
+    });
+}
+
+fn number(value: Option<&[u8]>) -> u64 {
+    value.map_or(0, |value| str::from_utf8(value).unwrap().parse().unwrap())
+}
+
+#[test]
+fn a_write_of_several_keys_is_never_seen_half_done() {
+    // Writes name them against the order of the slots, which readers lock in: the likeliest way to
+    // be seen if each key were locked by itself.
+    assert!(slot_of(A) > slot_of(B));
+    let mut writer = Writer::new();
+    let store = writer.store();
+    let read = || {
+        for keys in [vec![A, B], vec![B, A, B]] {
+            let Outcome::Values(values) = store.read(&Command::GetMany { keys }) else { panic!() };
+            assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+        }
+        let found = store.read(&Command::Exists { keys: vec![A, B] });
+        assert!(matches!(found, Outcome::Integer(0 | 2)), "{found:?}");
+    };
+    beside(read, || {
+        for i in 0..20_000_u64 {
+            let text = i.to_string();
+            let value = text.as_bytes();
+            apply(&mut writer, Command::SetMany { pairs: vec![(A, value), (B, value)] });
+            if i % 2 == 0 {
+                apply(&mut writer, Command::Delete { keys: vec![A, B] });
+            } else if i % 301 == 0 {
+                apply(&mut writer, Command::Clear);
+            }
+        }
+    });
+}
+
+#[test]
+fn whoever_sees_an_index_sees_its_effects() {
+    let mut writer = Writer::new();
+    let store = writer.store();
+    let read = || {
+        let applied = store.applied();
+        let keys = vec![A];
+        let Outcome::Values(values) = store.read(&Command::GetMany { keys }) else { panic!() };
+        assert!(number(values[0].as_deref()) >= applied);
+        assert!(applied == 0 || store.stats().keys == 1);
+    };
+    beside(read, || {
+        for i in 1..=50_000_u64 {
+            apply(&mut writer, set(A, i.to_string().as_bytes()));
+        }
+    });
+}
+
+#[test]
+fn a_restore_is_one_moment_and_shows_its_index_last() {
+    let mut other = Writer::new();
+    let mut images = Vec::new();
+    for i in 1..=200_u64 {
+        let text = i.to_string();
+        let value = text.as_bytes();
+        apply(&mut other, Command::SetMany { pairs: vec![(A, value), (B, value)] });
+        images.push(other.image());
+    }
+    let mut writer = Writer::new();
+    let store = writer.store();
+    let read = || {
+        let applied = store.applied();
+        let keys = vec![A, B];
+        let Outcome::Values(values) = store.read(&Command::GetMany { keys }) else { panic!() };
+        assert_eq!(values[0], values[1]);
+        assert!(number(values[0].as_deref()) >= applied);
+    };
+    beside(read, || {
+        for image in images {
+            writer.restore(image);
+        }
+    });
+    assert_eq!(store.applied(), 200);
+}
+
+#[test]
+fn an_image_is_one_index_however_fast_the_writer_is() {
+    let mut writer = Writer::new();
+    thread::scope(|scope| {
+        for i in 0..2_000_u64 {
+            let text = i.to_string();
+            let value = text.as_bytes();
+            apply(&mut writer, Command::SetMany { pairs: vec![(A, value), (B, value)] });
+            if i % 100 == 0 {
+                let image = writer.image();
+                scope.spawn(move || {
+                    let mut restored = Writer::new();
+                    restored.restore(image);
+                    let keys = vec![A, B];
+                    let read = restored.store().read(&Command::GetMany { keys });
+                    let Outcome::Values(values) = read else { panic!() };
+                    for found in values {
+                        assert_eq!(number(found.as_deref()), i);
+                    }
+                });
+            }
+        }
+    });
+}

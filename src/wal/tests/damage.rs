@@ -1,0 +1,192 @@
+//! Bits rot and files vanish: the log says so, or nothing that matters was hit.
+
+use super::*;
+use crate::wal::frame::Place;
+use crate::wal::segment::{self as files, HEADER_LEN, Start};
+
+const SEGMENT_BYTES: u64 = 1200;
+
+/// A log of several segments, and its state.
+fn sample(clean: bool) -> (MemoryDisk, Recovered) {
+    let disk = Arc::new(MemoryDisk::new());
+    let (mut wal, mut state) = open(&disk, SEGMENT_BYTES);
+    for index in 1..=24 {
+        let mut records = vec![entry(index, 1, 40)];
+        if index % 5 == 0 {
+            records.push(hard(index));
+        }
+        if index == 20 {
+            records.push(Record::Snapshot(SnapshotMeta { index: 3, term: 1 }));
+        }
+        records.iter().for_each(|record| apply(&mut state, record));
+        wal.append(&records);
+        wal.commit().unwrap();
+    }
+    if clean {
+        wal.close().unwrap();
+    }
+    (disk.fork(), state)
+}
+
+fn segment_names(disk: &MemoryDisk) -> Vec<String> {
+    let mut names: Vec<String> = disk.list().unwrap().into_iter().map(|file| file.0).collect();
+    names.retain(|name| name.starts_with("wal-"));
+    names
+}
+
+fn reopen(disk: MemoryDisk) -> Result<Recovered, WalError> {
+    Wal::open(Arc::new(disk), options(SEGMENT_BYTES)).map(|(_, recovered)| recovered)
+}
+
+/// Where each whole batch of a segment ends.
+fn batch_ends(disk: &MemoryDisk, name: &str) -> Vec<usize> {
+    let bytes = disk.read(name).unwrap();
+    let Start::Header(header) = Start::of(&bytes) else { panic!("{name} has no header") };
+    let place = Place { log_id: LOG_ID, segment: header.number };
+    let (mut ends, mut at) = (vec![HEADER_LEN], HEADER_LEN);
+    while let Some(frame) = frame::read(&bytes, place, at) {
+        at = frame.end;
+        if frame.last {
+            ends.push(at);
+        }
+    }
+    ends
+}
+
+#[test]
+fn after_a_clean_stop_no_flipped_bit_in_the_data_goes_unseen() {
+    let (disk, state) = sample(true);
+    let names = segment_names(&disk);
+    assert!(names.len() >= 3);
+    for (at, name) in names.iter().enumerate() {
+        let ends = batch_ends(&disk, name);
+        let is_last = at + 1 == names.len();
+        let data_end = if is_last { ends[ends.len() - 2] } else { ends[ends.len() - 1] };
+        for bit in 0..disk.read(name).unwrap().len() * 8 {
+            let damaged = disk.fork();
+            damaged.flip_bit(name, bit);
+            match reopen(damaged) {
+                Err(WalError::Corrupt { file, .. }) => assert_eq!(&file, name),
+                Ok(found) => {
+                    assert!(bit / 8 >= data_end, "{name}: bit {bit} went unseen");
+                    assert_eq!(found, state, "{name}: bit {bit} changed the state");
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_before_the_last_batch_is_damage_and_in_it_a_torn_tail() {
+    let (disk, state) = sample(false);
+    let name = segment_names(&disk).pop().unwrap();
+    let ends = batch_ends(&disk, &name);
+    let (start, end) = (ends[ends.len() - 2], ends[ends.len() - 1]);
+    assert!(ends.len() > 2, "the segment holds two batches or more");
+    for byte in 0..end {
+        let damaged = disk.fork();
+        damaged.flip_bit(&name, byte * 8 + byte % 8);
+        match reopen(damaged) {
+            Err(WalError::Corrupt { .. }) => assert!(byte < start, "byte {byte}"),
+            Ok(found) => {
+                assert!(byte >= start, "byte {byte}");
+                assert_eq!(found.entries, state.entries[..state.entries.len() - 1]);
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_sector_that_lost_its_write_is_damage_if_a_later_batch_follows() {
+    let (disk, _) = sample(true);
+    let name = segment_names(&disk).pop().unwrap();
+    let ends = batch_ends(&disk, &name);
+    let file = disk.open(&name).unwrap();
+    for sector in 0..=(ends[ends.len() - 2] - 1) / 512 {
+        let damaged = disk.fork();
+        let len = 512.min(SEGMENT_BYTES as usize - sector * 512);
+        damaged.write_at(&file, sector as u64 * 512, &vec![0; len]).unwrap();
+        let result = reopen(damaged);
+        // The last sector may hold the close mark too; then nothing is left to tell.
+        if (sector + 1) * 512 <= ends[ends.len() - 2] {
+            assert!(matches!(result, Err(WalError::Corrupt { .. })), "sector {sector}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    let (disk, _) = sample(true);
+    let names = segment_names(&disk);
+    for name in &names[..names.len() - 1] {
+        let damaged = disk.fork();
+        damaged.remove(name).unwrap();
+        let result = reopen(damaged);
+        assert!(matches!(result, Err(WalError::Corrupt { .. })), "{name}: {result:?}");
+    }
+}
+
+#[test]
+fn a_refused_log_is_left_as_it_was() {
+    let (disk, _) = sample(true);
+    disk.flip_bit(&segment_names(&disk)[0], 300 * 8);
+    let disk = Arc::new(disk);
+    let changes = disk.changes();
+    assert!(Wal::open(Arc::clone(&disk), options(SEGMENT_BYTES)).is_err());
+    assert_eq!(disk.changes(), changes);
+}
+
+#[test]
+fn the_log_of_another_node_or_group_is_refused() {
+    let (disk, _) = sample(true);
+    let disk = Arc::new(disk);
+    for other in [
+        Options { log_id: LOG_ID + 1, ..options(SEGMENT_BYTES) },
+        Options { group: GroupId(1), ..options(SEGMENT_BYTES) },
+    ] {
+        let result = Wal::open(Arc::clone(&disk), other).map(|(_, recovered)| recovered);
+        assert!(matches!(result, Err(WalError::Corrupt { .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn a_later_format_is_refused_with_its_number() {
+    let (disk, _) = sample(true);
+    let name = segment_names(&disk).remove(1);
+    let mut header = disk.read(&name).unwrap()[..HEADER_LEN].to_vec();
+    header[8] = files::FORMAT + 1;
+    let crc = crc32fast::hash(&header[..60]);
+    header[60..].copy_from_slice(&crc.to_le_bytes());
+    let file = disk.open(&name).unwrap();
+    disk.write_at(&file, 0, &header).unwrap();
+    match reopen(disk) {
+        Err(WalError::NewerFormat { file, version, supported }) => {
+            assert_eq!((file, version, supported), (name, files::FORMAT + 1, files::FORMAT));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn bytes_of_a_valid_frame_inside_a_value_do_not_count_as_a_frame() {
+    // A client stores a copy of the log; then the batch is torn.
+    let (copied, _) = sample(true);
+    let names = segment_names(&copied);
+    let copy = copied.read(&names[names.len() - 1]).unwrap();
+    let disk = Arc::new(MemoryDisk::new());
+    let (mut wal, _) = open(&disk, 1 << 14);
+    wal.append(&[entry(1, 1, 5)]);
+    wal.commit().unwrap();
+    let before = disk.read(&segment_names(&disk)[0]).unwrap();
+    let end = before.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let id = RequestId { node: NodeId(1), boot: 1, seq: 2 };
+    let proposal = Proposal { id, floor: 0, commands: Bytes::from(copy) };
+    let payload = Payload::Batch(proposal);
+    wal.append(&[Record::Entry(Entry { index: 2, term: 1, payload })]);
+    wal.commit().unwrap();
+    disk.flip_bit(&segment_names(&disk)[0], (end + 100) * 8);
+    let (_, found) = open(&disk, 1 << 14);
+    assert_eq!(found.entries.len(), 1);
+}

@@ -1,0 +1,198 @@
+//! Random histories of a log, and the plain model that says what they add up to.
+
+mod crash;
+mod damage;
+mod space;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::replica::Standing;
+use crate::rng::Rng;
+use crate::types::{Entry, NodeId, Payload, Proposal, RequestId, Term};
+
+const LOG_ID: u64 = 0x5eed;
+
+fn options(segment_bytes: u64) -> Options {
+    Options { segment_bytes, ..Options::new(LOG_ID) }
+}
+
+fn open(disk: &Arc<MemoryDisk>, segment_bytes: u64) -> (Wal<MemoryDisk>, Recovered) {
+    Wal::open(Arc::clone(disk), options(segment_bytes)).expect("the log is sound")
+}
+
+fn entry(index: Index, term: Term, len: usize) -> Record {
+    let id = RequestId { node: NodeId(5002), boot: 1, seq: index };
+    let commands = Bytes::from(vec![index as u8; len]);
+    let payload = Payload::Batch(Proposal { id, floor: index, commands });
+    Record::Entry(Entry { index, term, payload })
+}
+
+fn hard(term: Term) -> Record {
+    let standing = if term.is_multiple_of(2) {
+        Standing::CatchingUp
+    } else {
+        Standing::Voter { founders: [(NodeId(5000), term), (NodeId(5001), 7)].into() }
+    };
+    Record::Hard(HardState { term, vote: Some(NodeId(term as u32 % 3)), standing })
+}
+
+/// What the records mean, told a second time and as plainly as possible.
+fn apply(state: &mut Recovered, record: &Record) {
+    match record {
+        Record::Hard(hard) => state.hard = hard.clone(),
+        Record::Entry(entry) => {
+            state.entries.retain(|old| old.index < entry.index);
+            state.entries.push(entry.clone());
+        }
+        Record::Snapshot(meta) => {
+            let same = |entry: &Entry| (entry.index, entry.term) == (meta.index, meta.term);
+            if *meta != state.snapshot && !state.entries.iter().any(same) {
+                state.entries.clear();
+            }
+            state.entries.retain(|entry| entry.index > meta.index);
+            state.snapshot = *meta;
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Append(Vec<Record>),
+    Commit,
+    /// Close, or with `false` drop the log with what was not committed, and open it again.
+    Reopen(bool),
+    Spare,
+}
+
+/// A random history that begins at `state`.
+fn history(rng: &mut Rng, mut state: Recovered, len: usize) -> Vec<Action> {
+    let mut committed = state.clone();
+    let mut actions = Vec::new();
+    while actions.len() < len {
+        actions.push(match rng.below(20) {
+            0..12 => {
+                let records = random_records(rng, &state);
+                records.iter().for_each(|record| apply(&mut state, record));
+                Action::Append(records)
+            }
+            12..18 => {
+                committed = state.clone();
+                Action::Commit
+            }
+            18 => {
+                let clean = rng.chance(1, 2);
+                if clean {
+                    committed = state.clone();
+                } else {
+                    state = committed.clone();
+                }
+                Action::Reopen(clean)
+            }
+            _ => Action::Spare,
+        });
+    }
+    actions
+}
+
+fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
+    let base = state.snapshot.index;
+    let last = state.entries.last().map_or(base, |entry| entry.index);
+    let last_term = state.entries.last().map_or(state.snapshot.term, |entry| entry.term);
+    let term = last_term.max(state.hard.term) + 1;
+    match rng.below(10) {
+        0 => vec![hard(term)],
+        1 if last > base => {
+            let from = base + 1 + rng.below(last - base);
+            vec![hard(term), entry(from, term, 20), entry(from + 1, term, 0)]
+        }
+        2 | 3 if last > base => {
+            let meta = &state.entries[rng.below(last - base) as usize];
+            vec![Record::Snapshot(SnapshotMeta { index: meta.index, term: meta.term })]
+        }
+        4 if rng.chance(1, 3) => {
+            // An installed snapshot: beyond the log, or within it and in contradiction to it.
+            let index = base + 1 + rng.below(last - base + 3);
+            vec![Record::Snapshot(SnapshotMeta { index, term })]
+        }
+        5 if rng.chance(1, 4) => vec![entry(last + 1, last_term.max(1), 3000)],
+        _ => {
+            let len = rng.below(150) as usize;
+            let count = 1 + rng.below(4);
+            (1..=count).map(|i| entry(last + i, last_term.max(1), len)).collect()
+        }
+    }
+}
+
+/// How far a history came.
+struct Run {
+    /// The state after each batch that was begun, and before the first.
+    states: Vec<Recovered>,
+    /// How many batches were acknowledged.
+    acknowledged: usize,
+}
+
+impl Run {
+    /// True if recovery may find this: all that was acknowledged, and at most the batch in flight.
+    fn allows(&self, recovered: &Recovered) -> bool {
+        self.states[self.acknowledged..].contains(recovered)
+    }
+}
+
+/// Plays `actions` until they or the disk end.
+fn play(disk: &Arc<MemoryDisk>, start: Recovered, segment_bytes: u64, actions: &[Action]) -> Run {
+    let mut run = Run { states: vec![start.clone()], acknowledged: 0 };
+    // Errors end the history; what they leave behind is for the caller to judge.
+    let _ = try_play(disk, start, segment_bytes, actions, &mut run);
+    run
+}
+
+fn try_play(
+    disk: &Arc<MemoryDisk>,
+    mut state: Recovered,
+    segment_bytes: u64,
+    actions: &[Action],
+    run: &mut Run,
+) -> Result<(), WalError> {
+    let begin = |run: &mut Run, state: &Recovered, wal: &Wal<MemoryDisk>| {
+        if wal.pending_bytes() > 0 {
+            run.states.push(state.clone());
+        }
+    };
+    let (mut wal, recovered) = Wal::open(Arc::clone(disk), options(segment_bytes))?;
+    assert_eq!(recovered, state);
+    for action in actions {
+        match action {
+            Action::Append(records) => {
+                records.iter().for_each(|record| apply(&mut state, record));
+                wal.append(records);
+            }
+            Action::Commit => {
+                begin(run, &state, &wal);
+                wal.commit()?;
+                run.acknowledged = run.states.len() - 1;
+            }
+            Action::Reopen(clean) => {
+                if *clean {
+                    begin(run, &state, &wal);
+                    wal.close()?;
+                    run.acknowledged = run.states.len() - 1;
+                } else {
+                    drop(wal);
+                }
+                let (again, recovered) = Wal::open(Arc::clone(disk), options(segment_bytes))?;
+                wal = again;
+                state = run.states[run.acknowledged].clone();
+                assert_eq!(recovered, state);
+            }
+            Action::Spare => {
+                if let Some(job) = wal.spare_wanted() {
+                    job.run()?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! Messages ⇄ bytes. The bytes of entries and proposals stay slices of the frame they came in: what a
+//! follower appends, writes and applies is never copied on the way.
+
+use bytes::{BufMut, Bytes};
+
+use crate::codec::{Malformed, Reader, put_bytes};
+use crate::replica::{Append, AppendAck, Beat, Chunk, Envelope, Message, VoteReply, VoteRequest};
+use crate::types::{Entry, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term};
+
+use super::HEAD_LEN;
+
+mod kind {
+    pub const BEAT: u8 = 1;
+    pub const APPEND: u8 = 2;
+    pub const APPEND_MATCHED: u8 = 3;
+    pub const APPEND_MISSING: u8 = 4;
+    pub const VOTE: u8 = 5;
+    pub const VOTE_REPLY: u8 = 6;
+    pub const FORWARD: u8 = 7;
+    pub const REFUSE: u8 = 8;
+    pub const READ_ASK: u8 = 9;
+    pub const READ_ANSWER: u8 = 10;
+    pub const CAMPAIGN: u8 = 11;
+    pub const CHUNK: u8 = 12;
+}
+
+/// What a frame holds. The ends of the link are known from its handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// A message, and the sender's term.
+    Message(Term, Message),
+    /// A part of a snapshot.
+    Chunk(Chunk),
+}
+
+/// Appends the frame of a message.
+pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
+    frame(out, |out| {
+        let term = envelope.term;
+        match &envelope.message {
+            Message::Beat(beat) => {
+                head(out, kind::BEAT, term);
+                put_beat(out, beat);
+            }
+            Message::Append(append) => {
+                head(out, kind::APPEND, term);
+                put_append(out, append);
+            }
+            Message::AppendAck(AppendAck::Matched(index)) => {
+                head(out, kind::APPEND_MATCHED, term);
+                out.put_u64_le(*index);
+            }
+            Message::AppendAck(AppendAck::Missing { prev_index, hint_index, hint_term }) => {
+                head(out, kind::APPEND_MISSING, term);
+                put_u64s(out, &[*prev_index, *hint_index, *hint_term]);
+            }
+            Message::Vote(vote) => {
+                head(out, kind::VOTE, term);
+                out.put_u8(u8::from(vote.pre));
+                out.put_u8(u8::from(vote.transfer));
+                put_u64s(out, &[vote.last_index, vote.last_term]);
+            }
+            Message::VoteReply(reply) => {
+                head(out, kind::VOTE_REPLY, term);
+                out.put_u8(u8::from(reply.pre));
+                out.put_u8(u8::from(reply.granted));
+            }
+            Message::Forward(proposals) => {
+                head(out, kind::FORWARD, term);
+                out.put_u32_le(proposals.len() as u32);
+                proposals.iter().for_each(|proposal| proposal.encode(out));
+            }
+            Message::Refuse { ids, reason } => {
+                head(out, kind::REFUSE, term);
+                out.put_u8(reason_code(*reason));
+                out.put_u32_le(ids.len() as u32);
+                for id in ids {
+                    out.put_u32_le(id.node.0);
+                    put_u64s(out, &[id.boot, id.seq]);
+                }
+            }
+            Message::ReadAsk { position } => {
+                head(out, kind::READ_ASK, term);
+                out.put_u64_le(*position);
+            }
+            Message::ReadAnswer { position, index } => {
+                head(out, kind::READ_ANSWER, term);
+                put_u64s(out, &[*position, *index]);
+            }
+            Message::Campaign => head(out, kind::CAMPAIGN, term),
+        }
+    });
+}
+
+/// Appends the frame of a part of a snapshot.
+pub fn encode_chunk(chunk: &Chunk, out: &mut Vec<u8>) {
+    frame(out, |out| {
+        head(out, kind::CHUNK, chunk.term);
+        put_u64s(out, &[chunk.meta.index, chunk.meta.term, chunk.offset, chunk.total]);
+        put_bytes(out, &chunk.data);
+    });
+}
+
+/// Appends what `body` appends, behind its length and checksum.
+fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.put_bytes(0, HEAD_LEN);
+    body(out);
+    let content = &out[start + HEAD_LEN..];
+    let len = u32::try_from(content.len()).expect("limits keep every frame below 4 GiB");
+    let checksum = crc32fast::hash(content);
+    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    out[start + 4..start + HEAD_LEN].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// There is one group today.
+const GROUP: u32 = 0;
+
+fn head(out: &mut Vec<u8>, kind: u8, term: Term) {
+    out.put_u32_le(GROUP);
+    out.put_u8(kind);
+    out.put_u64_le(term);
+}
+
+fn put_u64s(out: &mut Vec<u8>, numbers: &[u64]) {
+    numbers.iter().for_each(|number| out.put_u64_le(*number));
+}
+
+fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
+    out.put_u8(u8::from(value.is_some()));
+    out.put_u64_le(value.unwrap_or(0));
+}
+
+fn put_beat(out: &mut Vec<u8>, beat: &Beat) {
+    put_option(out, beat.leader.map(|leader| leader.0.into()));
+    put_u64s(out, &[beat.commit, beat.last, beat.matched, beat.asked, beat.heard]);
+    out.put_u64_le(beat.incarnation);
+    for flag in [beat.admitted, beat.voter, beat.fit] {
+        out.put_u8(u8::from(flag));
+    }
+    put_option(out, beat.founder);
+    put_option(out, beat.answers);
+}
+
+fn put_append(out: &mut Vec<u8>, append: &Append) {
+    put_u64s(out, &[append.prev_index, append.prev_term, append.commit]);
+    out.put_u32_le(append.entries.len() as u32);
+    append.entries.iter().for_each(|entry| entry.encode(out));
+}
+
+/// Reads the checked part of a frame.
+pub(super) fn decode(body: &Bytes) -> Result<Frame, Malformed> {
+    let mut reader = Reader::new(body);
+    if reader.u32("group")? != GROUP {
+        return Err(Malformed("group"));
+    }
+    let kind = reader.u8("kind")?;
+    let term = reader.u64("term")?;
+    let frame = if kind == kind::CHUNK {
+        Frame::Chunk(take_chunk(&mut reader, term, body)?)
+    } else {
+        Frame::Message(term, take_message(&mut reader, kind, body)?)
+    };
+    reader.finish("frame")?;
+    Ok(frame)
+}
+
+fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Message, Malformed> {
+    Ok(match kind {
+        kind::BEAT => Message::Beat(take_beat(reader)?),
+        kind::APPEND => Message::Append(take_append(reader, body)?),
+        kind::APPEND_MATCHED => {
+            Message::AppendAck(AppendAck::Matched(reader.u64("matched index")?))
+        }
+        kind::APPEND_MISSING => Message::AppendAck(AppendAck::Missing {
+            prev_index: reader.u64("previous index")?,
+            hint_index: reader.u64("hint index")?,
+            hint_term: reader.u64("hint term")?,
+        }),
+        kind::VOTE => Message::Vote(VoteRequest {
+            pre: reader.bool("pre-vote")?,
+            transfer: reader.bool("transfer")?,
+            last_index: reader.u64("last index")?,
+            last_term: reader.u64("last term")?,
+        }),
+        kind::VOTE_REPLY => Message::VoteReply(VoteReply {
+            pre: reader.bool("pre-vote")?,
+            granted: reader.bool("granted")?,
+        }),
+        kind::FORWARD => {
+            let count = reader.count(Proposal::OVERHEAD, "proposals")?;
+            let proposals = (0..count).map(|_| Proposal::decode(reader, body));
+            Message::Forward(proposals.collect::<Result<_, _>>()?)
+        }
+        kind::REFUSE => {
+            let reason = reason(reader.u8("reason")?)?;
+            let count = reader.count(20, "ids")?;
+            let ids = (0..count).map(|_| take_id(reader));
+            Message::Refuse { ids: ids.collect::<Result<_, _>>()?, reason }
+        }
+        kind::READ_ASK => Message::ReadAsk { position: reader.u64("position")? },
+        kind::READ_ANSWER => {
+            Message::ReadAnswer { position: reader.u64("position")?, index: reader.u64("index")? }
+        }
+        kind::CAMPAIGN => Message::Campaign,
+        _ => return Err(Malformed("kind")),
+    })
+}
+
+fn take_id(reader: &mut Reader<'_>) -> Result<RequestId, Malformed> {
+    let node = NodeId(reader.u32("request node")?);
+    Ok(RequestId { node, boot: reader.u64("request boot")?, seq: reader.u64("request number")? })
+}
+
+fn take_option(reader: &mut Reader<'_>, field: &'static str) -> Result<Option<u64>, Malformed> {
+    let (present, value) = (reader.bool(field)?, reader.u64(field)?);
+    match (present, value) {
+        (true, value) => Ok(Some(value)),
+        (false, 0) => Ok(None),
+        (false, _) => Err(Malformed(field)),
+    }
+}
+
+fn take_beat(reader: &mut Reader<'_>) -> Result<Beat, Malformed> {
+    let leader = take_option(reader, "leader")?;
+    let leader = leader.map(u32::try_from).transpose().map_err(|_| Malformed("leader"))?;
+    Ok(Beat {
+        leader: leader.map(NodeId),
+        commit: reader.u64("commit")?,
+        last: reader.u64("last index")?,
+        matched: reader.u64("matched index")?,
+        asked: reader.u64("round asked")?,
+        heard: reader.u64("round heard")?,
+        incarnation: reader.u64("incarnation")?,
+        admitted: reader.bool("admitted")?,
+        voter: reader.bool("voter")?,
+        fit: reader.bool("fit")?,
+        founder: take_option(reader, "founder")?,
+        answers: take_option(reader, "answers")?,
+    })
+}
+
+fn take_append(reader: &mut Reader<'_>, body: &Bytes) -> Result<Append, Malformed> {
+    let prev_index = reader.u64("previous index")?;
+    let prev_term = reader.u64("previous term")?;
+    let commit = reader.u64("commit")?;
+    let count = reader.count(Entry::ENCODED_LEN_MIN, "entries")?;
+    let entries = (0..count).map(|_| Entry::decode(reader, body));
+    Ok(Append { prev_index, prev_term, commit, entries: entries.collect::<Result<_, _>>()? })
+}
+
+fn take_chunk(reader: &mut Reader<'_>, term: Term, body: &Bytes) -> Result<Chunk, Malformed> {
+    let meta =
+        SnapshotMeta { index: reader.u64("snapshot index")?, term: reader.u64("snapshot term")? };
+    let (offset, total) = (reader.u64("offset")?, reader.u64("total")?);
+    let data = body.slice_ref(reader.bytes("chunk")?);
+    Ok(Chunk { term, meta, offset, total, data })
+}
+
+fn reason_code(reason: Rejected) -> u8 {
+    match reason {
+        Rejected::NoQuorum => 1,
+        Rejected::NoLeader => 2,
+        Rejected::Busy => 3,
+        Rejected::Stopping => 4,
+        Rejected::DiskFull => 5,
+        Rejected::Joining => 6,
+    }
+}
+
+fn reason(code: u8) -> Result<Rejected, Malformed> {
+    Ok(match code {
+        1 => Rejected::NoQuorum,
+        2 => Rejected::NoLeader,
+        3 => Rejected::Busy,
+        4 => Rejected::Stopping,
+        5 => Rejected::DiskFull,
+        6 => Rejected::Joining,
+        _ => return Err(Malformed("reason")),
+    })
+}

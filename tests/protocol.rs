@@ -1,0 +1,425 @@
+//! The client protocols from outside: golden transcripts of sessions under `scripts/session`, and
+//! properties that hold for any bytes in any pieces. A small map plays the store and the node.
+//!
+//! The language of the scripts (`UPDATE_GOLDENFILES=1` rewrites what is expected):
+//!
+//! - `> SET k v` sends a line; `lines "SET k v" "GET k"` sends several at once
+//! - `resp SET k v` sends a RESP request; `pipeline "SET k v" "GET k"` sends several at once
+//! - `send "*1\r\n"` sends bytes; `fill 70000 x` sends as many bytes `x`
+//! - `session key_bytes_max=10 …` opens a new connection to the same node, with these limits
+//! - `node leader=none refuse=NoQuorum` changes how the node answers; `profile` shows the profile
+//!
+//! Each command is answered with the work that the session asked for and, behind `<`, its output: a
+//! line for each reply, with a blank in the place of RESP's CRLF.
+
+#[path = "protocol/desk.rs"]
+mod desk;
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use desk::Desk;
+use nodesync::protocol::{Limits, Protocol};
+use nodesync::types::{NodeId, Rejected, Unknown, Unserved};
+use proptest::prelude::*;
+
+/// A RESP request.
+fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// The replies that make up `output`, in a form to be read.
+///
+/// # Panics
+/// If they are not well formed.
+fn replies(mut output: &[u8], protocol: Protocol) -> Vec<String> {
+    let mut replies = Vec::new();
+    while !output.is_empty() {
+        let mut parts = Vec::new();
+        if protocol == Protocol::Line {
+            let end = output.iter().position(|&byte| byte == b'\n').expect("lines end");
+            parts.push(readable(&output[..end]));
+            output = &output[end + 1..];
+        } else {
+            output = resp_reply(output, &mut parts);
+        }
+        replies.push(parts.join(" "));
+    }
+    replies
+}
+
+/// Reads one RESP reply into its parts; what is behind it.
+fn resp_reply<'a>(output: &'a [u8], parts: &mut Vec<String>) -> &'a [u8] {
+    let end = output.windows(2).position(|two| two == b"\r\n").expect("lines end with CRLF");
+    let line = &output[..end];
+    let mut rest = &output[end + 2..];
+    parts.push(readable(line));
+    let number = || String::from_utf8_lossy(&line[1..]).parse::<i64>().expect("a length");
+    let children = match line[0] {
+        b'+' | b'-' | b':' | b'_' | b'#' => 0,
+        b'$' | b'=' => {
+            if let Ok(len) = usize::try_from(number()) {
+                parts.push(readable(&rest[..len]));
+                assert_eq!(&rest[len..len + 2], b"\r\n");
+                rest = &rest[len + 2..];
+            }
+            0
+        }
+        b'*' | b'~' => number(),
+        b'%' => 2 * number(),
+        _ => panic!("no reply begins like {}", readable(line)),
+    };
+    for _ in 0..children {
+        rest = resp_reply(rest, parts);
+    }
+    rest
+}
+
+fn readable(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\"")
+}
+
+/// A script's text stands for bytes: each character is one.
+fn bytes_of(text: &str) -> Vec<u8> {
+    text.chars().map(|char| u8::try_from(char).expect("scripts stay within one byte")).collect()
+}
+
+/// Runs one script.
+struct Script(Desk);
+
+impl Script {
+    /// Serves what was sent and tells what came of it.
+    fn served(&mut self) -> Result<String, Box<dyn Error>> {
+        let desk = &mut self.0;
+        desk.serve();
+        let mut text = String::new();
+        for line in desk.log.drain(..) {
+            writeln!(text, "{line}")?;
+        }
+        for reply in replies(&desk.output, desk.session.profile().protocol) {
+            match reply.len() {
+                0..=1000 => writeln!(text, "< {reply}")?,
+                len => writeln!(text, "< {}… ({len} characters)", &reply[..20])?,
+            }
+        }
+        desk.output.clear();
+        Ok(text)
+    }
+
+    fn requests(&mut self, requests: &[Vec<Vec<u8>>]) -> Result<String, Box<dyn Error>> {
+        let mut bytes = Vec::new();
+        for words in requests {
+            bytes.extend(request(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+        }
+        self.0.receive(&bytes);
+        self.served()
+    }
+
+    fn open(&mut self, settings: &[(String, String)]) -> Result<(), Box<dyn Error>> {
+        let (mut limits, mut password) = (Limits::default(), None);
+        for (name, value) in settings {
+            let limit = match name.as_str() {
+                "password" => {
+                    password = Some(value.as_str());
+                    continue;
+                }
+                "key_bytes_max" => &mut limits.key_bytes_max,
+                "value_bytes_max" => &mut limits.value_bytes_max,
+                "arguments_max" => &mut limits.arguments_max,
+                "request_bytes_max" => &mut limits.request_bytes_max,
+                "reply_bytes_max" => &mut limits.reply_bytes_max,
+                "output_bytes_max" => &mut limits.output_bytes_max,
+                "batch_bytes_max" => &mut limits.batch_bytes_max,
+                "batch_commands_max" => &mut limits.batch_commands_max,
+                other => return Err(format!("no setting {other}").into()),
+            };
+            *limit = value.parse()?;
+        }
+        let mut desk = Desk::new(limits, password);
+        (desk.leader, desk.refuse) = (self.0.leader, self.0.refuse);
+        desk.store = std::mem::take(&mut self.0.store);
+        self.0 = desk;
+        Ok(())
+    }
+
+    fn node(&mut self, settings: &[(String, String)]) -> Result<(), Box<dyn Error>> {
+        for (name, value) in settings {
+            match (name.as_str(), value.as_str()) {
+                ("leader", "none") => self.0.leader = None,
+                ("leader", id) => self.0.leader = Some(NodeId(id.parse()?)),
+                ("refuse", "none") => self.0.refuse = None,
+                ("refuse", reason) => {
+                    let reasons = reasons();
+                    let found = reasons.into_iter().find(|(name, _)| *name == reason);
+                    self.0.refuse = Some(found.ok_or("no such reason")?.1);
+                }
+                (other, _) => return Err(format!("no setting {other}").into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn reasons() -> [(&'static str, Unserved); 9] {
+    [
+        ("NoQuorum", Rejected::NoQuorum.into()),
+        ("NoLeader", Rejected::NoLeader.into()),
+        ("Busy", Rejected::Busy.into()),
+        ("Stopping", Rejected::Stopping.into()),
+        ("DiskFull", Rejected::DiskFull.into()),
+        ("Joining", Rejected::Joining.into()),
+        ("TimedOut", Unknown::TimedOut.into()),
+        ("ResultLost", Unknown::ResultLost.into()),
+        ("Stopped", Unknown::Stopped.into()),
+    ]
+}
+
+impl goldenscript::Runner for Script {
+    type Command = goldenscript::Command;
+
+    fn run(
+        &mut self,
+        command: &goldenscript::Command,
+        _: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let (mut words, mut settings) = (Vec::new(), Vec::new());
+        for arg in &command.args {
+            match arg {
+                goldenscript::Argument::Positional(word) => words.push(bytes_of(word)),
+                goldenscript::Argument::KeyValue(name, value) => {
+                    settings.push((name.clone(), value.clone()));
+                }
+                other => return Err(format!("what is {other}?").into()),
+            }
+        }
+        let split = |text: &Vec<u8>| text.split(|&byte| byte == b' ').map(<[u8]>::to_vec).collect();
+        match command.name.as_str() {
+            "session" => self.open(&settings).map(|()| String::new()),
+            "node" => self.node(&settings).map(|()| String::new()),
+            "profile" => Ok(format!("{:?}", self.0.session.profile())),
+            "resp" => self.requests(&[words]),
+            "pipeline" => self.requests(&words.iter().map(split).collect::<Vec<_>>()),
+            "lines" => {
+                self.0.receive(
+                    &words.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect::<Vec<_>>(),
+                );
+                self.served()
+            }
+            "send" => {
+                self.0.receive(&words.concat());
+                self.served()
+            }
+            "fill" => {
+                let len = String::from_utf8_lossy(&words[0]).parse()?;
+                self.0.receive(&words[1].repeat(len));
+                self.served()
+            }
+            line => {
+                self.0.receive(&bytes_of(&format!("{line}\n")));
+                self.served()
+            }
+        }
+    }
+}
+
+#[test]
+fn sessions_go_as_their_scripts_say() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts/session");
+    let mut scripts: Vec<_> = std::fs::read_dir(folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be listed").path())
+        .collect();
+    scripts.sort();
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        println!("{}", script.display());
+        let mut runner = Script(Desk::new(Limits::default(), None));
+        goldenscript::run(&mut runner, &script).expect("the script runs");
+    }
+}
+
+/// What a session was told, did and said, whatever the pieces in which its bytes came.
+fn trace(
+    limits: &Limits,
+    password: Option<&str>,
+    pieces: &[&[u8]],
+) -> (Vec<String>, Vec<u8>, bool) {
+    let mut desk = Desk::new(limits.clone(), password);
+    for piece in pieces {
+        desk.receive(piece);
+        desk.serve();
+    }
+    desk.log.retain(|line| line.starts_with("ask"));
+    desk.commands.append(&mut desk.log);
+    (desk.commands, desk.output, desk.closed)
+}
+
+/// Requests of all kinds, whole ones, half ones and bytes that mean nothing.
+fn conversation() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        "[a-c]{1,2}".prop_map(String::into_bytes),
+        prop::sample::select(&WORDS[..]).prop_map(|word| word.as_bytes().to_vec()),
+        "-?[0-9]{1,3}".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..30),
+    ];
+    let name = prop::sample::select(&NAMES[..]).prop_map(|name| name.as_bytes().to_vec());
+    let words = (name, prop::collection::vec(word, 0..4)).prop_map(|(name, mut words)| {
+        words.insert(0, name);
+        words
+    });
+    let resp = words
+        .clone()
+        .prop_map(|words| request(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let line = words.prop_map(|words| [&words.join(&b' ')[..], b"\n"].concat());
+    let junk = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..20),
+        prop::sample::select(&JUNK[..]).prop_map(|junk| junk.as_bytes().to_vec()),
+    ];
+    prop_oneof![
+        4 => prop::collection::vec(prop_oneof![20 => resp, 1 => junk.clone()], 0..20),
+        2 => prop::collection::vec(prop_oneof![20 => line, 1 => junk], 0..20),
+    ]
+    .prop_map(|parts| parts.concat())
+}
+
+const NAMES: [&str; 46] = [
+    "get", "SET", "setnx", "GetSet", "getdel", "mget", "mset", "append", "strlen", "incr", "decr",
+    "incrby", "decrby", "del", "unlink", "exists", "type", "dbsize", "keys", "scan", "flushall",
+    "ping", "echo", "hello", "auth", "select", "reset", "time", "client", "command", "config",
+    "info", "role", "wait", "readonly", "leader", "nodes", "set", "set", "get", "get", "incr",
+    "del", "nonsense", "post", "quit",
+];
+
+const WORDS: [&str; 24] = [
+    "nx", "XX", "get", "ex", "keepttl", "match", "count", "type", "*", "async", "0", "2", "3",
+    "id", "list", "setname", "setinfo", "lib-name", "docs", "info", "filterby", "pattern",
+    "default", "secret",
+];
+
+const JUNK: [&str; 12] = [
+    "\r\n",
+    "\n",
+    "*",
+    "*0\r\n",
+    "*-1\r\n",
+    "*1\r\n$-1\r\n",
+    "*2\r\n$3\r\nGET\r\n",
+    "*1\r\n:1\r\n",
+    "*99999999999\r\n",
+    "*1\r\n$99999999999\r\n",
+    "GET / HTTP/1.1\r\n",
+    "$3\r\n",
+];
+
+/// Small limits, so that short inputs reach them.
+fn tight() -> Limits {
+    Limits {
+        key_bytes_max: 8,
+        value_bytes_max: 25,
+        arguments_max: 4,
+        line_bytes_max: 60,
+        request_bytes_max: 70,
+        reply_bytes_max: 40,
+        output_bytes_max: 50,
+        batch_bytes_max: 100,
+        batch_commands_max: 3,
+        stranger_arguments_max: 3,
+        stranger_value_bytes_max: 10,
+    }
+}
+
+proptest! {
+    #[test]
+    fn pieces_make_no_difference(
+        bytes in conversation(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        protected in any::<bool>(),
+        narrow in any::<bool>(),
+    ) {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.sort_unstable();
+        let ends = cuts.iter().copied().chain([bytes.len()]);
+        let starts = [0].into_iter().chain(cuts.iter().copied());
+        let pieces: Vec<&[u8]> = starts.zip(ends).map(|(from, to)| &bytes[from..to]).collect();
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        let limits = if narrow { tight() } else { Limits::default() };
+        let password = protected.then_some("secret");
+        let whole = trace(&limits, password, &[&bytes]);
+        prop_assert_eq!(&trace(&limits, password, &pieces), &whole);
+        prop_assert_eq!(&trace(&limits, password, &single), &whole);
+    }
+
+    #[test]
+    fn bytes_that_come_before_they_are_asked_for_make_no_difference_either(
+        bytes in conversation(), cut in any::<prop::sample::Index>(),
+    ) {
+        let at = cut.index(bytes.len() + 1);
+        let (mut whole, mut split) = (Desk::new(tight(), None), Desk::new(tight(), None));
+        whole.receive(&bytes);
+        whole.serve();
+        split.receive(&bytes[..at]);
+        split.receive(&bytes[at..]);
+        split.serve();
+        prop_assert_eq!(whole.log, split.log);
+        prop_assert_eq!(whole.output, split.output);
+    }
+
+    #[test]
+    fn replies_are_well_formed(bytes in conversation(), three in any::<bool>()) {
+        let mut desk = Desk::new(Limits::default(), None);
+        if three {
+            desk.receive(&request(&[b"HELLO", b"3"]));
+        }
+        desk.receive(&bytes);
+        desk.serve();
+        replies(&desk.output, desk.session.profile().protocol);
+    }
+
+    #[test]
+    fn no_bytes_do_harm(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8)) {
+        for first in [&b""[..], b"*", b"*3\r\n$3\r\nSET\r\n$"] {
+            let mut desk = Desk::new(tight(), None);
+            desk.receive(first);
+            for piece in &pieces {
+                desk.receive(piece);
+                desk.serve();
+            }
+        }
+    }
+
+    #[test]
+    fn any_key_and_value_come_back_over_resp(
+        key in prop::collection::vec(any::<u8>(), 0..40),
+        value in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut desk = Desk::new(Limits::default(), None);
+        desk.receive(&request(&[b"SET", &key, &value]));
+        desk.receive(&request(&[b"GET", &key]));
+        desk.serve();
+        let expected = [format!("+OK\r\n${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+        prop_assert_eq!(desk.output, expected);
+    }
+
+    #[test]
+    fn every_answer_on_a_line_is_one_line(
+        name in prop::sample::select(&NAMES[..]),
+        words in prop::collection::vec("[a-c*0-3]{1,3}", 0..3),
+        value in prop::collection::vec(any::<u8>(), 0..10),
+    ) {
+        prop_assume!(name != "quit" && name != "post");
+        let mut desk = Desk::new(Limits::default(), None);
+        desk.store.0.extend([(b"a".to_vec(), value.clone()), (value, b"\r\n".to_vec())]);
+        desk.receive(format!("{name} {}\r\n", words.join(" ")).as_bytes());
+        desk.serve();
+        let newlines = desk.output.iter().filter(|&&byte| byte == b'\n').count();
+        prop_assert_eq!(newlines, 1);
+        prop_assert_eq!(desk.output.last(), Some(&b'\n'));
+        prop_assert!(!desk.output.contains(&b'\r'));
+    }
+}

@@ -1,0 +1,262 @@
+//! A session with a small map that plays the store and the node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nodesync::codec::Reader;
+use nodesync::protocol::{Facts, Limits, Password, Question, Reply, Session, Work};
+use nodesync::types::{Command, Failure, NodeId, Outcome, Unserved, Value, When};
+
+/// A map that knows the commands.
+#[derive(Default)]
+pub struct Store(pub BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Store {
+    pub fn run(&mut self, command: &Command<'_>) -> Outcome {
+        let value = |value: Option<&Vec<u8>>| value.map(|value| Value::from(value.as_slice()));
+        let found = |value: Option<Value>| value.map_or(Outcome::Nil, Outcome::Value);
+        let count = |count: usize| Outcome::Integer(count as i64);
+        match *command {
+            Command::Get { key } => found(value(self.0.get(key))),
+            Command::GetMany { ref keys } => {
+                Outcome::Values(keys.iter().map(|&key| value(self.0.get(key))).collect())
+            }
+            Command::Length { key } => count(self.0.get(key).map_or(0, Vec::len)),
+            Command::Exists { ref keys } => {
+                count(keys.iter().filter(|&&key| self.0.contains_key(key)).count())
+            }
+            Command::Count => count(self.0.len()),
+            Command::Keys { .. } => Outcome::Names(self.names(0, usize::MAX)),
+            Command::Scan { cursor, count, .. } => {
+                let names = self.names(cursor as usize, count as usize);
+                let behind = cursor as usize + names.len();
+                Outcome::Page(if behind < self.0.len() { behind as u64 } else { 0 }, names)
+            }
+            Command::Set { key, value: new, when, get } => {
+                let old = value(self.0.get(key));
+                let set = when == When::Always || (when == When::Present) == old.is_some();
+                if set {
+                    self.0.insert(key.to_vec(), new.to_vec());
+                }
+                if get {
+                    found(old)
+                } else if set {
+                    Outcome::Done
+                } else {
+                    Outcome::Nil
+                }
+            }
+            Command::SetMany { ref pairs } => {
+                self.0.extend(pairs.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+                Outcome::Done
+            }
+            Command::Append { key, value } => {
+                let whole = self.0.entry(key.to_vec()).or_default();
+                whole.extend(value);
+                count(whole.len())
+            }
+            Command::Increment { key, by } => self.increment(key, by),
+            Command::Take { key } => found(value(self.0.remove(key).as_ref())),
+            Command::Delete { ref keys } => {
+                count(keys.iter().filter(|&&key| self.0.remove(key).is_some()).count())
+            }
+            Command::Clear => {
+                self.0.clear();
+                Outcome::Done
+            }
+        }
+    }
+
+    fn names(&self, skip: usize, take: usize) -> Vec<Value> {
+        self.0.keys().skip(skip).take(take).map(|key| Value::from(key.as_slice())).collect()
+    }
+
+    fn increment(&mut self, key: &[u8], by: i64) -> Outcome {
+        let text = self.0.get(key).map_or("0".into(), |value| String::from_utf8_lossy(value));
+        let Ok(number) = text.parse::<i64>() else {
+            return Outcome::Failed(Failure::NotAnInteger);
+        };
+        let Some(sum) = number.checked_add(by) else {
+            return Outcome::Failed(Failure::Overflow);
+        };
+        self.0.insert(key.to_vec(), sum.to_string().into_bytes());
+        Outcome::Integer(sum)
+    }
+}
+
+/// A session and the node that serves it.
+pub struct Desk {
+    pub session: Session,
+    pub store: Store,
+    pub leader: Option<NodeId>,
+    pub refuse: Option<Unserved>,
+    /// What the session asked for, one line for each piece of work.
+    pub log: Vec<String>,
+    /// The store commands that were run, in order.
+    pub commands: Vec<String>,
+    pub output: Vec<u8>,
+    pub closed: bool,
+}
+
+impl Desk {
+    pub fn new(limits: Limits, password: Option<&str>) -> Desk {
+        let config = [("appendonly", "yes"), ("maxclients", "10000"), ("save", "")];
+        let facts = Facts {
+            node: NodeId(5001),
+            version: "0.1.0",
+            password: password.map(|password| Password::new(password.as_bytes())),
+            limits,
+            config: config.map(|(name, value)| (name, value.to_owned())).to_vec(),
+        };
+        Desk {
+            session: Session::new(7, Arc::new(facts)),
+            store: Store::default(),
+            leader: Some(NodeId(5003)),
+            refuse: None,
+            log: Vec::new(),
+            commands: Vec::new(),
+            output: Vec::new(),
+            closed: false,
+        }
+    }
+
+    /// Brings bytes, in as many reads as it takes.
+    pub fn receive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.session.space();
+            assert!(space.len() >= 16 << 10, "too little space: {}", space.len());
+            let len = bytes.len().min(space.len());
+            space[..len].copy_from_slice(&bytes[..len]);
+            self.session.filled(len);
+            bytes = &bytes[len..];
+        }
+    }
+
+    /// Does all the work there is.
+    pub fn serve(&mut self) {
+        loop {
+            let work = self.session.next();
+            if matches!(work, Work::Write { .. } | Work::Read | Work::Ask(_)) {
+                assert_eq!(self.session.next(), Work::Wait, "one piece of work at a time");
+            }
+            match work {
+                Work::Wait => break self.flush(),
+                Work::Flush => {
+                    assert!(!self.session.output().is_empty(), "there is something to flush");
+                    self.log.push("flush".into());
+                    self.flush();
+                }
+                Work::Write { commands } => self.write(&commands),
+                Work::Read => self.read(),
+                Work::Ask(question) => {
+                    self.log.push(format!("ask: {question:?}"));
+                    let answer = self.answer(question);
+                    self.session.finish_ask(answer);
+                }
+                Work::Close => {
+                    if !std::mem::replace(&mut self.closed, true) {
+                        self.log.push("close".into());
+                    }
+                    break self.flush();
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.output.append(self.session.output());
+    }
+
+    fn write(&mut self, commands: &[u8]) {
+        let mut reader = Reader::new(commands);
+        let (mut outcomes, mut shown) = (Vec::new(), Vec::new());
+        while !reader.is_empty() {
+            let command = Command::decode(&mut reader).expect("batches can be decoded");
+            shown.push(show(&command));
+            if self.refuse.is_none() {
+                outcomes.push(self.store.run(&command));
+            }
+        }
+        self.log.push(format!("write: {}", shown.join(" · ")));
+        self.commands.append(&mut shown);
+        let result = self.refuse.map_or(Ok(outcomes), Err);
+        self.session.finish_write(result, self.leader);
+    }
+
+    fn read(&mut self) {
+        let mut shown = Vec::new();
+        if let Some(unserved) = self.refuse {
+            self.session.finish_read(Err(unserved));
+        } else {
+            self.session.finish_read(Ok(&mut |command| {
+                assert!(!command.is_write(), "a read must not write");
+                shown.push(show(command));
+                self.store.run(command)
+            }));
+        }
+        self.log.push(format!("read: {}", shown.join(" · ")));
+        self.commands.append(&mut shown);
+    }
+
+    pub fn answer(&self, question: Question) -> Reply {
+        let node = |id: i64, role: &'static str| {
+            let name = Reply::text("id");
+            Reply::Map(vec![
+                (name, Reply::Integer(id)),
+                (Reply::text("role"), Reply::text(role)),
+                (Reply::text("alive"), Reply::Boolean(id != 5002)),
+            ])
+        };
+        match question {
+            Question::Leader => Reply::leader(self.leader),
+            Question::Time => Reply::time(Duration::from_micros(1_700_000_000_000_042)),
+            Question::Wait { .. } => Reply::Integer(2),
+            Question::Nodes => Reply::Array(vec![node(5001, "follower"), node(5002, "unknown")]),
+            Question::Role => Reply::Array(vec![
+                Reply::text("master"),
+                Reply::Integer(12),
+                Reply::Array(vec![Reply::Array(vec![Reply::text("127.0.0.1")])]),
+            ]),
+            Question::Info { .. } => {
+                Reply::Verbatim("# Server\r\nnodesync_version:0.1.0\r\n\r\n# Raft\r\n".into())
+            }
+            Question::ClientInfo | Question::ClientList { .. } => {
+                Reply::Verbatim("id=7 addr=127.0.0.1:4 name=\n".into())
+            }
+        }
+    }
+}
+
+/// A store command in few words.
+fn show(command: &Command<'_>) -> String {
+    let list = |words: &[&[u8]]| {
+        words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let text = match *command {
+        Command::Get { key } => format!("get {}", list(&[key])),
+        Command::GetMany { ref keys } => format!("get-many {}", list(keys)),
+        Command::Length { key } => format!("length {}", list(&[key])),
+        Command::Exists { ref keys } => format!("exists {}", list(keys)),
+        Command::Count => "count".into(),
+        Command::Keys { pattern } => format!("keys {}", list(&[pattern])),
+        Command::Scan { cursor, pattern, count } => {
+            format!("scan {cursor} {} {count}", list(&[pattern.unwrap_or(b"-")]))
+        }
+        Command::Set { key, value, when, get } => {
+            format!("set {} {when:?}{}", list(&[key, value]), if get { " get" } else { "" })
+        }
+        Command::SetMany { ref pairs } => {
+            format!(
+                "set-many {}",
+                list(&pairs.iter().flat_map(|&(k, v)| [k, v]).collect::<Vec<_>>())
+            )
+        }
+        Command::Append { key, value } => format!("append {}", list(&[key, value])),
+        Command::Increment { key, by } => format!("increment {} {by}", list(&[key])),
+        Command::Take { key } => format!("take {}", list(&[key])),
+        Command::Delete { ref keys } => format!("delete {}", list(keys)),
+        Command::Clear => "clear".into(),
+    };
+    if text.len() < 100 { text } else { format!("{}… ({} bytes)", &text[..20], text.len()) }
+}

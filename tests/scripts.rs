@@ -1,0 +1,57 @@
+//! Golden transcripts of the consensus core. A script is a file of commands with what came of them;
+//! its name is the sentence that it proves. `UPDATE_GOLDENFILES=1 cargo test --test scripts` writes
+//! the transcripts anew: a change is accepted only when its cause is understood.
+//!
+//! `raft/` and `joining/` drive whole clusters of replicas by hand: every message is delivered, and
+//! every disk job completed, by a command (see `harness/commands.rs`). `log/` and `progress/` drive
+//! those two types alone.
+
+#[path = "scripts/harness/mod.rs"]
+mod harness;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use goldenscript::Runner;
+
+/// Runs each script of a folder with a new runner, and names all that fail.
+fn run_folder<R: Runner + Default>(folder: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(folder);
+    let files = std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> = files.collect();
+    files.sort();
+    assert!(!files.is_empty(), "no scripts in {}", path.display());
+    let fails = |file: &PathBuf| {
+        let run = || goldenscript::run(&mut R::default(), file);
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => false,
+            Ok(Err(error)) => {
+                println!("{}: {error}", file.display());
+                true
+            }
+            Err(_) => true,
+        }
+    };
+    let failed: Vec<&PathBuf> = files.iter().filter(|file| fails(file)).collect();
+    assert!(failed.is_empty(), "failed: {failed:#?}");
+}
+
+#[test]
+fn raft() {
+    run_folder::<harness::Cluster>("raft");
+}
+
+#[test]
+fn joining() {
+    run_folder::<harness::Cluster>("joining");
+}
+
+#[test]
+fn log() {
+    run_folder::<harness::LogRunner>("log");
+}
+
+#[test]
+fn progress() {
+    run_folder::<harness::ProgressRunner>("progress");
+}

@@ -1,0 +1,346 @@
+//! Replicas with their disks, stores and detectors, and what is on its way between them. Carries out
+//! the effects of each step and writes the transcript; `commands` says what happens next.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use nodesync::clock::Now;
+use nodesync::replica::detector::{FailureDetector, Liveness};
+use nodesync::replica::{
+    Alarm, Apply, Effects, Envelope, HardState, Input, JobNo, Message, Pull, ReadId, Record,
+    Replica, Settings, Standing,
+};
+use nodesync::rng::Rng;
+use nodesync::types::{Index, NodeId, SnapshotMeta};
+
+use super::disk::{Applied, Disk, Store};
+use super::network::{Freight, Network};
+use super::show;
+
+/// What waits for the disk.
+#[derive(Debug)]
+pub struct Job {
+    number: JobNo,
+    records: Vec<Record>,
+    after: Vec<Envelope>,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub settings: Settings,
+    pub disk: Disk,
+    pub jobs: VecDeque<Job>,
+    pub store: Store,
+    /// Reads that wait: the key, and the index once the replica has named it.
+    pub reads: BTreeMap<ReadId, (String, Option<Index>)>,
+    pub detector: FailureDetector,
+    /// The image that the replica has asked for.
+    pub image: Option<(SnapshotMeta, Store)>,
+    /// `None` while it is crashed.
+    pub replica: Option<Replica>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    pub now: Now,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub network: Network,
+    /// True if disk jobs wait for `persist`.
+    pub disks_by_hand: bool,
+    pub show_beats: bool,
+    /// What one append or forward may hold.
+    pub bytes_max: usize,
+    pub transcript: Vec<String>,
+}
+
+impl Cluster {
+    /// Adds a node with an empty directory, or one that has founded the cluster with the others.
+    pub fn add(&mut self, settings: Settings, blank: bool) {
+        let incarnation = |id: NodeId| 100 + u64::from(id.0);
+        let standing = if blank {
+            Standing::Blank
+        } else {
+            let founders = settings.peers().map(|peer| (peer, incarnation(peer)));
+            Standing::Voter { founders: founders.collect() }
+        };
+        let id = settings.id;
+        let hard = HardState { standing, ..HardState::default() };
+        let disk = Disk { incarnation: incarnation(id), hard, ..Disk::default() };
+        let node = Node {
+            detector: FailureDetector::new(self.now, settings.election_timeout, []),
+            settings,
+            disk,
+            jobs: VecDeque::new(),
+            store: Store::default(),
+            reads: BTreeMap::new(),
+            image: None,
+            replica: None,
+        };
+        self.nodes.insert(id, node);
+    }
+
+    /// Starts a node from what its disk holds.
+    pub fn start(&mut self, id: NodeId) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).expect("a node of the cluster");
+        node.settings.incarnation = node.disk.incarnation;
+        let timeout = node.settings.election_timeout;
+        node.detector = FailureDetector::new(now, timeout, node.settings.peers());
+        node.store = node.disk.images.get(&node.disk.snapshot).cloned().unwrap_or_default();
+        let rng = Rng::new(u64::from(id.0));
+        node.replica = Some(Replica::new(now, node.settings.clone(), node.disk.recovered(), rng));
+    }
+
+    /// A process dies: what was not durable is gone, and what was on its way to it.
+    pub fn crash(&mut self, id: NodeId) {
+        let node = self.node(id);
+        node.replica = None;
+        node.jobs.clear();
+        node.reads.clear();
+        node.image = None;
+        node.settings.boot += 1;
+        self.network.clear(|(_, to)| to == id);
+    }
+
+    pub fn node(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("there is no n{id}"))
+    }
+
+    pub fn replica(&mut self, id: NodeId) -> &mut Replica {
+        self.node(id).replica.as_mut().unwrap_or_else(|| panic!("n{id} is down"))
+    }
+
+    pub fn is_up(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.replica.is_some())
+    }
+
+    pub fn say(&mut self, id: NodeId, line: impl std::fmt::Display) {
+        self.transcript.push(format!("n{id} {line}"));
+    }
+
+    /// Steps one replica and carries out what it says.
+    pub fn step(&mut self, id: NodeId, input: Input) {
+        let now = self.now;
+        let mut effects = Effects::default();
+        self.replica(id).step(now, input, &mut effects);
+        self.carry_out(id, effects);
+    }
+
+    fn carry_out(&mut self, id: NodeId, effects: Effects) {
+        assert_eq!(effects.fatal, None, "n{id} found a broken invariant");
+        for event in &effects.events {
+            self.say(id, show::event(event));
+        }
+        if effects.job > 0 {
+            if !effects.persist.is_empty() {
+                self.say(id, format!("writes {}", show::list(effects.persist.iter().map(show::record))));
+            }
+            let (records, after) = (effects.persist, effects.after_persist);
+            self.node(id).jobs.push_back(Job { number: effects.job, records, after });
+        }
+        for envelope in effects.send {
+            self.post(envelope);
+        }
+        for peer in effects.pull {
+            self.pull(id, peer);
+        }
+        for apply in effects.apply {
+            self.apply(id, apply);
+        }
+        for (read, index) in effects.reads {
+            if let Some((_, wanted)) = self.node(id).reads.get_mut(&read) {
+                *wanted = Some(index);
+            }
+        }
+        self.serve_reads(id);
+        for (request, why) in effects.refuse {
+            self.say(id, format!("answers {}: {why}", show::request(&request)));
+        }
+        for (read, why) in effects.refuse_reads {
+            if let Some((key, _)) = self.node(id).reads.remove(&read) {
+                self.say(id, format!("answers read of {key}: {why}"));
+            }
+        }
+        if !self.disks_by_hand {
+            while self.persist(id) {}
+        }
+    }
+
+    /// Completes the oldest disk job. False if there is none.
+    pub fn persist(&mut self, id: NodeId) -> bool {
+        let by_hand = self.disks_by_hand;
+        let node = self.node(id);
+        let Some(job) = node.jobs.pop_front() else { return false };
+        job.records.iter().cloned().for_each(|record| node.disk.write(record));
+        if by_hand {
+            let records = show::list(job.records.iter().map(show::record));
+            self.say(id, format!("has durably {records}"));
+        }
+        for envelope in job.after {
+            self.post(envelope);
+        }
+        self.step(id, Input::Persisted(job.number));
+        true
+    }
+
+    /// What a replication thread does: sends while there is something.
+    fn pull(&mut self, id: NodeId, peer: NodeId) {
+        let (now, bytes_max) = (self.now, self.bytes_max);
+        while let Some(pull) = self.replica(id).pull(now, peer, bytes_max) {
+            match pull {
+                Pull::Message(envelope) => self.post(envelope),
+                Pull::Snapshot(meta) => {
+                    let image = self.node(id).disk.images[&meta].clone();
+                    let open = self.network.send((id, peer), Freight::Image(meta, image.into()));
+                    let lost = if open { "" } else { " (lost)" };
+                    self.transcript.push(format!("n{id}→n{peer} Image {}{lost}", show::meta(&meta)));
+                }
+            }
+        }
+    }
+
+    fn post(&mut self, envelope: Envelope) {
+        let line = show::envelope(&envelope);
+        let pair = (envelope.from, envelope.to);
+        let is_beat = matches!(envelope.message, Message::Beat(_));
+        let open = if is_beat {
+            self.network.send_beat(envelope)
+        } else {
+            self.network.send(pair, Freight::Message(envelope))
+        };
+        if !is_beat || self.show_beats {
+            self.transcript.push(format!("{line}{}", if open { "" } else { " (lost)" }));
+        }
+    }
+
+    /// Hands over what came in on a line.
+    pub fn receive(&mut self, from: NodeId, to: NodeId, freight: Freight) {
+        let now = self.now;
+        if !self.is_up(to) {
+            return;
+        }
+        if self.node(to).detector.heard(now, from) {
+            self.say(to, format!("hears n{from} again"));
+            self.step(to, Input::Peer { peer: from, liveness: Liveness::Alive });
+        }
+        match freight {
+            Freight::Message(envelope) => self.step(to, Input::Message(envelope)),
+            Freight::Image(meta, image) => {
+                self.node(to).disk.images.insert(meta, *image);
+                self.say(to, format!("has the image {} of n{from}", show::meta(&meta)));
+                self.step(to, Input::SnapshotArrived { from, meta });
+                if self.is_up(from) {
+                    self.step(from, Input::SnapshotSent { to, sent: true });
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, id: NodeId, apply: Apply) {
+        match apply {
+            Apply::Entries(entries) => {
+                for entry in &entries {
+                    let applied = self.node(id).store.apply(entry);
+                    let line = show::entry(entry);
+                    let boot = self.node(id).settings.boot;
+                    match applied {
+                        Applied::Copy(_) => self.say(id, format!("drops the copy {line}")),
+                        _ => self.say(id, format!("applies {line}")),
+                    }
+                    if let Applied::Done(request) = applied
+                        && (request.node, request.boot) == (id, boot)
+                    {
+                        self.say(id, format!("answers {}: done", show::request(&request)));
+                    }
+                }
+            }
+            Apply::Restore(meta) => {
+                let node = self.node(id);
+                node.store = node.disk.images[&meta].clone();
+                self.say(id, format!("restores the image {}", show::meta(&meta)));
+            }
+            Apply::Snapshot(meta) => {
+                let node = self.node(id);
+                node.image = Some((meta, node.store.clone()));
+                self.say(id, format!("takes an image of {}", show::meta(&meta)));
+            }
+        }
+    }
+
+    fn serve_reads(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let applied = node.store.applied;
+        let ready = |_: &ReadId, read: &mut (String, Option<Index>)| {
+            read.1.is_some_and(|index| index <= applied)
+        };
+        let served: Vec<_> = node.reads.extract_if(.., ready).collect();
+        for (_, (key, index)) in served {
+            let value = self.node(id).store.data.get(&key).cloned();
+            let value = value.map_or("nothing".to_owned(), |value| format!("{key}={value}"));
+            let index = index.unwrap_or(0);
+            self.say(id, format!("answers read of {key} at {index}: {value}"));
+        }
+    }
+
+    /// Lets time pass: alarms and suspicions at their moments, beats arrive at once. With `all`, all
+    /// other messages do too; else they wait for `deliver`.
+    pub fn pass(&mut self, time: Duration, all: bool) {
+        let end = self.now + time;
+        self.settle(all);
+        while let Some(at) = self.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                self.raise(id);
+            }
+            self.settle(all);
+        }
+        self.now = end;
+    }
+
+    fn next_deadline(&self) -> Option<Now> {
+        let deadlines = |node: &Node| {
+            let replica = node.replica.as_ref()?;
+            let alarms = [Alarm::Heartbeat, Alarm::Election].map(|a| Some(replica.deadline(a)));
+            alarms.into_iter().chain([node.detector.deadline()]).flatten().min()
+        };
+        self.nodes.values().filter_map(deadlines).min()
+    }
+
+    fn raise(&mut self, id: NodeId) {
+        let now = self.now;
+        if !self.is_up(id) {
+            return;
+        }
+        for peer in self.node(id).detector.overdue(now) {
+            self.say(id, format!("suspects n{peer}"));
+            self.step(id, Input::Peer { peer, liveness: Liveness::Suspected });
+        }
+        for alarm in [Alarm::Heartbeat, Alarm::Election] {
+            if self.replica(id).deadline(alarm) <= now {
+                self.step(id, Input::Alarm(alarm));
+            }
+        }
+    }
+
+    /// Delivers beats until there are none, and with `all` everything else too.
+    pub fn settle(&mut self, all: bool) {
+        loop {
+            if let Some(beat) = self.network.take_beat() {
+                self.receive(beat.from, beat.to, Freight::Message(beat));
+            } else if all && let Some(&((from, to), _)) = self.network.waiting().first() {
+                if let Some(freight) = self.network.take((from, to)) {
+                    self.receive(from, to, freight);
+                }
+            } else if !all || !self.persist_any() {
+                return;
+            }
+        }
+    }
+
+    fn persist_any(&mut self) -> bool {
+        let waits = |node: &&Node| node.replica.is_some() && !node.jobs.is_empty();
+        let id = self.nodes.values().find(waits).map(|node| node.settings.id);
+        id.is_some_and(|id| self.persist(id))
+    }
+}

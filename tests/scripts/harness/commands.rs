@@ -1,0 +1,332 @@
+//! The commands of the cluster scripts.
+//!
+//! | command | does |
+//! |---|---|
+//! | `cluster nodes=3 …` | starts a cluster that has founded itself; with `blank=true`, of empty directories |
+//! | `disk 1 term=3 vote=2 1@1 2@3` | starts node 1 anew from a disk with this hard state and log |
+//! | `campaign 1` | lets time pass until node 1's patience is over; nothing else happens meanwhile |
+//! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
+//! | `run 300` | the same, and messages and disk jobs are done at once |
+//! | `settle` | does what is left to do without letting time pass |
+//! | `deliver [1 2] [count]` | delivers what waits now: everywhere, or from node 1 to node 2 |
+//! | `drop 1 2 [count]` | loses what waits from node 1 to node 2 |
+//! | `beats` | delivers the beats that wait |
+//! | `cut 1 2 [oneway=true]`, `isolate 1`, `heal` | loses all that is sent from now on; heals with new links |
+//! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
+//! | `propose 1 x=1 …`, `read 1 x`, `withdraw 1 2` | what node 1's clients want; gives n1#2 up |
+//! | `crash 1`, `restart 1`, `wipe 1` | ends a process, starts it, empties its directory between the two |
+//! | `gone 1 3`, `link 1 3` | node 1 finds that node 3's port refuses; has a new link to it |
+//! | `snapshot 1 [fail=true]` | the image that node 1 asked for is durable |
+//! | `sent 3 1 [ok=false]` | node 3 has sent the image to node 1, which does not have it yet |
+//! | `stop 1`, `disk-full 1 true` | what their names say |
+//! | `status [1]`, `waiting` | shows the nodes; shows what is on its way |
+
+use std::error::Error;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use goldenscript::{ArgumentConsumer, Command, Context};
+use nodesync::clock::Now;
+use nodesync::replica::{Alarm, Input, Settings};
+use nodesync::types::{Entry, NodeId, Payload};
+
+use super::Cluster;
+use super::disk::Store;
+use super::network::Freight;
+use super::show;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+impl goldenscript::Runner for Cluster {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        let mut args = Args(command.consume_args());
+        match command.name.as_str() {
+            "cluster" => self.found(&mut args)?,
+            "disk" => self.set_disk(&mut args)?,
+            "tick" => self.pass(Duration::from_millis(args.take()?), false),
+            "run" => self.pass(Duration::from_millis(args.take()?), true),
+            "settle" => self.settle(true),
+            "beats" => self.settle(false),
+            "deliver" => self.deliver(&mut args)?,
+            "drop" => {
+                let (from, to) = (args.node()?, args.node()?);
+                for _ in 0..args.maybe()?.unwrap_or(usize::MAX) {
+                    let Some(_) = self.network.take((from, to)) else { break };
+                }
+            }
+            "propose" | "read" | "withdraw" => self.client(&command.name, &mut args)?,
+            "status" => self.show_status(args.maybe()?.map(NodeId)),
+            "waiting" => self.show_waiting(),
+            "cut" | "isolate" | "heal" => self.links(&command.name, &mut args)?,
+            name => self.one_node(name, &mut args)?,
+        }
+        args.0.reject_next()?;
+        let mut output = std::mem::take(&mut self.transcript).join("\n");
+        if !output.is_empty() {
+            output.push('\n');
+        }
+        Ok(output)
+    }
+
+    fn end_command(&mut self, _: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        for (id, node) in &self.nodes {
+            if let Some(replica) = &node.replica {
+                replica.check().map_err(|broken| format!("n{id}: {broken}"))?;
+            }
+        }
+        Ok(String::new())
+    }
+}
+
+/// A command's arguments.
+struct Args<'a>(ArgumentConsumer<'a>);
+
+impl Args<'_> {
+    fn maybe<T: FromStr>(&mut self) -> Result<Option<T>, Box<dyn Error>>
+    where
+        T::Err: Error + 'static,
+    {
+        Ok(self.0.next_pos().map(str::parse).transpose()?)
+    }
+
+    fn take<T: FromStr>(&mut self) -> Result<T, Box<dyn Error>>
+    where
+        T::Err: Error + 'static,
+    {
+        self.maybe()?.ok_or_else(|| "an argument is missing".into())
+    }
+
+    fn node(&mut self) -> Result<NodeId, Box<dyn Error>> {
+        self.take().map(NodeId)
+    }
+
+    fn key<T: FromStr>(&mut self, name: &str, default: T) -> Result<T, Box<dyn Error>>
+    where
+        T::Err: Error + 'static,
+    {
+        Ok(self.0.take_key(name).map(str::parse).transpose()?.unwrap_or(default))
+    }
+}
+
+impl Cluster {
+    fn found(&mut self, args: &mut Args<'_>) -> Outcome {
+        let count: u32 = args.key("nodes", 3)?;
+        let blank = args.key("blank", false)?;
+        *self = Cluster { now: Now(3_600_000_000), ..Cluster::default() };
+        self.disks_by_hand = args.key("disks_by_hand", false)?;
+        self.show_beats = args.key("show_beats", false)?;
+        self.bytes_max = args.key("bytes_max", 1 << 20)?;
+        let members: Vec<NodeId> = (1..=count).map(NodeId).collect();
+        let mut settings = Settings::new(NodeId(0), members.clone());
+        settings.window.messages_max = args.key("window", settings.window.messages_max)?;
+        settings.pending_bytes_max = args.key("pending", settings.pending_bytes_max)?;
+        settings.snapshot_log_bytes = args.key("image_after", settings.snapshot_log_bytes)?;
+        settings.log_retain_bytes = args.key("retain", settings.log_retain_bytes)?;
+        for id in members {
+            self.add(Settings { id, ..settings.clone() }, blank);
+        }
+        for id in (1..=count).map(NodeId) {
+            self.start(id);
+        }
+        Ok(())
+    }
+
+    fn set_disk(&mut self, args: &mut Args<'_>) -> Outcome {
+        let id = args.node()?;
+        let disk = &mut self.node(id).disk;
+        disk.hard.term = args.key("term", 0)?;
+        let vote: u32 = args.key("vote", 0)?;
+        disk.hard.vote = (vote > 0).then_some(NodeId(vote));
+        disk.entries.clear();
+        while let Some(entry) = args.0.next_pos() {
+            let (index, term) = entry.split_once('@').ok_or("an entry is written index@term")?;
+            let (index, term) = (index.parse()?, term.parse()?);
+            disk.entries.push(Entry { index, term, payload: Payload::Noop });
+        }
+        self.start(id);
+        Ok(())
+    }
+
+    fn deliver(&mut self, args: &mut Args<'_>) -> Outcome {
+        let only = match args.maybe()? {
+            Some(from) => Some((NodeId(from), args.node()?)),
+            None => None,
+        };
+        let count_max = args.maybe()?.unwrap_or(usize::MAX);
+        for (pair, count) in self.network.waiting() {
+            if only.is_some_and(|only| only != pair) {
+                continue;
+            }
+            for _ in 0..count.min(count_max) {
+                let Some(freight) = self.network.take(pair) else { break };
+                self.receive(pair.0, pair.1, freight);
+            }
+        }
+        Ok(())
+    }
+
+    fn client(&mut self, name: &str, args: &mut Args<'_>) -> Outcome {
+        let id = args.node()?;
+        match name {
+            "propose" => {
+                while let Some((key, value)) = args.0.next_key() {
+                    let commands = Bytes::from(format!("{key}={value}"));
+                    let request = self.replica(id).next_request();
+                    self.step(id, Input::Propose { id: request, commands });
+                }
+            }
+            "read" => {
+                let read = self.replica(id).next_read();
+                let key: String = args.take()?;
+                self.node(id).reads.insert(read, (key, None));
+                self.step(id, Input::Read(read));
+            }
+            _ => {
+                let (seq, boot) = (args.take()?, self.node(id).settings.boot);
+                let request = nodesync::types::RequestId { node: id, boot, seq };
+                let known = self.replica(id).withdraw(request);
+                self.say(id, format!("withdraws {}: {known:?}", show::request(&request)));
+            }
+        }
+        Ok(())
+    }
+
+    fn links(&mut self, name: &str, args: &mut Args<'_>) -> Outcome {
+        match name {
+            "cut" => {
+                let (a, b) = (args.node()?, args.node()?);
+                self.network.cut(a, b);
+                if !args.key("oneway", false)? {
+                    self.network.cut(b, a);
+                }
+            }
+            "isolate" => {
+                let id = args.node()?;
+                for peer in self.nodes.keys().copied().filter(|peer| *peer != id) {
+                    self.network.cut(id, peer);
+                    self.network.cut(peer, id);
+                }
+            }
+            _ => {
+                for (a, b) in self.network.heal() {
+                    self.connect(a, b);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Both ends of a pair have a new link to the other.
+    fn connect(&mut self, a: NodeId, b: NodeId) {
+        if self.is_up(a) && self.is_up(b) {
+            self.step(a, Input::LinkUp(b));
+            self.step(b, Input::LinkUp(a));
+        }
+    }
+
+    fn one_node(&mut self, name: &str, args: &mut Args<'_>) -> Outcome {
+        let id = args.node()?;
+        match name {
+            "campaign" => {
+                self.now = self.now.max(self.replica(id).deadline(Alarm::Election));
+                self.step(id, Input::Alarm(Alarm::Election));
+            }
+            "persist" => {
+                for _ in 0..args.maybe()?.unwrap_or(usize::MAX) {
+                    if !self.persist(id) {
+                        break;
+                    }
+                }
+            }
+            "crash" => self.crash(id),
+            "restart" => {
+                self.start(id);
+                for peer in self.nodes.keys().copied().collect::<Vec<_>>() {
+                    if peer != id {
+                        self.connect(id, peer);
+                    }
+                }
+            }
+            "wipe" => {
+                let disk = &mut self.node(id).disk;
+                let incarnation = disk.incarnation + 100;
+                *disk = super::disk::Disk { incarnation, ..Default::default() };
+            }
+            "gone" => self.step(id, Input::PeerGone(NodeId(args.take()?))),
+            "link" => self.step(id, Input::LinkUp(NodeId(args.take()?))),
+            "snapshot" => self.finish_image(id, args.key("fail", false)?)?,
+            "sent" => {
+                let (to, sent) = (args.node()?, args.key("ok", true)?);
+                self.step(id, Input::SnapshotSent { to, sent });
+            }
+            "stop" => self.step(id, Input::Stop),
+            "disk-full" => self.step(id, Input::DiskFull(args.take()?)),
+            _ => return Err(format!("there is no command {name}").into()),
+        }
+        Ok(())
+    }
+
+    fn finish_image(&mut self, id: NodeId, fail: bool) -> Outcome {
+        let (meta, image): (_, Store) =
+            self.node(id).image.take().ok_or("no image was asked for")?;
+        if fail {
+            self.step(id, Input::SnapshotFailed);
+        } else {
+            self.node(id).disk.images.insert(meta, image);
+            self.step(id, Input::SnapshotTaken(meta));
+        }
+        Ok(())
+    }
+
+    fn show_status(&mut self, only: Option<NodeId>) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            if only.is_some_and(|only| only != id) {
+                continue;
+            }
+            let Some(replica) = &self.nodes[&id].replica else {
+                self.say(id, "down");
+                continue;
+            };
+            let status = replica.status();
+            let leader = status.leader.map_or("none".to_owned(), |leader| format!("n{leader}"));
+            let mut line = format!(
+                "{} t{} leader={leader} commit={} durable={} last={}",
+                status.role.as_str(),
+                status.term,
+                status.commit,
+                status.durable,
+                status.last
+            );
+            if status.snapshot > 0 {
+                line += &format!(" snapshot={}", status.snapshot);
+            }
+            if status.pending.0 > 0 {
+                line += &format!(" pending={}", status.pending.0);
+            }
+            for peer in status.peers {
+                if let Some((matched, state)) = peer.progress {
+                    line += &format!(" n{}:{matched} {state}", peer.id);
+                }
+            }
+            self.say(id, line);
+        }
+    }
+
+    fn show_waiting(&mut self) {
+        for ((from, to), count) in self.network.waiting() {
+            let mut shown = Vec::new();
+            for _ in 0..count {
+                let Some(freight) = self.network.take((from, to)) else { break };
+                shown.push(match &freight {
+                    Freight::Message(envelope) => show::message(&envelope.message),
+                    Freight::Image(meta, _) => format!("Image {}", show::meta(meta)),
+                });
+                self.network.send((from, to), freight);
+            }
+            self.transcript.push(format!("n{from}→n{to}: {}", shown.join(" | ")));
+        }
+    }
+}

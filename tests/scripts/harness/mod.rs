@@ -1,0 +1,13 @@
+//! What the scripts run on: a cluster whose network, disks and clock are moved by hand.
+
+mod cluster;
+mod commands;
+mod disk;
+mod log;
+mod network;
+mod progress;
+mod show;
+
+pub use cluster::Cluster;
+pub use log::LogRunner;
+pub use progress::ProgressRunner;

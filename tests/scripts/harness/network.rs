@@ -1,0 +1,75 @@
+//! The network: between each two nodes one line for messages and one for beats, first in, first out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use nodesync::replica::Envelope;
+use nodesync::types::{NodeId, SnapshotMeta};
+
+use super::disk::Store;
+
+/// What travels.
+#[derive(Clone, Debug)]
+pub enum Freight {
+    Message(Envelope),
+    Image(SnapshotMeta, Box<Store>),
+}
+
+type Pair = (NodeId, NodeId);
+
+#[derive(Debug, Default)]
+pub struct Network {
+    messages: BTreeMap<Pair, VecDeque<Freight>>,
+    beats: BTreeMap<Pair, VecDeque<Envelope>>,
+    cut: BTreeSet<Pair>,
+}
+
+impl Network {
+    /// Puts freight on its way. False if the line is cut, and it is lost.
+    pub fn send(&mut self, pair: Pair, freight: Freight) -> bool {
+        let open = !self.cut.contains(&pair);
+        if open {
+            self.messages.entry(pair).or_default().push_back(freight);
+        }
+        open
+    }
+
+    pub fn send_beat(&mut self, beat: Envelope) -> bool {
+        let pair = (beat.from, beat.to);
+        let open = !self.cut.contains(&pair);
+        if open {
+            self.beats.entry(pair).or_default().push_back(beat);
+        }
+        open
+    }
+
+    /// The lines that hold messages, in order, and how many each holds.
+    pub fn waiting(&self) -> Vec<(Pair, usize)> {
+        let full = self.messages.iter().filter(|(_, line)| !line.is_empty());
+        full.map(|(pair, line)| (*pair, line.len())).collect()
+    }
+
+    pub fn take(&mut self, pair: Pair) -> Option<Freight> {
+        self.messages.get_mut(&pair)?.pop_front()
+    }
+
+    pub fn take_beat(&mut self) -> Option<Envelope> {
+        self.beats.values_mut().find_map(VecDeque::pop_front)
+    }
+
+    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.cut.insert((from, to));
+        self.clear(|pair| pair == (from, to));
+    }
+
+    /// Opens all lines; the pairs of nodes that were cut off from each other in some direction.
+    pub fn heal(&mut self) -> BTreeSet<Pair> {
+        let cut = std::mem::take(&mut self.cut);
+        cut.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect()
+    }
+
+    /// Loses what is on its way on some lines.
+    pub fn clear(&mut self, lost: impl Fn(Pair) -> bool) {
+        self.messages.retain(|pair, _| !lost(*pair));
+        self.beats.retain(|pair, _| !lost(*pair));
+    }
+}
