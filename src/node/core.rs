@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -70,6 +70,8 @@ pub enum LinkWork {
     Message(Envelope),
     /// [`Core::pull`] has something.
     Pull,
+    /// The peer is there: try to connect now, if there is no link.
+    Reconnect,
     /// End.
     Stop,
 }
@@ -135,7 +137,11 @@ pub struct Core {
     clock: Clock,
     store: Arc<Store>,
     stop: Arc<Stop>,
+    /// The leader's id as of the last step, to be read without the lock; [`NO_LEADER`] for none.
+    leader: AtomicU64,
 }
+
+const NO_LEADER: u64 = u64::MAX;
 
 /// Wake-ups that a step has caused, done after the lock is released.
 #[derive(Default)]
@@ -166,7 +172,8 @@ impl Core {
             arrived: None,
             election_at: Now(u64::MAX),
         };
-        Core { state: Mutex::new(state), queues, clock, store, stop }
+        let leader = AtomicU64::new(NO_LEADER);
+        Core { state: Mutex::new(state), queues, clock, store, stop, leader }
     }
 
     /// Tells the replica what has happened.
@@ -320,7 +327,7 @@ impl Core {
 
     /// Whom this node follows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.state.lock().replica.leader()
+        u32::try_from(self.leader.load(Ordering::Relaxed)).ok().map(NodeId)
     }
 
     /// The members that a node with an empty directory still has to hear of.
@@ -435,6 +442,10 @@ impl Core {
             if let Some(waiter) = reads.remove(&id) {
                 wakes.0.push((waiter, Answer::Unserved(rejected.into())));
             }
+        }
+        let leader = replica.leader().map_or(NO_LEADER, |leader| leader.0.into());
+        if self.leader.load(Ordering::Relaxed) != leader {
+            self.leader.store(leader, Ordering::Relaxed);
         }
         if replica.deadline(Alarm::Election) < *election_at {
             let _ = self.queues.election.try_send(());

@@ -59,7 +59,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Peer};
 use crate::protocol::{Facts, Limits, Password};
 use crate::replica::detector::FailureDetector;
-use crate::replica::{Alarm, Input, Replica, Settings};
+use crate::replica::{HardState, Input, Record, Replica, Settings};
 use crate::rng::Rng;
 use crate::store::{Store, Writer};
 use crate::types::NodeId;
@@ -123,6 +123,8 @@ pub struct Node {
     /// The dedicated threads, in the order in which they are joined.
     threads: Vec<JoinHandle<()>>,
     signs: Sender<Sign>,
+    /// Ends the heartbeat thread's wait.
+    heartbeat: Sender<()>,
     /// Held until the end: the directory's lock.
     _home: Home,
 }
@@ -161,14 +163,15 @@ impl Node {
             ..Options::new(home.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
-        let (log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&e))?;
+        let (mut log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&e))?;
+        let incarnation = incarnation(&home, &mut log)?;
         let mut writer = Writer::new();
         if recovered.snapshot.index > 0 {
             writer.restore(images.load(recovered.snapshot)?);
         }
         let recovery = started.elapsed();
         let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
-        let settings = settings(&config, &home);
+        let settings = settings(&config, home.boot(), incarnation);
         let clock = Clock::start();
         let seed = getrandom::u64().map_err(|e| Fatal::Io(format!("no random numbers: {e}")))?;
         let replica = Replica::new(clock.now(), settings, recovered, Rng::new(seed));
@@ -178,7 +181,7 @@ impl Node {
         let (apply_sender, apply_work) = unbounded();
         let (snapshots, snapshot_work) = unbounded();
         let (election_sender, election_notes) = bounded(1);
-        let (heartbeat_sender, heartbeat_notes) = bounded(1);
+        let (heartbeat, heartbeat_stop) = bounded(1);
         let (signs, sign_queue) = unbounded();
         let mut links = BTreeMap::new();
         let mut link_work = Vec::new();
@@ -218,11 +221,10 @@ impl Node {
         let failure_detector = FailureDetector::new(clock.now(), timeout, ids);
         threads.spawn("listener", move |shared| listener::run(shared, &listener))?;
         threads.spawn("heartbeat", move |shared| {
-            let _open = heartbeat_sender; // Nothing brings a heartbeat forward.
-            alarm::run(shared, Alarm::Heartbeat, &heartbeat_notes);
+            alarm::run_heartbeat(shared, &heartbeat_stop);
         })?;
         threads.spawn("election", move |shared| {
-            alarm::run(shared, Alarm::Election, &election_notes);
+            alarm::run_election(shared, &election_notes);
         })?;
         threads.spawn("detector", move |shared| {
             detector::run(shared, failure_detector, &sign_queue);
@@ -240,7 +242,7 @@ impl Node {
         threads.spawn("snapshot", move |shared| snapshot::run(shared, &snapshot_work))?;
         let threads = threads.handles;
         shared.core.look_for_spare();
-        Ok(Node { shared, threads, signs, _home: home })
+        Ok(Node { shared, threads, signs, heartbeat, _home: home })
     }
 
     /// The port that the node listens on.
@@ -275,9 +277,6 @@ impl Node {
     /// Hands the leadership over and lets what is in flight finish.
     fn finish(&self) {
         let shared = &self.shared;
-        if shared.stop.has_failed() {
-            return;
-        }
         shared.core.step([Input::Stop]);
         let deadline = Instant::now() + FINISH_MAX;
         while !shared.core.is_idle() && Instant::now() < deadline && !shared.stop.has_failed() {
@@ -287,12 +286,13 @@ impl Node {
 
     /// Ends all threads, each after those that feed it.
     fn end(self) -> Result<(), Fatal> {
-        let Node { shared, threads, signs, _home } = self;
+        let Node { shared, threads, signs, heartbeat, _home } = self;
         shared.stop.set();
         shared.core.abandon_all();
         wake_listener(&shared);
         shared.pool.join();
         let _ = signs.send(Sign::Stop);
+        let _ = heartbeat.try_send(());
         shared.core.stop_links();
         shared.core.poke_election();
         shared.core.stop_workers();
@@ -361,10 +361,26 @@ fn wake_listener(shared: &Shared) {
     let _ = TcpStream::connect_timeout(&address, Duration::from_millis(200));
 }
 
-fn settings(config: &Config, home: &Home) -> Settings {
+/// The directory's incarnation, or a new one if the directory is old but its log is gone: whoever knew
+/// the old one must not take this node for the one that it knew (see [`crate::replica::joining`]). A new
+/// directory's log gets its first record here, so that the two can be told apart.
+fn incarnation(home: &Home, log: &mut Log) -> Result<u64, Fatal> {
+    if !log.is_new() {
+        return Ok(home.incarnation());
+    }
+    if home.blank() {
+        log.append(&[Record::Hard(HardState::default())]);
+        log.commit().map_err(|error| wal_error(&error))?;
+        return Ok(home.incarnation());
+    }
+    log::warn!(target: "NodeSync", "The log of this directory is gone: joining as if it were empty");
+    getrandom::u64().map_err(|error| Fatal::Io(format!("no random numbers: {error}")))
+}
+
+fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
     Settings {
-        boot: home.boot(),
-        incarnation: home.incarnation(),
+        boot,
+        incarnation,
         heartbeat_interval: config.heartbeat_interval,
         election_timeout: config.election_timeout,
         disk_timeout: config.disk_timeout,

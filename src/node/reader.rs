@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use super::core::LinkWork;
 use super::detector::Sign;
 use super::replication::{dial, nonce};
 use super::snapshot::{Incoming, SnapshotWork};
@@ -32,6 +33,9 @@ pub fn serve(shared: &Shared, mut stream: TcpStream, address: SocketAddr) {
             return;
         }
     };
+    if let Some(link) = shared.core.link(peer) {
+        link.send(LinkWork::Reconnect);
+    }
     let _name = ThreadName::set(&format!("reader-{peer}"));
     if let Err(error) = read_frames(shared, &mut stream, peer)
         && !shared.stop.is_set()
@@ -54,7 +58,7 @@ impl ThreadName {
 
 impl Drop for ThreadName {
     fn drop(&mut self) {
-        set_thread_name("client-idle");
+        set_thread_name(std::thread::current().name().unwrap_or("client"));
     }
 }
 

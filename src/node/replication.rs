@@ -13,7 +13,7 @@ use super::core::{LinkQueue, LinkWork};
 use super::reader::{HANDSHAKE_TIMEOUT, gone, read_message};
 use super::snapshot::Outgoing;
 use crate::config::Peer;
-use crate::replica::{Envelope, Input, Message, Pull};
+use crate::replica::{Envelope, Input, Pull};
 use crate::wire::handshake::Dialer;
 use crate::wire::{encode, encode_chunk};
 
@@ -71,12 +71,14 @@ pub fn run(shared: &Shared, peer: &Peer, work: &Receiver<LinkWork>) {
     }
 }
 
-/// Lets `duration` pass; what is queued meanwhile has no link to go by, and is dropped.
+/// Lets `duration` pass, or less if the peer itself has connected; what else is queued meanwhile has no
+/// link to go by, and is dropped.
 fn wait(work: &Receiver<LinkWork>, duration: Duration) -> Result<(), Stopped> {
     let deadline = Instant::now() + duration;
     loop {
         match work.recv_deadline(deadline) {
             Ok(LinkWork::Stop) | Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
+            Ok(LinkWork::Reconnect) => return Ok(()),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => return Ok(()),
         }
@@ -132,22 +134,24 @@ impl Link<'_> {
         let _registered = self.shared.stop.register(&self.stream)?;
         while work.try_recv().is_ok() {} // Said on an earlier link: out of date.
         self.shared.core.step([Input::LinkUp(self.peer.id)]);
+        // A note to pull may have been among what was dropped.
+        let mut pull = true;
         loop {
-            let mut next = if self.image.is_some() {
+            let mut next = if pull || self.image.is_some() {
                 work.try_recv().ok()
             } else {
                 Some(work.recv().unwrap_or(LinkWork::Stop))
             };
-            let mut pull = false;
             while let Some(now) = next {
                 match now {
                     LinkWork::Message(envelope) => self.put(&envelope),
                     LinkWork::Pull => pull = true,
+                    LinkWork::Reconnect => {}
                     LinkWork::Stop => return Ok(Stopped),
                 }
                 next = work.try_recv().ok();
             }
-            if pull {
+            if std::mem::take(&mut pull) {
                 self.queue.begin_pull();
                 self.pull()?;
             }
@@ -165,7 +169,6 @@ impl Link<'_> {
         while let Some(pulled) = self.shared.core.pull(self.peer.id, MESSAGE_BYTES) {
             match pulled {
                 Pull::Message(envelope) => {
-                    debug_assert!(!matches!(envelope.message, Message::Beat(_)));
                     self.put(&envelope);
                     if self.out.len() >= WRITE_BYTES {
                         self.write()?;

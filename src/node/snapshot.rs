@@ -197,11 +197,6 @@ impl Outgoing {
         self.offset += data.len() as u64;
         Ok(Some(Chunk { term, meta, offset, total, data: data.into() }))
     }
-
-    /// Which snapshot it is.
-    pub fn meta(&self) -> SnapshotMeta {
-        self.meta
-    }
 }
 
 /// An image on its way from a peer, written as its chunks come. Owned by the link's reader.

@@ -46,7 +46,7 @@ impl<'a> Args<'a> {
     }
 
     /// The words from `first` on.
-    pub(super) fn from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+    pub(super) fn rest(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let all = *self;
         (first.min(all.count())..all.count()).map(move |index| all.at(index))
     }

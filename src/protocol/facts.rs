@@ -21,7 +21,8 @@ pub struct Facts {
 }
 
 /// The bounds on one session. They are checked against announced lengths before memory is taken, so
-/// a client costs what it has really sent and never more.
+/// a client costs what it has really sent and never more. Each must be at least 1, and
+/// `request_bytes_max` below 4 GiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest key, in bytes; a longer one is answered with an error. Default 64 KiB.
@@ -44,8 +45,8 @@ pub struct Limits {
     /// When this much output waits, [`Work::Flush`](super::Work::Flush) asks the driver to write it
     /// before more is made. Default 1 MiB.
     pub output_bytes_max: usize,
-    /// Most bytes of encoded commands in one [`Work::Write`](super::Work::Write), unless a single
-    /// command is longer. Default 1 MiB.
+    /// About how many bytes of encoded commands one [`Work::Write`](super::Work::Write) holds at
+    /// most, unless a single command is longer. Default 1 MiB.
     pub batch_bytes_max: usize,
     /// Most commands in one [`Work::Write`](super::Work::Write) or
     /// [`Work::Read`](super::Work::Read). Default 4096.

@@ -4,9 +4,9 @@
 //!
 //! The first byte of a connection tells which protocol it speaks, for its whole life:
 //!
-//! - `*`: **RESP**, what every Redis client speaks, version 2 until HELLO asks for 3 ([`resp`]);
+//! - `*`: **RESP**, what every Redis client speaks, version 2 until HELLO asks for 3 (`resp`);
 //! - anything else: the **line protocol**, for people with telnet or netcat and for scripts
-//!   ([`line`]).
+//!   (`line`).
 //!
 //! (Other nodes dial the same port. They are recognised by their magic bytes before any session is
 //! made, so they are no concern of this module.) Line breaks before the first byte are skipped.
@@ -21,9 +21,9 @@
 //! ```
 //!
 //! Words are places in the receive buffer; nothing is copied before a command is encoded into its
-//! run. There is one [table of commands](command) for both protocols. A session answers by itself
-//! what it can ([`command::connection`], [`command::catalog`]), asks the node what only a node knows
-//! ([`Question`]), and collects what needs the store ([`command::data`]) into runs: a pipeline of a
+//! run. There is one table of commands, in `command`, for both protocols. A session answers by itself
+//! what it can (`command::connection`, `command::catalog`), asks the node what only a node knows
+//! ([`Question`]), and collects what needs the store (`command::data`) into runs: a pipeline of a
 //! thousand SETs is one proposal and one round trip.
 //!
 //! # Runs and order

@@ -55,6 +55,19 @@ impl Parser {
         spans: &mut Vec<Span>,
         bounds: &Bounds,
     ) -> Result<Option<usize>, String> {
+        let found = self.read_on(unread, spans, bounds);
+        if found.is_err() {
+            self.reset(); // so that the same bytes lead to the same error again
+        }
+        found
+    }
+
+    fn read_on(
+        &mut self,
+        unread: &[u8],
+        spans: &mut Vec<Span>,
+        bounds: &Bounds,
+    ) -> Result<Option<usize>, String> {
         let mut missing = match self.missing {
             Some(missing) => missing,
             None => {

@@ -70,7 +70,7 @@ impl Run {
     /// Adds a command whose request was `len` bytes long, if the run has room for it and it may
     /// share one. An empty run takes any command.
     pub(super) fn push(&mut self, order: &Order<'_>, len: usize, limits: &Limits) -> bool {
-        // A command takes hardly more room encoded than it took as a request.
+        // Encoded a command takes no more room than as a RESP request; on a line a few bytes more.
         let full = self.shapes.len() >= limits.batch_commands_max
             || self.encoded.len() + len > limits.batch_bytes_max;
         let alone = self.whole.is_some() || !order.command.is_loggable();
@@ -105,6 +105,7 @@ impl Run {
         if keep || self.encoded.len() <= KEEP_BYTES {
             Bytes::copy_from_slice(&self.encoded)
         } else {
+            self.encoded.shrink_to_fit();
             Bytes::from(std::mem::take(&mut self.encoded))
         }
     }

@@ -1,8 +1,8 @@
 //! Commands that change something: command × state → outcome, the same on every replica.
 //!
 //! The caller is the only writer, so what it reads before it takes a write lock still holds once it
-//! has it. That allows copying and joining values outside locks; old values leave the lock alive and
-//! are freed behind it (giving back half a gigabyte takes a while).
+//! has it. That allows copying and joining values outside locks; old values leave the lock alive
+//! and are freed behind it (giving back half a gigabyte takes a while).
 
 use std::mem;
 use std::sync::Arc;
@@ -49,9 +49,9 @@ impl Store {
         }
     }
 
-    /// Puts `maps` in the place of all slots; what was there. Every lock is held before the first slot
-    /// changes, until `publish` has run: to all readers but KEYS and SCAN it is one moment. A lock over
-    /// the whole store would do too, but cost every reader something all the time.
+    /// Puts `maps` in the place of all slots; what was there. Every lock is held before the first
+    /// slot changes, until `publish` has run: to all readers but KEYS and SCAN it is one moment. A
+    /// lock over the whole store would do too, but cost every reader something all the time.
     pub(super) fn replace_all(&self, maps: Vec<Arc<Map>>, publish: impl FnOnce()) -> Vec<Arc<Map>> {
         let mut slots: Vec<_> = self.slots.iter().map(|slot| slot.write()).collect();
         let pairs = slots.iter_mut().zip(maps);

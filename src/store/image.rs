@@ -18,18 +18,18 @@
 //! | checksum u32 | of the three fields before it, so that no length is believed unproved |
 //! | content | |
 //!
-//! The sections: one of *requests* (layout: `requests.rs`); as many of *records* as it takes, each at
-//! most 256 KiB long unless a single record is longer; the *end*: keys u64 and bytes u64 (of keys and
-//! values) of the whole store. Nothing may follow.
+//! The sections: one of *requests* (layout: `requests.rs`); as many of *records* as it takes, each
+//! at most 256 KiB long unless a single record is longer; the *end*: keys u64 and bytes u64 (of
+//! keys and values) of the whole store. Nothing may follow.
 //!
-//! A record is a key and a value, each behind its length u32. Records are in strictly ascending order
-//! of (slot, key): equal states have equal bytes, a repeated or misplaced section is found, and a
-//! reader builds one slot after the other, each at its final size.
+//! A record is a key and a value, each behind its length u32. Records are in strictly ascending
+//! order of (slot, key): equal states have equal bytes, a repeated or misplaced section is found,
+//! and a reader builds one slot after the other, each at its final size.
 //!
 //! # What is found
-//! Every byte lies under a checksum of a field whose place and length are already proved: any single
-//! flipped byte is found for certain, any other damage but for one case in 2^32. A missing tail is
-//! found by the missing end, a missing section by the end's counts.
+//! Every byte lies under a checksum of a field whose place and length are already proved: any
+//! single flipped byte is found for certain, any other damage but for one case in 2^32. A missing
+//! tail is found by the missing end, a missing section by the end's counts.
 //!
 //! # Memory
 //! Reading takes no length on trust: a buffer grows only as bytes arrive. Both ways need one buffer

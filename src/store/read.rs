@@ -15,11 +15,12 @@ impl Store {
     /// | `GetMany` `Exists` | all keys at one moment |
     /// | `Count` | the store after the last applied entry; no lock, no walk |
     /// | `Keys` | each slot at a moment of its own: every key that is there the whole time, once |
-    /// | `Scan` | the same over all its pages; names within a page and of `Keys` come by slot, then by key |
+    /// | `Scan` | the same over all its pages |
     ///
-    /// A page of `Scan` ends at the first border of slots where `count` keys or more have been
-    /// looked at, whether or not they matched. A slot is never split: the page may be longer by
-    /// nearly one slot. A cursor beyond the last slot finds nothing and is finished.
+    /// Names come by slot, then by key. A page of `Scan` ends at the first border of slots where
+    /// `count` keys or more have been looked at, whether or not they matched. A slot is never
+    /// split: the page may be longer by nearly one slot. A cursor beyond the last slot finds
+    /// nothing and is finished.
     ///
     /// # Panics
     /// On a command that writes: those go through the log.

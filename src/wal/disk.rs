@@ -82,7 +82,8 @@ impl Disk for FileDisk {
         for item in fs::read_dir(&self.dir).map_err(|e| naming(&self.dir, e))? {
             let item = item?;
             // A name that is not UTF-8 is not the log's.
-            if let (Ok(name), true) = (item.file_name().into_string(), item.file_type()?.is_file()) {
+            if let (Ok(name), true) = (item.file_name().into_string(), item.file_type()?.is_file())
+            {
                 found.push((name, item.metadata()?.len()));
             }
         }

@@ -113,12 +113,7 @@ pub(super) fn put_entry(out: &mut Vec<u8>, group: GroupId, entry: &Entry) {
     put(out, group, Kind::Entry, |out| entry.encode(out));
 }
 
-pub(super) fn put_snapshot(
-    out: &mut Vec<u8>,
-    group: GroupId,
-    meta: SnapshotMeta,
-    keeps_log: bool,
-) {
+pub(super) fn put_snapshot(out: &mut Vec<u8>, group: GroupId, meta: SnapshotMeta, keeps_log: bool) {
     put(out, group, Kind::Snapshot, |out| {
         out.put_u64_le(meta.index);
         out.put_u64_le(meta.term);

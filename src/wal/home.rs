@@ -1,7 +1,8 @@
-//! The data directory: who it belongs to, and the lock that keeps a second process out.
+//! The data directory as a whole: whose it is, and that only one process uses it.
 //!
-//! The file `identity` is text, so that a person can read it:
-//!
+//! Two files stand beside the log. `lock` is locked by the running node. `identity` says which node
+//! of which cluster the directory belongs to, so that a node never goes on with another's memory. It
+//! is text, so that a person can read it:
 //! ```text
 //! format = 1
 //! cluster = nodesync
@@ -11,23 +12,29 @@
 //! boot = 1763800000000
 //! crc32 = 89abcdef
 //! ```
-//! `incarnation` is a random number from the directory's creation: a wiped directory has another one.
+//! `incarnation` is a random number from the directory's creation; a node that returns with an empty
+//! directory has another one, and so cannot pass for the node that voted and acknowledged before.
 //! `boot` grows with each start. The last line checks all lines before it. The file is replaced as a
 //! whole: written under another name, synced, renamed, and the directory synced.
 //!
 //! Nothing is written before everything that can be checked has been checked.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::types::NodeId;
 
+use super::disk::sync_dir;
+
 const FORMAT: u32 = 1;
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+
+/// No identity file is longer, in bytes.
+const IDENTITY_LEN_MAX: u64 = 1 << 20;
 
 /// Whose directory it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +80,9 @@ pub enum HomeError {
         members: String,
     },
     /// A later version of the program made it.
-    #[error("{dir}: directory format {found}, but this program knows formats up to {FORMAT}: upgrade it")]
+    #[error(
+        "{dir}: directory format {found}, but this program knows formats up to {FORMAT}: upgrade it"
+    )]
     NewerFormat {
         /// The directory.
         dir: PathBuf,
@@ -109,8 +118,14 @@ pub struct Home {
     _lock: File,
 }
 
-struct Found {
-    identity: Identity,
+/// What an identity file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stored {
+    /// With control characters escaped, so that it fits on its line.
+    cluster: String,
+    /// Ascending, separated by spaces.
+    members: String,
+    node: NodeId,
     incarnation: u64,
     boot: u64,
 }
@@ -122,27 +137,23 @@ impl Home {
     /// # Errors
     /// See [`HomeError`].
     pub fn open(dir: &Path, identity: &Identity, wall_ms: u64) -> Result<Home, HomeError> {
-        let failed = |error| HomeError::Io { dir: dir.into(), error };
-        let found = read(dir, identity)?;
-        if found.is_none() {
-            check_unclaimed(dir)?;
-            fs::create_dir_all(dir).map_err(failed)?;
-        }
-        let lock = File::create(dir.join(LOCK)).map_err(failed)?;
+        // Looked at twice: before anything is written, and again when nobody else can write.
+        inspect(dir, identity)?;
+        make_dir(dir).map_err(failed(dir))?;
+        let lock = File::create(dir.join(LOCK)).map_err(failed(dir))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => HomeError::Locked { dir: dir.into() },
-            TryLockError::Error(error) => failed(error),
+            TryLockError::Error(error) => failed(dir)(error),
         })?;
-        // Again under the lock: another process may have come between.
-        let found = read(dir, identity)?;
-        let (incarnation, boot) = match found {
-            Some(found) => (found.incarnation, wall_ms.max(found.boot.saturating_add(1))),
+        let (incarnation, boot_min) = match inspect(dir, identity)? {
+            Some(stored) => (stored.incarnation, stored.boot.saturating_add(1)),
             None => {
-                let random = getrandom::u64().map_err(|e| failed(io::Error::other(e)))?;
-                (random.max(1), wall_ms.max(1))
+                let random = getrandom::u64().map_err(|e| failed(dir)(io::Error::other(e)))?;
+                (random.max(1), 1)
             }
         };
-        write(dir, &Found { identity: identity.clone(), incarnation, boot }).map_err(failed)?;
+        let boot = wall_ms.max(boot_min);
+        Stored::new(identity, incarnation, boot).write(dir).map_err(failed(dir))?;
         Ok(Home { incarnation, boot, _lock: lock })
     }
 
@@ -157,15 +168,32 @@ impl Home {
     }
 }
 
+/// The identity in `dir` if there is one; an error if the directory is not `wanted`'s to use.
+fn inspect(dir: &Path, wanted: &Identity) -> Result<Option<Stored>, HomeError> {
+    let Some(stored) = Stored::read(dir)? else {
+        check_unclaimed(dir)?;
+        return Ok(None);
+    };
+    let claimed = Stored::new(wanted, stored.incarnation, stored.boot);
+    if (&stored.cluster, &stored.members) != (&claimed.cluster, &claimed.members) {
+        let Stored { cluster, members, .. } = stored;
+        return Err(HomeError::OtherCluster { dir: dir.into(), found: cluster, members });
+    }
+    if stored.node != claimed.node {
+        let (found, wanted) = (stored.node, claimed.node);
+        return Err(HomeError::OtherNode { dir: dir.into(), found, wanted });
+    }
+    Ok(Some(stored))
+}
+
 /// A directory without an identity must not hold somebody's log.
 fn check_unclaimed(dir: &Path) -> Result<(), HomeError> {
-    let failed = |error| HomeError::Io { dir: dir.into(), error };
-    let entries = match fs::read_dir(dir) {
+    let items = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
+        items => items.map_err(failed(dir))?,
     };
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
+    for item in items {
+        let name = item.map_err(failed(dir))?.file_name();
         let name = name.to_string_lossy();
         if name.starts_with("wal-") || name.starts_with("snapshot-") {
             return Err(HomeError::Corrupt { dir: dir.into(), what: "a log without an identity" });
@@ -174,120 +202,205 @@ fn check_unclaimed(dir: &Path) -> Result<(), HomeError> {
     Ok(())
 }
 
-fn read(dir: &Path, wanted: &Identity) -> Result<Option<Found>, HomeError> {
-    let text = match fs::read(dir.join(IDENTITY)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(HomeError::Io { dir: dir.into(), error }),
-    };
-    let corrupt = || HomeError::Corrupt { dir: dir.into(), what: "its identity is damaged" };
-    let text = String::from_utf8(text).map_err(|_| corrupt())?;
-    let format = field(&text, "format").and_then(|value| value.parse().ok());
-    match format {
-        Some(FORMAT) => {}
-        Some(found) if found > FORMAT => {
-            return Err(HomeError::NewerFormat { dir: dir.into(), found });
+/// Makes a directory, and those above it, so that it would survive a power cut.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
+    fs::create_dir_all(dir)?;
+    for made in missing {
+        match made.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent)?,
+            Some(_) => sync_dir(Path::new("."))?,
+            None => {}
         }
-        _ => return Err(corrupt()),
     }
-    let found = parse(&text).ok_or_else(corrupt)?;
-    let Identity { cluster, members, node } = &found.identity;
-    if *cluster != wanted.cluster || *members != wanted.members {
+    Ok(())
+}
+
+impl Stored {
+    fn new(identity: &Identity, incarnation: u64, boot: u64) -> Stored {
+        let mut members = identity.members.clone();
+        members.sort_unstable();
         let members: Vec<String> = members.iter().map(NodeId::to_string).collect();
-        return Err(HomeError::OtherCluster {
-            dir: dir.into(),
-            found: cluster.clone(),
-            members: members.join(", "),
-        });
+        Stored {
+            cluster: identity.cluster.escape_debug().to_string(),
+            members: members.join(" "),
+            node: identity.node,
+            incarnation,
+            boot,
+        }
     }
-    if *node != wanted.node {
-        return Err(HomeError::OtherNode { dir: dir.into(), found: *node, wanted: wanted.node });
+
+    fn read(dir: &Path) -> Result<Option<Stored>, HomeError> {
+        let corrupt = || HomeError::Corrupt { dir: dir.into(), what: "its identity is damaged" };
+        let mut text = String::new();
+        match File::open(dir.join(IDENTITY)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(dir)(error)),
+            Ok(file) => match file.take(IDENTITY_LEN_MAX).read_to_string(&mut text) {
+                Err(error) if error.kind() == ErrorKind::InvalidData => return Err(corrupt()),
+                read => read.map_err(failed(dir))?,
+            },
+        };
+        match field(&text, "format").and_then(|format| format.parse().ok()) {
+            Some(FORMAT) => Stored::parse(&text).map(Some).ok_or_else(corrupt),
+            Some(found) if found > FORMAT => Err(HomeError::NewerFormat { dir: dir.into(), found }),
+            _ => Err(corrupt()),
+        }
     }
-    Ok(Some(found))
+
+    fn parse(text: &str) -> Option<Stored> {
+        let (body, checksum) = text.split_at(text.rfind("crc32 = ")?);
+        if checksum != checksum_line(body) {
+            return None;
+        }
+        let number = |name| field(body, name)?.parse::<u64>().ok();
+        Some(Stored {
+            cluster: field(body, "cluster")?.to_owned(),
+            members: field(body, "members")?.to_owned(),
+            node: NodeId(field(body, "node")?.parse().ok()?),
+            incarnation: number("incarnation")?,
+            boot: number("boot")?,
+        })
+    }
+
+    /// Puts the file in place, all at once, so that it would survive a power cut.
+    fn write(&self, dir: &Path) -> io::Result<()> {
+        let Stored { cluster, members, node, incarnation, boot } = self;
+        let mut text = format!(
+            "format = {FORMAT}\ncluster = {cluster}\nmembers = {members}\nnode = {node}\n\
+             incarnation = {incarnation}\nboot = {boot}\n"
+        );
+        text.push_str(&checksum_line(&text));
+        let part = dir.join("identity.part");
+        let mut file = File::create(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, dir.join(IDENTITY))?;
+        sync_dir(dir)
+    }
+}
+
+fn checksum_line(body: &str) -> String {
+    format!("crc32 = {:08x}\n", crc32fast::hash(body.as_bytes()))
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().filter_map(|line| line.split_once(" = ")).find(|(key, _)| *key == name).map(|(_, value)| value)
+    let mut fields = text.lines().filter_map(|line| line.split_once(" = "));
+    fields.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-fn parse(text: &str) -> Option<Found> {
-    let (body, _) = text.split_at(text.find("crc32 = ")?);
-    let checksum = u32::from_str_radix(field(text, "crc32")?, 16).ok()?;
-    if crc32fast::hash(body.as_bytes()) != checksum {
-        return None;
-    }
-    let number = |name| field(body, name)?.parse().ok();
-    let members = field(body, "members")?.split(' ').map(|id| id.parse().map(NodeId));
-    let identity = Identity {
-        cluster: field(body, "cluster")?.to_string(),
-        members: members.collect::<Result<_, _>>().ok()?,
-        node: NodeId(field(body, "node")?.parse().ok()?),
-    };
-    Some(Found { identity, incarnation: number("incarnation")?, boot: number("boot")? })
-}
-
-fn write(dir: &Path, found: &Found) -> io::Result<()> {
-    let Found { identity: Identity { cluster, members, node }, incarnation, boot } = found;
-    let members: Vec<String> = members.iter().map(NodeId::to_string).collect();
-    let members = members.join(" ");
-    let mut text = format!(
-        "format = {FORMAT}\ncluster = {cluster}\nmembers = {members}\nnode = {node}\n\
-         incarnation = {incarnation}\nboot = {boot}\n"
-    );
-    text.push_str(&format!("crc32 = {:08x}\n", crc32fast::hash(text.as_bytes())));
-    let part = dir.join("identity.part");
-    let mut file = File::create(&part)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&part, dir.join(IDENTITY))?;
-    File::open(dir)?.sync_all()
+fn failed(dir: &Path) -> impl FnOnce(io::Error) -> HomeError {
+    move |error| HomeError::Io { dir: dir.into(), error }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn identity(node: u32) -> Identity {
-        Identity {
-            cluster: "c".into(),
-            members: vec![NodeId(1), NodeId(2)],
-            node: NodeId(node),
-        }
+    fn identity() -> Identity {
+        let members = [5000, 5001, 5002].map(NodeId).to_vec();
+        Identity { cluster: "demo".to_owned(), members, node: NodeId(5001) }
+    }
+
+    fn listing(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let items = fs::read_dir(dir).unwrap().map(|item| item.unwrap().path());
+        let mut found: Vec<_> = items.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        found.sort();
+        found
+    }
+
+    /// Opens, expects an error, and checks that nothing changed.
+    fn refused(dir: &Path, identity: &Identity) -> HomeError {
+        let before = listing(dir);
+        let error = Home::open(dir, identity, 5).expect_err("the directory is not ours");
+        assert_eq!(listing(dir), before, "{error}");
+        error
     }
 
     #[test]
     fn a_directory_keeps_its_incarnation_and_each_start_has_a_greater_boot() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("a/b");
-        let first = Home::open(&dir, &identity(1), 100).unwrap();
-        let (incarnation, boot) = (first.incarnation(), first.boot());
-        assert!(matches!(Home::open(&dir, &identity(1), 0), Err(HomeError::Locked { .. })));
-        drop(first);
-        let second = Home::open(&dir, &identity(1), 50).unwrap();
-        assert_eq!((second.incarnation(), second.boot()), (incarnation, boot + 1));
-        drop(second);
-        assert_eq!(Home::open(&dir, &identity(1), 999).unwrap().boot(), 999);
+        let home = Home::open(&dir, &identity(), 1000).unwrap();
+        assert_eq!(home.boot(), 1000);
+        let incarnation = home.incarnation();
+        drop(home);
+        for (wall_ms, boot) in [(1000, 1001), (5, 1002), (2000, 2000)] {
+            let home = Home::open(&dir, &identity(), wall_ms).unwrap();
+            assert_eq!((home.incarnation(), home.boot()), (incarnation, boot));
+        }
+        let other = Home::open(&scratch.path().join("c"), &identity(), 1).unwrap();
+        assert_ne!(other.incarnation(), incarnation);
     }
 
     #[test]
-    fn what_is_not_ours_is_refused_and_left_as_it_is() {
+    fn a_directory_in_use_is_locked_until_its_home_is_dropped() {
         let scratch = tempfile::tempdir().unwrap();
-        let dir = scratch.path();
-        drop(Home::open(dir, &identity(1), 1).unwrap());
-        let path = dir.join(IDENTITY);
-        let before = fs::read_to_string(&path).unwrap();
-        let other = Identity { cluster: "d".into(), ..identity(1) };
-        assert!(matches!(Home::open(dir, &other, 1), Err(HomeError::OtherCluster { .. })));
-        assert!(matches!(Home::open(dir, &identity(2), 1), Err(HomeError::OtherNode { .. })));
-        assert_eq!(fs::read_to_string(&path).unwrap(), before);
-        fs::write(&path, before.replace("boot = ", "boot = 1")).unwrap();
-        assert!(matches!(Home::open(dir, &identity(1), 1), Err(HomeError::Corrupt { .. })));
-        fs::write(&path, before.replace("format = 1", "format = 2")).unwrap();
-        let newer = Home::open(dir, &identity(1), 1);
-        assert!(matches!(newer, Err(HomeError::NewerFormat { found: 2, .. })));
-        fs::remove_file(&path).unwrap();
-        fs::write(dir.join("wal-0000000000000001.log"), "x").unwrap();
-        assert!(matches!(Home::open(dir, &identity(1), 1), Err(HomeError::Corrupt { .. })));
-        assert!(!path.exists());
+        let home = Home::open(scratch.path(), &identity(), 1).unwrap();
+        assert!(matches!(refused(scratch.path(), &identity()), HomeError::Locked { .. }));
+        drop(home);
+        Home::open(scratch.path(), &identity(), 1).unwrap();
+    }
+
+    #[test]
+    fn another_nodes_or_clusters_directory_is_refused_with_its_owner() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(Home::open(scratch.path(), &identity(), 1).unwrap());
+        let node = Identity { node: NodeId(5002), ..identity() };
+        let error = refused(scratch.path(), &node);
+        assert!(error.to_string().contains("belongs to node 5001, not to 5002"), "{error}");
+        let cluster = Identity { cluster: "other".to_owned(), ..identity() };
+        let error = refused(scratch.path(), &cluster);
+        assert!(error.to_string().contains("\"demo\" of nodes 5000 5001 5002"), "{error}");
+        let members = Identity { members: vec![NodeId(5001)], ..identity() };
+        assert!(matches!(refused(scratch.path(), &members), HomeError::OtherCluster { .. }));
+        let mut reordered = identity();
+        reordered.members.reverse();
+        Home::open(scratch.path(), &reordered, 1).unwrap();
+    }
+
+    #[test]
+    fn a_log_without_an_identity_is_refused() {
+        for name in ["wal-0000000000000001.log", "snapshot-1"] {
+            let scratch = tempfile::tempdir().unwrap();
+            fs::write(scratch.path().join(name), b"x").unwrap();
+            assert!(matches!(refused(scratch.path(), &identity()), HomeError::Corrupt { .. }));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_identity_is_noticed() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(Home::open(scratch.path(), &identity(), 1).unwrap());
+        let path = scratch.path().join(IDENTITY);
+        let sound = fs::read(&path).unwrap();
+        for bit in 0..sound.len() * 8 {
+            let mut damaged = sound.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &damaged).unwrap();
+            let error = refused(scratch.path(), &identity());
+            let known = matches!(error, HomeError::Corrupt { .. } | HomeError::NewerFormat { .. });
+            assert!(known, "bit {bit}: {error}");
+        }
+        fs::write(&path, b"").unwrap();
+        assert!(matches!(refused(scratch.path(), &identity()), HomeError::Corrupt { .. }));
+    }
+
+    #[test]
+    fn a_later_format_is_refused_even_if_nothing_else_is_understood() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::write(scratch.path().join(IDENTITY), "format = 2\nwhat = this\n").unwrap();
+        let error = refused(scratch.path(), &identity());
+        assert!(matches!(error, HomeError::NewerFormat { found: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_cluster_name_cannot_forge_lines() {
+        let scratch = tempfile::tempdir().unwrap();
+        let cluster = "x\nnode = 7\ncrc32 = 0".to_owned();
+        let forged = Identity { cluster, ..identity() };
+        drop(Home::open(scratch.path(), &forged, 1).unwrap());
+        drop(Home::open(scratch.path(), &forged, 1).unwrap());
+        assert!(matches!(refused(scratch.path(), &identity()), HomeError::OtherCluster { .. }));
     }
 }

@@ -110,7 +110,9 @@ pub enum WalError {
         what: String,
     },
     /// A later version of the program wrote the log. Nothing has been altered.
-    #[error("{file}: format {version}, but this program knows formats up to {supported}: upgrade it")]
+    #[error(
+        "{file}: format {version}, but this program knows formats up to {supported}: upgrade it"
+    )]
     NewerFormat {
         /// The segment's file name.
         file: String,
@@ -179,12 +181,8 @@ impl<D: Disk> Wal<D> {
             }
         };
         let recovered = found.recovered;
-        let pending = Pending {
-            frames: Vec::new(),
-            hard: None,
-            shape: Shape::of(&recovered),
-            highest: 0,
-        };
+        let pending =
+            Pending { frames: Vec::new(), hard: None, shape: Shape::of(&recovered), highest: 0 };
         let wal = Wal {
             disk,
             options,
@@ -226,6 +224,11 @@ impl<D: Disk> Wal<D> {
                 Record::Snapshot(_) => (),
             }
         }
+    }
+
+    /// True if nothing was ever committed here: there is no segment.
+    pub fn is_new(&self) -> bool {
+        self.segments.is_empty()
     }
 
     /// Bytes that wait for [`Wal::commit`].

@@ -220,7 +220,8 @@ impl Reading<'_> {
         match self.next_batch {
             Some(expected) if expected != header.first_batch => {
                 let first = header.first_batch;
-                let what = format!("batch {expected} is unreadable; the next segment begins with {first}");
+                let what =
+                    format!("batch {expected} is unreadable; the next segment begins with {first}");
                 Err(corrupt(number - 1, self.end, &what))
             }
             _ => Ok(()),

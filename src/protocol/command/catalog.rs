@@ -31,7 +31,7 @@ pub(super) fn command_info(args: Args<'_>, caller: &mut Caller) -> Answered {
         return command(args, caller);
     }
     let entry = |name| find(name).map_or(Reply::Null, description);
-    now(Reply::Array(args.from(2).map(entry).collect()))
+    now(Reply::Array(args.rest(2).map(entry).collect()))
 }
 
 /// `COMMAND DOCS [name …]`: without the names that are unknown.
@@ -39,7 +39,7 @@ pub(super) fn command_docs(args: Args<'_>, _: &mut Caller) -> Answered {
     let entry = |row: &'static Row| (Reply::text(row.name), docs(row));
     now(Reply::Map(match args.count() {
         2 => TABLE.iter().map(entry).collect(),
-        _ => args.from(2).filter_map(find).map(entry).collect(),
+        _ => args.rest(2).filter_map(find).map(entry).collect(),
     }))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn help(args: Args<'_>, _: &mut Caller) -> Answered {
 pub(super) fn config_get(args: Args<'_>, caller: &mut Caller) -> Answered {
     let settings = caller.facts.config.iter();
     let wanted =
-        settings.filter(|(name, _)| args.from(2).any(|pattern| matches(pattern, name.as_bytes())));
+        settings.filter(|(name, _)| args.rest(2).any(|pattern| matches(pattern, name.as_bytes())));
     now(Reply::Map(
         wanted.map(|(name, value)| name_and(name, Reply::text(value.clone()))).collect(),
     ))

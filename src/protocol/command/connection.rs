@@ -101,7 +101,7 @@ pub(super) fn hello(args: Args<'_>, caller: &mut Caller) -> Answered {
     if caller.profile.protocol == Protocol::Line {
         return Err(Reply::error("ERR HELLO is for RESP clients"));
     }
-    let protocol = match args.from(1).next().map(parse_i64) {
+    let protocol = match args.rest(1).next().map(parse_i64) {
         None => caller.profile.protocol,
         Some(Some(2)) => Protocol::Resp2,
         Some(Some(3)) => Protocol::Resp3,
@@ -239,7 +239,7 @@ pub(super) fn client_list(args: Args<'_>, _: &mut Caller) -> Answered {
         };
     }
     if args.is(2, "id") && args.count() > 3 {
-        let ids = args.from(3).map(parse_u64).collect::<Option<Vec<u64>>>();
+        let ids = args.rest(3).map(parse_u64).collect::<Option<Vec<u64>>>();
         let ids = ids.ok_or_else(|| Reply::error("ERR Invalid client ID"))?;
         return ask(Question::ClientList { ids: Some(ids) });
     }
@@ -249,7 +249,7 @@ pub(super) fn client_list(args: Args<'_>, _: &mut Caller) -> Answered {
 /// `INFO [section …]`
 pub(super) fn info(args: Args<'_>, _: &mut Caller) -> Answered {
     let section = |word| String::from_utf8_lossy(word).to_ascii_lowercase();
-    ask(Question::Info { sections: args.from(1).map(section).collect() })
+    ask(Question::Info { sections: args.rest(1).map(section).collect() })
 }
 
 /// `LEADER`

@@ -20,7 +20,7 @@ pub(super) fn get(args: Args<'_>) -> Ordered<'_> {
 
 /// `MGET key …`
 pub(super) fn mget(args: Args<'_>) -> Ordered<'_> {
-    order(Command::GetMany { keys: args.from(1).collect() }, Shape::Plain)
+    order(Command::GetMany { keys: args.rest(1).collect() }, Shape::Plain)
 }
 
 /// `STRLEN key`
@@ -30,7 +30,7 @@ pub(super) fn strlen(args: Args<'_>) -> Ordered<'_> {
 
 /// `EXISTS key …`
 pub(super) fn exists(args: Args<'_>) -> Ordered<'_> {
-    order(Command::Exists { keys: args.from(1).collect() }, Shape::Plain)
+    order(Command::Exists { keys: args.rest(1).collect() }, Shape::Plain)
 }
 
 /// `TYPE key`: all that exists is a string.
@@ -119,7 +119,7 @@ pub(super) fn getdel(args: Args<'_>) -> Ordered<'_> {
 
 /// `DEL key …` and `UNLINK key …`
 pub(super) fn del(args: Args<'_>) -> Ordered<'_> {
-    order(Command::Delete { keys: args.from(1).collect() }, Shape::Deleted)
+    order(Command::Delete { keys: args.rest(1).collect() }, Shape::Deleted)
 }
 
 /// `DBSIZE`

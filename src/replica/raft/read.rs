@@ -123,7 +123,9 @@ impl FollowerReads {
 
 impl Replica {
     pub(in super::super) fn read(&mut self, now: Now, id: ReadId, effects: &mut Effects) {
-        if !self.is_voter() {
+        if self.stopping {
+            effects.refuse_reads.push((id, Rejected::Stopping));
+        } else if !self.is_voter() {
             effects.refuse_reads.push((id, Rejected::Joining));
         } else if !self.quorum_is_alive() {
             effects.refuse_reads.push((id, Rejected::NoQuorum));

@@ -187,10 +187,13 @@ fn sorted(names: &[Value]) -> Vec<Bytes> {
 }
 
 proptest! {
+    // Each case walks the slots of several stores, which takes a debug build a while.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn random_batches_do_what_the_model_does(
-        batches in prop::collection::vec(prop::collection::vec(op(), 0..5), 0..20),
-        image_every in 3..9_usize,
+        batches in prop::collection::vec(prop::collection::vec(op(), 0..6), 0..40),
+        image_every in 3..20_usize,
     ) {
         let (mut writer, mut quiet, mut model) = (Writer::new(), Writer::new(), Model::default());
         let store = writer.store();

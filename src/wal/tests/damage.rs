@@ -117,6 +117,28 @@ fn a_sector_that_lost_its_write_is_damage_if_a_later_batch_follows() {
 }
 
 #[test]
+fn a_damaged_header_is_damage_even_if_its_only_batch_could_be_a_torn_one() {
+    let disk = Arc::new(MemoryDisk::new());
+    let (mut wal, _) = open(&disk, SEGMENT_BYTES);
+    wal.append(&[entry(1, 1, 40)]);
+    wal.commit().unwrap();
+    let name = "wal-0000000000000001.log";
+    let end = batch_ends(&disk, name)[1];
+    for byte in 0..end {
+        let damaged = disk.fork();
+        damaged.flip_bit(name, byte * 8);
+        match reopen(damaged) {
+            Err(WalError::Corrupt { .. }) => assert!(byte < HEADER_LEN, "byte {byte}"),
+            Ok(found) => {
+                assert!(byte >= HEADER_LEN, "byte {byte}");
+                assert_eq!(found, Recovered::default());
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
 fn a_missing_segment_is_damage() {
     let (disk, _) = sample(true);
     let names = segment_names(&disk);

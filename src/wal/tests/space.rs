@@ -36,6 +36,22 @@ fn a_full_disk_loses_nothing_and_the_commit_may_be_tried_again() {
 }
 
 #[test]
+fn a_log_that_could_commit_has_room_to_close() {
+    for len in 650..850 {
+        let disk = Arc::new(MemoryDisk::new());
+        disk.set_capacity(Some(1024));
+        let (mut wal, _) = open(&disk, 1024);
+        wal.append(&[entry(1, 1, 100)]);
+        wal.commit().unwrap();
+        wal.append(&[entry(2, 1, len)]);
+        match wal.commit() {
+            Ok(()) => wal.close().unwrap(),
+            Err(error) => assert!(matches!(error, WalError::Full), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn a_batch_larger_than_a_segment_gets_a_segment_of_its_own() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, 1024);

@@ -36,6 +36,8 @@ pub struct Node {
     pub detector: FailureDetector,
     /// The image that the replica has asked for.
     pub image: Option<(SnapshotMeta, Store)>,
+    /// The image that a peer has sent, not verified and durable yet.
+    pub arriving: Option<(NodeId, SnapshotMeta, Box<Store>)>,
     /// `None` while it is crashed.
     pub replica: Option<Replica>,
 }
@@ -48,6 +50,8 @@ pub struct Cluster {
     pub network: Network,
     /// True if disk jobs wait for `persist`.
     pub disks_by_hand: bool,
+    /// True if images from peers wait for `arrive`.
+    pub images_by_hand: bool,
     pub show_beats: bool,
     /// What one append or forward may hold.
     pub bytes_max: usize,
@@ -75,6 +79,7 @@ impl Cluster {
             store: Store::default(),
             reads: BTreeMap::new(),
             image: None,
+            arriving: None,
             replica: None,
         };
         self.nodes.insert(id, node);
@@ -92,15 +97,18 @@ impl Cluster {
         node.replica = Some(Replica::new(now, node.settings.clone(), node.disk.recovered(), rng));
     }
 
-    /// A process dies: what was not durable is gone, and what was on its way to it.
-    pub fn crash(&mut self, id: NodeId) {
+    /// A process dies: what was not durable is gone, and unless `keep` what was on its way to it.
+    pub fn crash(&mut self, id: NodeId, keep: bool) {
         let node = self.node(id);
         node.replica = None;
         node.jobs.clear();
         node.reads.clear();
         node.image = None;
+        node.arriving = None;
         node.settings.boot += 1;
-        self.network.clear(|(_, to)| to == id);
+        if !keep {
+            self.network.clear(|(_, to)| to == id);
+        }
     }
 
     pub fn node(&mut self, id: NodeId) -> &mut Node {
@@ -227,14 +235,24 @@ impl Cluster {
         match freight {
             Freight::Message(envelope) => self.step(to, Input::Message(envelope)),
             Freight::Image(meta, image) => {
-                self.node(to).disk.images.insert(meta, *image);
-                self.say(to, format!("has the image {} of n{from}", show::meta(&meta)));
-                self.step(to, Input::SnapshotArrived { from, meta });
+                self.node(to).arriving = Some((from, meta, image));
+                if !self.images_by_hand {
+                    self.arrive(to);
+                }
                 if self.is_up(from) {
                     self.step(from, Input::SnapshotSent { to, sent: true });
                 }
             }
         }
+    }
+
+    /// The image that a node was sent is verified and durable.
+    pub fn arrive(&mut self, id: NodeId) {
+        let arriving = self.node(id).arriving.take();
+        let (from, meta, image) = arriving.expect("an image has come");
+        self.node(id).disk.images.insert(meta, *image);
+        self.say(id, format!("has the image {} of n{from}", show::meta(&meta)));
+        self.step(id, Input::SnapshotArrived { from, meta });
     }
 
     fn apply(&mut self, id: NodeId, apply: Apply) {

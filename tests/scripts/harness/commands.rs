@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `cluster nodes=3 …` | starts a cluster that has founded itself; with `blank=true`, of empty directories |
 //! | `disk 1 term=3 vote=2 1@1 2@3` | starts node 1 anew from a disk with this hard state and log |
-//! | `campaign 1` | lets time pass until node 1's patience is over; nothing else happens meanwhile |
+//! | `campaign 1` | lets time pass until node 1's patience is over; all are alive, nothing else happens |
 //! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
 //! | `run 300` | the same, and messages and disk jobs are done at once |
 //! | `settle` | does what is left to do without letting time pass |
@@ -15,9 +15,11 @@
 //! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
 //! | `propose 1 x=1 …`, `read 1 x`, `withdraw 1 2` | what node 1's clients want; gives n1#2 up |
 //! | `crash 1`, `restart 1`, `wipe 1` | ends a process, starts it, empties its directory between the two |
+//! | `crash 1 keep=true` | the same, but what is on its way to it will reach its next process |
 //! | `gone 1 3`, `link 1 3` | node 1 finds that node 3's port refuses; has a new link to it |
 //! | `snapshot 1 [fail=true]` | the image that node 1 asked for is durable |
-//! | `sent 3 1 [ok=false]` | node 3 has sent the image to node 1, which does not have it yet |
+//! | `arrive 1` | with `images_by_hand=true`: the image that node 1 was sent is verified and durable |
+//! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
 //! | `stop 1`, `disk-full 1 true` | what their names say |
 //! | `status [1]`, `waiting` | shows the nodes; shows what is on its way |
 
@@ -117,6 +119,7 @@ impl Cluster {
         let blank = args.key("blank", false)?;
         *self = Cluster { now: Now(3_600_000_000), ..Cluster::default() };
         self.disks_by_hand = args.key("disks_by_hand", false)?;
+        self.images_by_hand = args.key("images_by_hand", false)?;
         self.show_beats = args.key("show_beats", false)?;
         self.bytes_max = args.key("bytes_max", 1 << 20)?;
         let members: Vec<NodeId> = (1..=count).map(NodeId).collect();
@@ -166,6 +169,16 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Time has passed in which all were heard of.
+    fn keep_alive(&mut self) {
+        let up: Vec<NodeId> = self.nodes.keys().copied().filter(|id| self.is_up(*id)).collect();
+        for node in self.nodes.values_mut() {
+            for id in &up {
+                node.detector.heard(self.now, *id);
+            }
+        }
     }
 
     fn client(&mut self, name: &str, args: &mut Args<'_>) -> Outcome {
@@ -232,6 +245,7 @@ impl Cluster {
         match name {
             "campaign" => {
                 self.now = self.now.max(self.replica(id).deadline(Alarm::Election));
+                self.keep_alive();
                 self.step(id, Input::Alarm(Alarm::Election));
             }
             "persist" => {
@@ -241,7 +255,8 @@ impl Cluster {
                     }
                 }
             }
-            "crash" => self.crash(id),
+            "crash" => self.crash(id, args.key("keep", false)?),
+            "arrive" => self.arrive(id),
             "restart" => {
                 self.start(id);
                 for peer in self.nodes.keys().copied().collect::<Vec<_>>() {

@@ -1,0 +1,77 @@
+//! What the tests with real parts share: clusters of real processes on free ports ([`cluster`]), two
+//! small blocking clients ([`client`]), and a load that knows what it may see ([`load`]).
+//!
+//! Rules: a test waits by asking ([`eventually`]) and has a deadline, it never sleeps for luck. Ports
+//! come from the system and stay reserved as long as they are needed. Only processes that were started
+//! here are ended, by their handles.
+
+#![allow(dead_code, reason = "each test uses its own part of this")]
+
+pub mod client;
+pub mod cluster;
+pub mod load;
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use socket2::{Domain, Socket, Type};
+
+/// For whatever happens within moments on an idle machine; generous, because machines are not idle.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Asks until there is an answer.
+///
+/// # Panics
+/// If there is none within `limit`.
+pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Keeps tests of one binary that measure time or load the machine from running side by side.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock()
+}
+
+/// True if the long version of a test is asked for, by `NODESYNC_LONG=1`.
+pub fn long() -> bool {
+    std::env::var("NODESYNC_LONG").is_ok_and(|value| value == "1")
+}
+
+/// A free port of 127.0.0.1 that nobody else gets.
+///
+/// It is held by a socket that is bound and does not listen: a server that reuses addresses, as ours
+/// does, can bind beside it and listen, while the system gives the port to nobody else, neither as a
+/// free port nor as the source of a connection. A connection to it is refused while no server listens.
+#[derive(Debug)]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    _hold: Socket,
+}
+
+impl Port {
+    /// Takes one.
+    pub fn take() -> Port {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).unwrap();
+        let number = socket.local_addr().unwrap().as_socket().unwrap().port();
+        Port { number, _hold: socket }
+    }
+
+    /// Takes `count` of them, in ascending order.
+    pub fn take_many(count: usize) -> Vec<Port> {
+        let mut ports: Vec<Port> = (0..count).map(|_| Port::take()).collect();
+        ports.sort_by_key(|port| port.number);
+        ports
+    }
+}
