@@ -115,6 +115,7 @@ pub enum HomeError {
 pub struct Home {
     incarnation: u64,
     boot: u64,
+    blank: bool,
     _lock: File,
 }
 
@@ -154,12 +155,17 @@ impl Home {
         };
         let boot = wall_ms.max(boot_min);
         Stored::new(identity, incarnation, boot).write(dir).map_err(failed(dir))?;
-        Ok(Home { incarnation, boot, _lock: lock })
+        Ok(Home { incarnation, boot, blank, _lock: lock })
     }
 
     /// The random number that the directory was created with; never 0.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// True if the directory was made just now.
+    pub fn blank(&self) -> bool {
+        self.blank
     }
 
     /// This process's number, larger than any before it.
