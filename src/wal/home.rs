@@ -146,7 +146,9 @@ impl Home {
             TryLockError::WouldBlock => HomeError::Locked { dir: dir.into() },
             TryLockError::Error(error) => failed(dir)(error),
         })?;
-        let (incarnation, boot_min) = match inspect(dir, identity)? {
+        let stored = inspect(dir, identity)?;
+        let blank = stored.is_none();
+        let (incarnation, boot_min) = match stored {
             Some(stored) => (stored.incarnation, stored.boot.saturating_add(1)),
             None => {
                 let random = getrandom::u64().map_err(|e| failed(dir)(io::Error::other(e)))?;

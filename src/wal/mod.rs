@@ -42,7 +42,6 @@ mod disk;
 mod frame;
 mod history;
 mod home;
-
 mod memory;
 mod recover;
 mod segment;
@@ -52,7 +51,6 @@ mod tests;
 
 pub use disk::{Disk, FileDisk};
 pub use home::{Home, HomeError, Identity};
-
 pub use memory::MemoryDisk;
 pub use spare::SpareJob;
 

@@ -14,8 +14,13 @@
 //! acceptor proves itself first. Proofs are compared in constant time.
 //!
 //! Each message is the magic byte, a tag, a length (u16) and a body. The magic byte begins neither a
-//! line of text nor a RESP request, so the first byte tells a peer from a client. What follows the
-//! handshake is neither encrypted nor authenticated: that is for a network one trusts, or a tunnel.
+//! line of text nor a RESP request, so the first byte tells a peer from a client.
+//!
+//! Left out: what follows the handshake is neither encrypted nor authenticated: that is for a network
+//! one trusts, or a tunnel. And whoever can dial a node gets its proof, and can try passwords on it at
+//! home: the password must be a long random one.
+
+use std::fmt;
 
 use bytes::BufMut;
 use hmac::{Hmac, KeyInit, Mac};
@@ -64,7 +69,7 @@ enum Message {
 }
 
 /// What one end knows of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Identity {
     /// The cluster.
     pub cluster: ClusterId,
@@ -74,6 +79,14 @@ pub struct Identity {
     pub boot: u64,
     /// What both ends must know; empty if there is no password.
     pub password: Vec<u8>,
+}
+
+impl fmt::Debug for Identity {
+    /// Everything but the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Identity { node, boot, .. } = self;
+        f.debug_struct("Identity").field("node", node).field("boot", boot).finish_non_exhaustive()
+    }
 }
 
 /// Why there is no link.

@@ -18,7 +18,12 @@ pub mod handshake;
 
 pub use codec::{Frame, encode, encode_chunk};
 
-use bytes::{Buf, Bytes, BytesMut};
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use bytes::{Buf, Bytes};
 use thiserror::Error;
 
 use crate::codec::Malformed;
@@ -42,57 +47,112 @@ pub enum FrameError {
 
 /// Takes bytes from a stream, gives frames. Memory grows with the bytes that have come, not with the
 /// lengths that they announce.
+///
+/// A log keeps the bytes of its entries for as long as it keeps the entries. So a frame never shares
+/// memory with its neighbours, most of which are beats: a short one is copied out of the buffer that
+/// all share, a longer one is gathered in memory of its own and not copied.
 #[derive(Debug)]
 pub struct FrameReader {
-    buffer: BytesMut,
-    filled: usize,
+    /// Frames as they come; its length does not change.
+    buffer: Vec<u8>,
+    /// What of it is not read yet.
+    unread: Range<usize>,
+    /// A frame too long for the buffer.
+    long: Option<Long>,
     frame_bytes_max: usize,
 }
 
+/// The checked part of a frame on its way in.
+#[derive(Debug)]
+struct Long {
+    len: usize,
+    checksum: u32,
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
 impl FrameReader {
-    const SPACE_MIN: usize = 64 << 10;
+    /// Longer frames get memory of their own, in bytes.
+    const BUFFER_LEN: usize = 64 << 10;
 
     /// A reader that takes frames of up to `frame_bytes_max` bytes, beginning with bytes that came
     /// behind the handshake.
     pub fn new(frame_bytes_max: usize, rest: &[u8]) -> FrameReader {
-        FrameReader { buffer: BytesMut::from(rest), filled: rest.len(), frame_bytes_max }
+        let mut buffer = rest.to_vec();
+        buffer.resize(rest.len().max(FrameReader::BUFFER_LEN), 0);
+        FrameReader { buffer, unread: 0..rest.len(), long: None, frame_bytes_max }
     }
 
-    /// Where to read into; at least 64 KiB.
+    /// Where to read into; never empty after [`FrameReader::next`] has returned `None`.
     pub fn space(&mut self) -> &mut [u8] {
-        // Doubling what is there keeps a long frame from being copied again and again.
-        let len = self.filled + self.filled.max(FrameReader::SPACE_MIN);
-        self.buffer.resize(len, 0);
-        &mut self.buffer[self.filled..]
+        if let Some(long) = &mut self.long {
+            return long.space();
+        }
+        if self.unread.start > 0 {
+            self.buffer.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+        }
+        &mut self.buffer[self.unread.end..]
     }
 
     /// `len` bytes were read into the space.
     pub fn filled(&mut self, len: usize) {
-        self.filled += len;
+        match &mut self.long {
+            Some(long) => long.filled += len,
+            None => self.unread.end += len,
+        }
     }
 
     /// The next frame, if all of it is there.
     ///
     /// # Errors
     /// The stream cannot be trusted any more: close it.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at `None`")]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some(head) = self.buffer[..self.filled].first_chunk::<HEAD_LEN>() else {
+        if let Some(long) = self.long.take_if(|long| long.filled == long.len) {
+            return decode(long.checksum, &Bytes::from(long.bytes)).map(Some);
+        }
+        if self.long.is_some() {
             return Ok(None);
-        };
-        let mut head = &head[..];
+        }
+        let unread = &self.buffer[self.unread.clone()];
+        let Some((mut head, rest)) = unread.split_at_checked(HEAD_LEN) else { return Ok(None) };
         let (len, checksum) = (head.get_u32_le() as usize, head.get_u32_le());
         if len > self.frame_bytes_max {
             return Err(FrameError::TooLong(len));
         }
-        if self.filled < HEAD_LEN + len {
-            return Ok(None);
+        if let Some(body) = rest.get(..len) {
+            let body = Bytes::copy_from_slice(body);
+            self.unread.start += HEAD_LEN + len;
+            return decode(checksum, &body).map(Some);
         }
-        self.buffer.advance(HEAD_LEN);
-        let body: Bytes = self.buffer.split_to(len).freeze();
-        self.filled -= HEAD_LEN + len;
-        if crc32fast::hash(&body) != checksum {
-            return Err(FrameError::Checksum);
+        if HEAD_LEN + len > self.buffer.len() {
+            let (bytes, filled) = (rest.to_vec(), rest.len());
+            self.long = Some(Long { len, checksum, bytes, filled });
+            self.unread = 0..0;
         }
-        Ok(Some(codec::decode(&body)?))
+        Ok(None)
     }
+}
+
+impl Long {
+    /// How much is asked for at once at least, in bytes.
+    const SPACE_MIN: usize = 256 << 10;
+
+    /// Doubles, so that bytes are not copied again and again, and ends where the frame ends.
+    fn space(&mut self) -> &mut [u8] {
+        if self.filled == self.bytes.len() {
+            let more = self.filled.max(Long::SPACE_MIN).min(self.len - self.filled);
+            self.bytes.reserve_exact(more);
+            self.bytes.resize(self.filled + more, 0);
+        }
+        &mut self.bytes[self.filled..]
+    }
+}
+
+fn decode(checksum: u32, body: &Bytes) -> Result<Frame, FrameError> {
+    if crc32fast::hash(body) != checksum {
+        return Err(FrameError::Checksum);
+    }
+    Ok(codec::decode(body)?)
 }

@@ -1,0 +1,99 @@
+//! Nodes that were away, and what a log may cost on disk.
+
+use std::fs;
+
+use crate::common::client::Resp;
+use crate::common::cluster::{Cluster, Node};
+use crate::common::{SOON, alone, eventually};
+
+/// Small logs, so that snapshots are soon taken.
+const SMALL: [&str; 4] = ["--snapshot-log", "256kb", "--segment-size", "64kb"];
+
+/// Overwrites `keys` keys with values of 1 KiB, `rounds` times.
+fn overwrite(client: &mut Resp, keys: usize, rounds: usize, name: &str) {
+    for round in 0..rounds {
+        let value = format!("{name} {round} {}", "x".repeat(1000));
+        let requests: Vec<Vec<String>> =
+            (0..keys).map(|key| vec!["SET".into(), format!("k{key}"), value.clone()]).collect();
+        let replies = client.pipeline(&requests).unwrap();
+        assert!(replies.iter().all(|reply| reply.is_ok()), "{:?}", replies[0]);
+    }
+}
+
+fn check(node: &Node, keys: usize, name: &str, round: usize) {
+    let mut client = node.resp();
+    for key in 0..keys {
+        let value = client.get(&format!("k{key}")).unwrap_or_default();
+        assert!(value.starts_with(&format!("{name} {round} ")), "k{key} on {}", node.port);
+    }
+}
+
+#[test]
+fn a_node_that_was_away_for_long_gets_a_snapshot() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &SMALL);
+    for away in [0, 2] {
+        let name = format!("without {away}");
+        cluster.nodes[away].kill();
+        let mut client = cluster.nodes[1].resp();
+        overwrite(&mut client, 100, 20, &name);
+        cluster.nodes[away].start();
+        cluster.wait_until_ready();
+        check(&cluster.nodes[away], 100, &name, 19);
+        let log = cluster.nodes[away].log();
+        assert!(log.contains(" received from "), "no snapshot was sent: {log}");
+    }
+    // What came by a snapshot outlives the process.
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    cluster.start_all();
+    cluster.wait_until_ready();
+    cluster.nodes.iter().for_each(|node| check(node, 100, "without 2", 19));
+}
+
+#[test]
+fn a_log_of_many_overwrites_takes_a_bounded_part_of_the_disk() {
+    let _alone = alone();
+    let cluster = Cluster::start(3, &SMALL);
+    let mut client = cluster.nodes[1].resp();
+    let mut highest = 0;
+    for round in 0..40 {
+        overwrite(&mut client, 20, 20, &format!("part {round}"));
+        let bytes = cluster.nodes.iter().map(Node::disk_bytes).max();
+        highest = highest.max(bytes.unwrap());
+    }
+    println!("at most {highest} bytes of disk for 16 MB of overwrites");
+    // The log up to a snapshot, what is kept behind it for followers, what comes while it is being
+    // written, one segment under way, spares and images.
+    let bound = 2 << 20;
+    for node in &cluster.nodes {
+        let what = format!("{} has dropped its old log", node.port);
+        eventually(&what, SOON, || (node.disk_bytes() < bound).then_some(()));
+    }
+    assert!(highest < 2 * bound, "{highest} bytes");
+}
+
+#[test]
+fn a_node_whose_directory_was_wiped_becomes_a_full_member_again() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &SMALL);
+    for wiped in [2, 0] {
+        let name = format!("wiped {wiped}");
+        overwrite(&mut cluster.nodes[1].resp(), 100, 10, &name);
+        cluster.nodes[wiped].kill();
+        fs::remove_dir_all(&cluster.nodes[wiped].dir).unwrap();
+        cluster.nodes[wiped].start();
+        cluster.wait_until_ready();
+        assert!(cluster.nodes[wiped].log().contains("Caught up: a full member again"));
+        // Now it counts: without another one there is still a majority, which holds everything.
+        cluster.nodes[1].kill();
+        let mut client = cluster.nodes[wiped].resp();
+        client.set(&name, "a majority");
+        check(&cluster.nodes[wiped], 100, &name, 9);
+        cluster.nodes[1].start();
+        cluster.wait_until_ready();
+        check(&cluster.nodes[1], 100, &name, 9);
+        assert_eq!(cluster.nodes[1].resp().get(&name).as_deref(), Some("a majority"));
+    }
+}
