@@ -26,16 +26,20 @@ pub fn run(
 ) {
     let mut readers = Readers::new();
     let mut answers = Vec::new();
+    let mut failed = false;
     for work in work {
         match work {
+            ApplyWork::Stop => break,
+            ApplyWork::Read(index, waiter) => readers.entry(index).or_default().push(waiter),
+            _ if failed => {} // The node is about to stop; those who wait are told so below.
             ApplyWork::Entries(entries) => {
                 if let Err(fatal) = apply(shared, &mut writer, &entries, &mut answers) {
                     shared.stop.fail(fatal);
-                    return;
+                    failed = true;
+                    continue;
                 }
                 shared.core.answer(&mut answers);
             }
-            ApplyWork::Read(index, waiter) => readers.entry(index).or_default().push(waiter),
             ApplyWork::Restore(image) => {
                 writer.restore(*image);
                 let requests = writer.requests();
@@ -46,7 +50,6 @@ pub fn run(
                 // The receiver is gone only when the node has stopped.
                 let _ = snapshots.send(SnapshotWork::Write(Box::new(writer.image())));
             }
-            ApplyWork::Stop => break,
         }
         wake_readers(&mut readers, writer.applied().index);
     }

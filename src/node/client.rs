@@ -125,10 +125,12 @@ impl Clients {
 }
 
 /// Serves whoever has connected, until either side has had enough.
-pub fn serve(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr) {
-    let Ok(_registered) = shared.stop.register(&stream) else { return };
+pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
+    let stream = Arc::new(stream);
+    let _registered = shared.stop.register(&stream);
+    let mut stream = &*stream;
     let mut first = [0];
-    let is_peer = match peek(&stream, &mut first) {
+    let is_peer = match peek(stream, &mut first) {
         Ok(0) | Err(_) => return,
         Ok(_) => first[0] == handshake::MAGIC_BYTE,
     };
@@ -172,7 +174,7 @@ pub struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    fn run(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    fn run(&mut self, stream: &mut &TcpStream) -> io::Result<()> {
         loop {
             let len = match stream.read(self.session.space()) {
                 Ok(0) => return Ok(()),
@@ -191,7 +193,7 @@ impl Driver<'_> {
     }
 
     /// Does all that the bytes at hand ask for. False if the connection is to be closed.
-    fn work_off(&mut self, stream: &mut TcpStream) -> io::Result<bool> {
+    fn work_off(&mut self, stream: &mut &TcpStream) -> io::Result<bool> {
         loop {
             let deadline = || Instant::now() + self.shared.config.request_timeout;
             match self.session.next() {
@@ -225,7 +227,7 @@ impl Driver<'_> {
         }
     }
 
-    fn flush(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    fn flush(&mut self, stream: &mut &TcpStream) -> io::Result<()> {
         let output = self.session.output();
         if !output.is_empty() {
             stream.write_all(output)?;
@@ -237,7 +239,7 @@ impl Driver<'_> {
 
 /// Closes so that the client can still read what was written: what it has sent and nobody will read
 /// would otherwise make the system reset the connection and discard the last reply.
-fn close_gently(stream: &mut TcpStream) -> io::Result<()> {
+fn close_gently(stream: &mut &TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let (mut rest, mut left) = ([0; 4096], 64);

@@ -143,15 +143,20 @@ pub struct Core {
 
 const NO_LEADER: u64 = u64::MAX;
 
-/// Wake-ups that a step has caused, done after the lock is released.
+/// What a step has caused that is done after the lock is released: wake-ups, and lines for the log,
+/// whose writing may block. Must be declared before the lock's guard, so that it is dropped after it.
 #[derive(Default)]
-struct Wakes(Vec<(Arc<Waiter>, Answer)>);
+struct Afterwards {
+    answers: Vec<(Arc<Waiter>, Answer)>,
+    events: Vec<Event>,
+}
 
-impl Drop for Wakes {
+impl Drop for Afterwards {
     fn drop(&mut self) {
-        for (waiter, answer) in self.0.drain(..) {
+        for (waiter, answer) in self.answers.drain(..) {
             waiter.answer(answer);
         }
+        self.events.iter().for_each(log_event);
     }
 }
 
@@ -178,15 +183,14 @@ impl Core {
 
     /// Tells the replica what has happened.
     pub fn step(&self, inputs: impl IntoIterator<Item = Input>) {
-        let mut wakes = Wakes::default();
+        let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         let now = self.clock.now();
         let State { replica, effects, .. } = &mut *state;
         for input in inputs {
             replica.step(now, input, effects);
         }
-        self.route(&mut state, &mut wakes);
-        drop(state);
+        self.route(&mut state, &mut afterwards);
     }
 
     /// Executes a batch of encoded commands and waits for what comes of it, until `deadline`.
@@ -197,15 +201,14 @@ impl Core {
         deadline: Instant,
     ) -> Result<Vec<Outcome>, Unserved> {
         let id = {
-            let mut wakes = Wakes::default();
+            let mut afterwards = Afterwards::default();
             let mut state = self.state.lock();
             let now = self.clock.now();
             let State { replica, effects, writes, .. } = &mut *state;
             let id = replica.next_request();
             writes.insert(id.seq, Arc::clone(waiter));
             replica.step(now, Input::Propose { id, commands }, effects);
-            self.route(&mut state, &mut wakes);
-            drop(state);
+            self.route(&mut state, &mut afterwards);
             id
         };
         let answer = waiter.wait_until(deadline).or_else(|| self.withdraw(id));
@@ -233,15 +236,14 @@ impl Core {
     /// Waits until the store may be read so that the read is linearizable, until `deadline`.
     pub fn may_read(&self, waiter: &Arc<Waiter>, deadline: Instant) -> Result<(), Unserved> {
         let id = {
-            let mut wakes = Wakes::default();
+            let mut afterwards = Afterwards::default();
             let mut state = self.state.lock();
             let now = self.clock.now();
             let State { replica, effects, reads, .. } = &mut *state;
             let id = replica.next_read();
             reads.insert(id, Arc::clone(waiter));
             replica.step(now, Input::Read(id), effects);
-            self.route(&mut state, &mut wakes);
-            drop(state);
+            self.route(&mut state, &mut afterwards);
             id
         };
         let answer = waiter.wait_until(deadline).or_else(|| {
@@ -264,20 +266,19 @@ impl Core {
         if outcomes.is_empty() {
             return;
         }
-        let mut wakes = Wakes::default();
+        let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         for (seq, outcomes) in outcomes.drain(..) {
             if let Some(waiter) = state.writes.remove(&seq) {
-                wakes.0.push((waiter, Answer::Outcomes(outcomes)));
+                afterwards.answers.push((waiter, Answer::Outcomes(outcomes)));
             }
         }
-        drop(state);
     }
 
     /// A snapshot from the leader has taken the place of the store. Requests that `was_applied` finds
     /// in it are done, but their results are lost.
     pub fn restored(&self, node: NodeId, boot: u64, was_applied: impl Fn(RequestId) -> bool) {
-        let mut wakes = Wakes::default();
+        let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         let State { replica, writes, .. } = &mut *state;
         let ids = writes.keys().map(|&seq| RequestId { node, boot, seq });
@@ -285,23 +286,21 @@ impl Core {
         for id in lost {
             replica.withdraw(id);
             if let Some(waiter) = writes.remove(&id.seq) {
-                wakes.0.push((waiter, Answer::Unserved(Unknown::ResultLost.into())));
+                afterwards.answers.push((waiter, Answer::Unserved(Unknown::ResultLost.into())));
             }
         }
-        drop(state);
     }
 
     /// An image from a peer is durable and verified.
     pub fn snapshot_arrived(&self, from: NodeId, image: Box<Image>) {
-        let mut wakes = Wakes::default();
+        let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         let meta = image.meta();
         state.arrived = Some(image);
         let State { replica, effects, .. } = &mut *state;
         replica.step(self.clock.now(), Input::SnapshotArrived { from, meta }, effects);
-        self.route(&mut state, &mut wakes);
+        self.route(&mut state, &mut afterwards);
         state.arrived = None;
-        drop(state);
     }
 
     /// See [`Replica::pull`].
@@ -343,15 +342,14 @@ impl Core {
 
     /// Whoever still waits when the node ends is told so.
     pub fn abandon_all(&self) {
-        let mut wakes = Wakes::default();
+        let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         for (_, waiter) in mem::take(&mut state.writes) {
-            wakes.0.push((waiter, Answer::Unserved(Unknown::Stopped.into())));
+            afterwards.answers.push((waiter, Answer::Unserved(Unknown::Stopped.into())));
         }
         for (_, waiter) in mem::take(&mut state.reads) {
-            wakes.0.push((waiter, Answer::Unserved(Rejected::Stopping.into())));
+            afterwards.answers.push((waiter, Answer::Unserved(Rejected::Stopping.into())));
         }
-        drop(state);
     }
 
     /// Ends the threads behind the queues.
@@ -400,7 +398,7 @@ impl Core {
     }
 
     /// Sends effects on their way, in the order that [`Effects`] demands.
-    fn route(&self, state: &mut State, wakes: &mut Wakes) {
+    fn route(&self, state: &mut State, afterwards: &mut Afterwards) {
         let State { replica, effects, writes, reads, arrived, election_at } = state;
         if effects.job != 0 {
             let records = mem::take(&mut effects.persist);
@@ -428,19 +426,19 @@ impl Core {
         for (id, index) in effects.reads.drain(..) {
             let Some(waiter) = reads.remove(&id) else { continue };
             if self.store.applied() >= index {
-                wakes.0.push((waiter, Answer::MayRead));
+                afterwards.answers.push((waiter, Answer::MayRead));
             } else {
                 let _ = self.queues.apply.send(ApplyWork::Read(index, waiter));
             }
         }
         for (id, unserved) in effects.refuse.drain(..) {
             if let Some(waiter) = writes.remove(&id.seq) {
-                wakes.0.push((waiter, Answer::Unserved(unserved)));
+                afterwards.answers.push((waiter, Answer::Unserved(unserved)));
             }
         }
         for (id, rejected) in effects.refuse_reads.drain(..) {
             if let Some(waiter) = reads.remove(&id) {
-                wakes.0.push((waiter, Answer::Unserved(rejected.into())));
+                afterwards.answers.push((waiter, Answer::Unserved(rejected.into())));
             }
         }
         let leader = replica.leader().map_or(NO_LEADER, |leader| leader.0.into());
@@ -450,16 +448,14 @@ impl Core {
         if replica.deadline(Alarm::Election) < *election_at {
             let _ = self.queues.election.try_send(());
         }
-        for event in effects.events.drain(..) {
-            log_event(&event);
-        }
+        afterwards.events.append(&mut effects.events);
         if let Some(broken) = effects.fatal.take() {
             self.stop.fail(Fatal::Bug(format!("broken invariant: {broken}")));
         }
     }
 }
 
-/// Writes what the replica found worth telling. Rare, so it may happen under the lock.
+/// Writes what the replica found worth telling.
 fn log_event(event: &Event) {
     match event {
         Event::Campaign { term, cause } => {

@@ -28,6 +28,29 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Descriptors that a node needs beside its clients': files, links, the listener.
+const OTHER_DESCRIPTORS: usize = 256;
+
+/// Raises the process's limit on open descriptors as far as `maxclients` needs and the system lets it;
+/// says so if that is not enough.
+pub fn raise_descriptor_limit(maxclients: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let needed = (maxclients + RESERVED + OTHER_DESCRIPTORS) as u64;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let wanted = maximum.map_or(needed, |maximum| maximum.min(needed));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    if raised.is_err() || wanted < needed {
+        log::warn!(
+            target: "NodeSync",
+            "--maxclients {maxclients} needs {needed} descriptors, the system gives {wanted}: \
+             raise the limit (ulimit -n) or lower --maxclients"
+        );
+    }
+}
+
 /// Accepts until the node ends.
 pub fn run(shared: &Arc<Shared>, listener: &TcpListener) {
     while !shared.stop.is_set() {

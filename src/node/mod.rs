@@ -148,6 +148,7 @@ impl Node {
     /// See [`Node::start`].
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Node, Fatal> {
         let started = Instant::now();
+        listener::raise_descriptor_limit(config.maxclients);
         let port = listener.local_addr().map_err(|e| Fatal::Io(e.to_string()))?.port();
         let identity = Identity {
             cluster: config.cluster.clone(),

@@ -25,7 +25,7 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Serves a peer's stream until it ends.
-pub fn serve(shared: &Shared, mut stream: TcpStream, address: SocketAddr) {
+pub fn serve(shared: &Shared, mut stream: &TcpStream, address: SocketAddr) {
     let peer = match accept(shared, &mut stream) {
         Ok(peer) => peer,
         Err(error) => {
@@ -42,7 +42,6 @@ pub fn serve(shared: &Shared, mut stream: TcpStream, address: SocketAddr) {
     {
         log::warn!(target: "NodeSync", "Link from {peer} closed: {error}");
     }
-    drop(stream);
     probe(shared, peer);
 }
 
@@ -68,7 +67,7 @@ fn set_thread_name(name: &str) {
     }
 }
 
-fn accept(shared: &Shared, stream: &mut TcpStream) -> io::Result<NodeId> {
+fn accept(shared: &Shared, stream: &mut &TcpStream) -> io::Result<NodeId> {
     stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
     let hello = read_message(stream)?;
@@ -83,13 +82,13 @@ fn accept(shared: &Shared, stream: &mut TcpStream) -> io::Result<NodeId> {
     Ok(acceptor.peer())
 }
 
-fn turn_away<T>(stream: &mut TcpStream, error: HandshakeError) -> io::Result<T> {
+fn turn_away<T>(stream: &mut &TcpStream, error: HandshakeError) -> io::Result<T> {
     let _ = stream.write_all(&handshake::refusal(&error));
     Err(io::Error::new(ErrorKind::PermissionDenied, error))
 }
 
 /// Reads one message of a handshake.
-pub fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub fn read_message(stream: &mut &TcpStream) -> io::Result<Vec<u8>> {
     let mut head = [0; handshake::HEAD_LEN];
     stream.read_exact(&mut head)?;
     let invalid = |error| io::Error::new(ErrorKind::InvalidData, error);
@@ -100,7 +99,7 @@ pub fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-fn read_frames(shared: &Shared, stream: &mut TcpStream, peer: NodeId) -> io::Result<()> {
+fn read_frames(shared: &Shared, stream: &mut &TcpStream, peer: NodeId) -> io::Result<()> {
     let invalid = |error| io::Error::new(ErrorKind::InvalidData, error);
     let mut frames = FrameReader::new(shared.frame_bytes_max(), &[]);
     let mut incoming: Option<Incoming> = None;

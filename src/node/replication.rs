@@ -4,6 +4,7 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -27,7 +28,7 @@ const WRITE_BYTES: usize = 1 << 20;
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_millis(500);
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a peer may take nothing of what is written to it before the link is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,9 +105,11 @@ pub fn nonce() -> io::Result<[u8; 16]> {
     Ok(nonce)
 }
 
-fn connect(shared: &Shared, peer: &Peer) -> io::Result<TcpStream> {
+fn connect(shared: &Shared, peer: &Peer) -> io::Result<Arc<TcpStream>> {
     let refused = |error| io::Error::new(ErrorKind::PermissionDenied, error);
-    let mut stream = dial(peer, CONNECT_TIMEOUT)?;
+    let connected = Arc::new(dial(peer, CONNECT_TIMEOUT)?);
+    let _registered = shared.stop.register(&connected);
+    let mut stream = &*connected;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
@@ -115,7 +118,7 @@ fn connect(shared: &Shared, peer: &Peer) -> io::Result<TcpStream> {
     let (_, proof) = dialer.welcome(&read_message(&mut stream)?).map_err(refused)?;
     stream.write_all(&proof)?;
     Dialer::finish(&read_message(&mut stream)?).map_err(refused)?;
-    Ok(stream)
+    Ok(connected)
 }
 
 /// An established link.
@@ -123,7 +126,7 @@ struct Link<'a> {
     shared: &'a Shared,
     peer: &'a Peer,
     queue: &'a LinkQueue,
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     out: Vec<u8>,
     /// The snapshot that is being sent, in the term in which that began.
     image: Option<(u64, Outgoing)>,
@@ -131,7 +134,8 @@ struct Link<'a> {
 
 impl Link<'_> {
     fn serve(&mut self, work: &Receiver<LinkWork>) -> io::Result<Stopped> {
-        let _registered = self.shared.stop.register(&self.stream)?;
+        let stream = Arc::clone(&self.stream);
+        let _registered = self.shared.stop.register(&stream);
         while work.try_recv().is_ok() {} // Said on an earlier link: out of date.
         self.shared.core.step([Input::LinkUp(self.peer.id)]);
         // A note to pull may have been among what was dropped.
@@ -207,7 +211,7 @@ impl Link<'_> {
 
     fn write(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
-            self.stream.write_all(&self.out)?;
+            (&*self.stream).write_all(&self.out)?;
             self.out.clear();
             self.out.shrink_to(2 * WRITE_BYTES);
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::Shared;
-use super::stop::Fatal;
+use super::stop::{Fatal, Stop};
 use crate::replica::{Chunk, Input};
 use crate::store::{Image, ImageError};
 use crate::types::{NodeId, SnapshotMeta};
@@ -107,10 +107,10 @@ impl Images {
         Ok(Outgoing { file, meta, offset: 0, total })
     }
 
-    fn write(&self, image: &Image) -> io::Result<()> {
+    fn write(&self, image: &Image, stop: &Stop) -> io::Result<()> {
         let part = self.part("writing");
         let written = (|| {
-            let mut out = SyncedFile { file: File::create(&part)?, unsynced: 0 };
+            let mut out = SyncedFile { file: File::create(&part)?, unsynced: 0, stop };
             image.write(&mut out)?;
             out.file.sync_all()?;
             self.finish(&part, image.meta())
@@ -152,14 +152,18 @@ impl Images {
     }
 }
 
-/// A file that is synced while it is written.
-struct SyncedFile {
+/// A file that is synced while it is written, and given up when the node stops.
+struct SyncedFile<'a> {
     file: File,
     unsynced: usize,
+    stop: &'a Stop,
 }
 
-impl Write for SyncedFile {
+impl Write for SyncedFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.is_set() {
+            return Err(io::Error::other("the node is stopping"));
+        }
         let len = self.file.write(bytes)?;
         self.unsynced += len;
         if self.unsynced >= SYNC_BYTES {
@@ -257,7 +261,7 @@ pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
 
 fn write_own(shared: &Shared, image: &Image) {
     let (meta, started) = (image.meta(), shared.clock.now());
-    match shared.images.write(image) {
+    match shared.images.write(image, &shared.stop) {
         Ok(()) => {
             shared.core.step([Input::SnapshotTaken(meta)]);
             let (keys, took) = (image.stats().keys, shared.clock.now().since(started));
@@ -273,6 +277,7 @@ fn write_own(shared: &Shared, image: &Image) {
             log::error!(target: "FAILURE", "Disk full: no room for a snapshot");
             shared.core.step([Input::SnapshotFailed]);
         }
+        Err(_) if shared.stop.is_set() => {}
         Err(error) => shared.stop.fail(Fatal::Io(format!("writing a snapshot: {error}"))),
     }
 }

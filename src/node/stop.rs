@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ pub struct Stop {
     cause: Mutex<Option<Fatal>>,
     asked: Mutex<bool>,
     wake: Condvar,
-    sockets: Mutex<HashMap<u64, TcpStream>>,
+    sockets: Mutex<HashMap<u64, Arc<TcpStream>>>,
     next_socket: AtomicU64,
 }
 
@@ -114,15 +115,14 @@ impl Stop {
         }
     }
 
-    /// Makes a socket known, so that the end of the node ends what waits for it. Fails if the node
-    /// has ended already or no descriptor is left.
-    pub fn register(&self, socket: &TcpStream) -> std::io::Result<Registered<'_>> {
+    /// Makes a socket known, so that the end of the node ends what waits for it.
+    pub fn register(&self, socket: &Arc<TcpStream>) -> Registered<'_> {
         let id = self.next_socket.fetch_add(1, Ordering::Relaxed);
-        let registered = Registered { stop: self, id };
-        self.sockets.lock().insert(id, socket.try_clone()?);
+        self.sockets.lock().insert(id, Arc::clone(socket));
+        // If the node has ended just now, `set` may have missed this socket.
         if self.is_set() {
-            socket.shutdown(Shutdown::Both)?;
+            let _ = socket.shutdown(Shutdown::Both);
         }
-        Ok(registered)
+        Registered { stop: self, id }
     }
 }

@@ -8,7 +8,7 @@ use super::linearizability::{self, Action, Verdict};
 use super::trace::mix_bytes;
 use super::workload::End;
 use crate::clock::Now;
-use crate::replica::Input;
+use crate::replica::{Input, RoleName};
 use crate::types::When;
 
 /// In calm, the highest node must lead and all requests must have ended within this time.
@@ -25,8 +25,8 @@ impl World {
     pub fn live(&mut self) -> Report {
         self.run_until(self.now + self.plan.quiet + self.plan.trouble);
         self.calm_down();
-        self.wait("the highest node leads and all requests end", RECOVERY_MAX, |world| {
-            world.all_follow_the_highest() && world.load.all_ended()
+        self.wait("the highest node leads, all serve, all requests end", RECOVERY_MAX, |world| {
+            world.all_serve_under_the_highest() && world.load.all_ended()
         });
         self.serve_fresh_requests();
         self.wait("all nodes agree", SERVICE_MAX, World::all_agree);
@@ -89,11 +89,14 @@ impl World {
         nodes.chain(open.map(|(at, request)| format!("\n    request {at}: {request:?}"))).collect()
     }
 
-    fn all_follow_the_highest(&self) -> bool {
+    fn all_serve_under_the_highest(&self) -> bool {
         let highest = self.nodes.last().map(|node| node.id);
         self.nodes.iter().all(|node| {
             let process = node.process.as_ref().filter(|process| !process.stopping);
-            process.is_some_and(|process| process.replica.leader() == highest)
+            let status = process.map(|process| process.replica.status());
+            status.is_some_and(|status| {
+                status.leader == highest && status.quorum && status.role != RoleName::Joining
+            })
         })
     }
 

@@ -18,8 +18,9 @@
 //!   it. The index is stored last (release) and loaded first (acquire).
 //!
 //! # Locks
-//! Locks are taken in ascending order of slots and each one once, so no circle of waiting can close.
-//! Nothing is computed, copied at length or freed under a lock that could be done before or after.
+//! Locks are taken in ascending order of slots and each one once, so no circle of waiting can
+//! close. Nothing is computed, copied at length or freed under a lock that could be done before or
+//! after.
 //!
 //! # Images
 //! A snapshot must show one index while writes go on. [`Writer::image`] copies 16384 pointers; from
@@ -28,16 +29,16 @@
 //! only where slots do change.
 //!
 //! # Determinism
-//! Outcomes depend on the log alone. Maps are seeded at random against chosen keys, so their
-//! order is not part of any outcome: KEYS, SCAN and images sort each slot by key. Two replicas at the
+//! Outcomes depend on the log alone. Maps are seeded at random against chosen keys, so their order
+//! is not part of any outcome: KEYS, SCAN and images sort each slot by key. Two replicas at the
 //! same index write byte for byte the same [`Image`].
 //!
 //! # Memory
 //! Keys and values are `Arc<[u8]>`, each copied once out of the log's buffer, which could otherwise
-//! not be freed. An `Arc` costs a key 16 bytes more than a `Box`; in return, copying a slot, KEYS and
-//! SCAN allocate nothing per key. Measured with a million keys of 16 bytes and values of 64: 197
-//! bytes a key instead of 181, but writes beside an image run 1.6 times as fast and it grows by 73 MB
-//! instead of 104 while a tenth of the keys change.
+//! not be freed. An `Arc` costs a key 16 bytes more than a `Box`; in return, copying a slot, KEYS
+//! and SCAN allocate nothing per key. Measured with a million keys of 16 bytes and values of 64:
+//! 197 bytes a key instead of 181, but writes beside an image run 1.6 times as fast and it grows by
+//! 73 MB instead of 104 while a tenth of the keys change.
 //!
 //! Left out: expiry, types other than strings, an index over key names (KEYS visits every key; so
 //! does SCAN within one slot, which matters where one hash tag holds very many).

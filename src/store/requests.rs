@@ -1,18 +1,18 @@
 //! Which proposals have been applied, so that each is applied at most once.
 //!
-//! A node that loses its leader hands its unanswered proposals to the next one, and the log may come
-//! to hold two copies of one of them. The state machine therefore remembers the names it has applied
-//! and drops the second copy (Raft §8; thesis §6.3, where a client's session plays the part that a
-//! node's process lifetime, its *boot*, plays here). The table is part of the state: every replica
-//! decides alike at every index, and snapshots carry it.
+//! A node that loses its leader hands its unanswered proposals to the next one, and the log may
+//! come to hold two copies of one of them. The state machine therefore remembers the names it has
+//! applied and drops the second copy (Raft §8; thesis §6.3, where a client's session plays the part
+//! that a node's process lifetime, its *boot*, plays here). The table is part of the state: every
+//! replica decides alike at every index, and snapshots carry it.
 //!
 //! # Memory
 //! One row a node: its newest boot and, for that boot, the applied numbers as ranges. Numbers below
-//! the `floor`, which every proposal carries, are settled and need no memory. Above it a gap between
-//! two ranges is a number that its origin still waits for, or has given up on and will soon pass
-//! with its floor. So there is at most one range more than the origin has requests in flight, and it
-//! bounds those. One slow request does hold back the floor, but however many others finish meanwhile,
-//! they melt into one range.
+//! the `floor`, which every proposal carries, are settled and need no memory. Above it a gap
+//! between two ranges is a number that its origin still waits for, or has given up on and will soon
+//! pass with its floor. So there is at most one range more than the origin has requests in flight,
+//! and it bounds those. One slow request does hold back the floor, but however many others finish
+//! meanwhile, they melt into one range.
 //!
 //! Left out: rows of nodes that never come back stay, some fifty bytes each.
 
@@ -79,8 +79,8 @@ impl Requests {
     }
 
     /// True if the proposal was applied, as far as it is known: of a node's newest boot everything
-    /// is, except that a number below the floor counts as applied whatever became of it. Of an older
-    /// boot, nothing is known.
+    /// is, except that a number below the floor counts as applied whatever became of it. Of an
+    /// older boot, nothing is known.
     pub fn contains(&self, id: RequestId) -> bool {
         self.rows.get(&id.node).is_some_and(|row| row.boot == id.boot && row.contains(id.seq))
     }

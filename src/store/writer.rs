@@ -35,8 +35,8 @@ pub enum Applied {
     Done(Vec<Outcome>),
 }
 
-/// Why an entry cannot be applied. Neither happens in sound operation; the store may have taken part
-/// of the entry, so there is no way on but to stop.
+/// Why an entry cannot be applied. Neither happens in sound operation; the store may have taken
+/// part of the entry, so there is no way on but to stop.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ApplyError {
     /// Entries come in order.
@@ -83,9 +83,10 @@ impl Writer {
         &self.requests
     }
 
-    /// Applies the next entry of the log. All commands of its batch run, in order, unless the request
-    /// was applied before; a command that fails (INCR of a word) has no effect and stops nothing.
-    /// Without `want_outcomes` its reads are skipped: only the node whose client waits needs them.
+    /// Applies the next entry of the log. All commands of its batch run, in order, unless the
+    /// request was applied before; a command that fails (INCR of a word) has no effect and stops
+    /// nothing. Without `want_outcomes` its reads are skipped: only the node whose client waits
+    /// needs them.
     pub fn apply(&mut self, entry: &Entry, want_outcomes: bool) -> Result<Applied, ApplyError> {
         let expected = self.applied.index.saturating_add(1);
         if entry.index != expected {
@@ -125,8 +126,8 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// The state as of the last applied entry, which later writes do not touch. Copies one pointer a
-    /// slot; nobody waits.
+    /// The state as of the last applied entry, which later writes do not touch. Copies one pointer
+    /// a slot; nobody waits.
     pub fn image(&self) -> Image {
         let slots = (0..self.store.slots.len()).map(|slot| self.store.slot(slot)).collect();
         Image { meta: self.applied, requests: self.requests.clone(), slots, stats: self.stats }

@@ -147,7 +147,7 @@ pub struct Wal<D: Disk> {
 /// The segment being written.
 struct Current<F> {
     file: F,
-    /// Where the next batch goes, in bytes; 0 in a segment that has not begun.
+    /// Where the next batch goes, in bytes.
     end: u64,
 }
 

@@ -225,7 +225,7 @@ fn every_split_of_a_stream_gives_the_same_frames() {
 #[test]
 fn a_length_is_believed_only_as_its_bytes_arrive() {
     let mut reader = FrameReader::new(MAX << 6, &[]);
-    let mut head = (64 << 20_u32).to_le_bytes().to_vec();
+    let mut head = (64_u32 << 20).to_le_bytes().to_vec();
     head.extend([0; 4]);
     reader.space()[..8].copy_from_slice(&head);
     reader.filled(8);
@@ -239,7 +239,7 @@ fn a_length_is_believed_only_as_its_bytes_arrive() {
 }
 
 #[test]
-fn the_bytes_of_a_long_frame_are_not_copied_and_keep_nothing_else_alive() {
+fn the_memory_of_a_long_frame_ends_where_the_frame_ends() {
     let commands = Bytes::from(vec![7; 300_000]);
     let id = RequestId { node: NodeId(1), boot: 1, seq: 1 };
     let long = Message::Forward(vec![Proposal { id, floor: 0, commands }]);

@@ -38,7 +38,7 @@ pub enum Reply {
 impl Reply {
     /// `+OK`
     pub fn is_ok(&self) -> bool {
-        *self == "OK"
+        *self == *"OK"
     }
 
     /// The text of an error.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::client::{Line, Resp};
+use super::client::{Line, Reply, Resp};
 use super::{Port, SOON, eventually};
 
 /// The lines of a node's log that a failing test shows.
@@ -192,14 +192,19 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| node.child.is_none()).for_each(Node::start);
     }
 
-    /// Waits until all members follow the one with the highest port, and can write and read.
+    /// Waits until all members follow the one with the highest port, and can write and read. No error
+    /// is expected from a node that has a leader, but that it has yet to catch up.
     #[track_caller]
     pub fn wait_until_ready(&self) {
         let highest = self.nodes.last().expect("a cluster has members").port;
         self.wait_until_led_by(highest);
         for node in &self.nodes {
             let mut client = node.resp();
-            client.set("ready", "yes");
+            let what = format!("{} takes part", node.port);
+            eventually(&what, SOON, || match client.call(&["SET", "ready", "yes"]).unwrap() {
+                Reply::Error(text) if text.starts_with("LOADING ") => None,
+                reply => Some(assert!(reply.is_ok(), "SET on {}: {reply:?}", node.port)),
+            });
             assert_eq!(client.get("ready").as_deref(), Some("yes"));
         }
     }

@@ -17,6 +17,9 @@ use super::disk::{Applied, Disk, Store};
 use super::network::{Freight, Network};
 use super::show;
 
+/// More deliveries than any script needs at one moment.
+const DELIVERIES_MAX: u32 = 1000;
+
 /// What waits for the disk.
 #[derive(Debug)]
 pub struct Job {
@@ -192,8 +195,11 @@ impl Cluster {
         true
     }
 
-    /// What a replication thread does: sends while there is something.
+    /// What a replication thread does while it has a link: sends as long as there is something.
     fn pull(&mut self, id: NodeId, peer: NodeId) {
+        if !self.is_up(peer) {
+            return;
+        }
         let (now, bytes_max) = (self.now, self.bytes_max);
         while let Some(pull) = self.replica(id).pull(now, peer, bytes_max) {
             match pull {
@@ -208,7 +214,11 @@ impl Cluster {
         }
     }
 
+    /// Puts a message on its way; without a link to its receiver there is none.
     fn post(&mut self, envelope: Envelope) {
+        if !self.is_up(envelope.to) {
+            return;
+        }
         let line = show::envelope(&envelope);
         let pair = (envelope.from, envelope.to);
         let is_beat = matches!(envelope.message, Message::Beat(_));
@@ -343,7 +353,7 @@ impl Cluster {
 
     /// Delivers beats until there are none, and with `all` everything else too.
     pub fn settle(&mut self, all: bool) {
-        loop {
+        for _ in 0..DELIVERIES_MAX {
             if let Some(beat) = self.network.take_beat() {
                 self.receive(beat.from, beat.to, Freight::Message(beat));
             } else if all && let Some(&((from, to), _)) = self.network.waiting().first() {
@@ -354,6 +364,7 @@ impl Cluster {
                 return;
             }
         }
+        panic!("the cluster does not come to rest");
     }
 
     fn persist_any(&mut self) -> bool {
