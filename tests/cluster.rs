@@ -4,8 +4,6 @@
 
 mod common;
 
-#[path = "cluster/disk_full.rs"]
-mod disk_full;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/outage.rs"]
@@ -14,8 +12,6 @@ mod outage;
 mod password;
 #[path = "cluster/ready.rs"]
 mod ready;
-#[path = "cluster/refusals.rs"]
-mod refusals;
 #[path = "cluster/rejoin.rs"]
 mod rejoin;
 #[path = "cluster/stopping.rs"]

@@ -18,72 +18,10 @@ mod desk;
 use std::error::Error;
 use std::fmt::Write as _;
 
-use desk::Desk;
-use nodesync::protocol::{Limits, Protocol};
+use desk::{Desk, replies, request};
+use nodesync::protocol::Limits;
 use nodesync::types::{NodeId, Rejected, Unknown, Unserved};
 use proptest::prelude::*;
-
-/// A RESP request.
-fn request(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
-        bytes.extend_from_slice(word);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
-
-/// The replies that make up `output`, in a form to be read.
-///
-/// # Panics
-/// If they are not well formed.
-fn replies(mut output: &[u8], protocol: Protocol) -> Vec<String> {
-    let mut replies = Vec::new();
-    while !output.is_empty() {
-        let mut parts = Vec::new();
-        if protocol == Protocol::Line {
-            let end = output.iter().position(|&byte| byte == b'\n').expect("lines end");
-            parts.push(readable(&output[..end]));
-            output = &output[end + 1..];
-        } else {
-            output = resp_reply(output, &mut parts);
-        }
-        replies.push(parts.join(" "));
-    }
-    replies
-}
-
-/// Reads one RESP reply into its parts; what is behind it.
-fn resp_reply<'a>(output: &'a [u8], parts: &mut Vec<String>) -> &'a [u8] {
-    let end = output.windows(2).position(|two| two == b"\r\n").expect("lines end with CRLF");
-    let line = &output[..end];
-    let mut rest = &output[end + 2..];
-    parts.push(readable(line));
-    let number = || String::from_utf8_lossy(&line[1..]).parse::<i64>().expect("a length");
-    let children = match line[0] {
-        b'+' | b'-' | b':' | b'_' | b'#' => 0,
-        b'$' | b'=' => {
-            if let Ok(len) = usize::try_from(number()) {
-                parts.push(readable(&rest[..len]));
-                assert_eq!(&rest[len..len + 2], b"\r\n");
-                rest = &rest[len + 2..];
-            }
-            0
-        }
-        b'*' | b'~' => number(),
-        b'%' => 2 * number(),
-        _ => panic!("no reply begins like {}", readable(line)),
-    };
-    for _ in 0..children {
-        rest = resp_reply(rest, parts);
-    }
-    rest
-}
-
-fn readable(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\"")
-}
 
 /// A script's text stands for bytes: each character is one.
 fn bytes_of(text: &str) -> Vec<u8> {
@@ -382,7 +320,9 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_do_harm(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8)) {
+    fn no_bytes_do_harm(
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8),
+    ) {
         for first in [&b""[..], b"*", b"*3\r\n$3\r\nSET\r\n$"] {
             let mut desk = Desk::new(tight(), None);
             desk.receive(first);
@@ -402,8 +342,8 @@ proptest! {
         desk.receive(&request(&[b"SET", &key, &value]));
         desk.receive(&request(&[b"GET", &key]));
         desk.serve();
-        let expected = [format!("+OK\r\n${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
-        prop_assert_eq!(desk.output, expected);
+        let head = format!("+OK\r\n${}\r\n", value.len());
+        prop_assert_eq!(desk.output, [head.as_bytes(), &value, b"\r\n"].concat());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 #[path = "scripts/harness/mod.rs"]
 mod harness;
 
+use std::fs::DirEntry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -17,8 +18,10 @@ use goldenscript::Runner;
 /// Runs each script of a folder with a new runner, and names all that fail.
 fn run_folder<R: Runner + Default>(folder: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(folder);
-    let files = std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().path());
-    let mut files: Vec<PathBuf> = files.collect();
+    let entries = std::fs::read_dir(&path).expect("the folder can be read");
+    let entry = |entry: std::io::Result<_>| entry.map(|entry: DirEntry| entry.path());
+    let mut files: Vec<PathBuf> =
+        entries.map(entry).collect::<Result<_, _>>().expect("the folder can be read");
     files.sort();
     assert!(!files.is_empty(), "no scripts in {}", path.display());
     let fails = |file: &PathBuf| {

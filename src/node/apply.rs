@@ -41,7 +41,9 @@ pub fn run(
                 shared.core.answer(&mut answers);
             }
             ApplyWork::Restore(image) => {
-                writer.restore(*image);
+                let old = Box::new(writer.restore(*image));
+                // Freeing a large state takes a while.
+                let _ = snapshots.send(SnapshotWork::Discard(old));
                 let requests = writer.requests();
                 shared.core.restored(shared.id, shared.boot, |id| requests.contains(id));
             }

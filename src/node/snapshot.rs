@@ -39,6 +39,8 @@ pub enum SnapshotWork {
         /// The file that they are in.
         path: PathBuf,
     },
+    /// Free the memory of a state that has been replaced.
+    Discard(Box<Image>),
     /// Make a spare log segment.
     Spare(SpareJob<FileDisk>),
     /// End.
@@ -252,6 +254,7 @@ pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
         match next {
             Ok(SnapshotWork::Write(image)) => write_own(shared, &image),
             Ok(SnapshotWork::Arrived { from, meta, path }) => arrived(shared, from, meta, &path),
+            Ok(SnapshotWork::Discard(old)) => drop(old),
             Ok(SnapshotWork::Spare(job)) => spare_failed = !make_spare(shared, job, spare_failed),
             Ok(SnapshotWork::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => shared.core.look_for_spare(),

@@ -1,7 +1,7 @@
 //! The line protocol, for telnet and netcat: one line in, one line out, ended by `\n` or `\r\n` in
 //! and by `\n` out. Empty lines are ignored. Words are separated by blanks; where the last argument
-//! is a value (SET, SETNX, GETSET, APPEND, ECHO), it is the rest of the line, so SET takes no options
-//! here. All commands of the table work:
+//! is a value (SET, SETNX, GETSET, APPEND, ECHO), it is the rest of the line, so SET takes no
+//! options here. All commands of the table work:
 //!
 //! | line | answer |
 //! |---|---|
@@ -30,12 +30,12 @@
 //! So `FAIL` means that nothing was done and `UNKNOWN` that it may have been. In an answer a line
 //! feed is shown as `\n` and a carriage return as `\r`; a backslash stays as it is, so the two
 //! cannot always be told apart. Within a list an item with blanks, quotes or brackets is quoted,
-//! and there a quote or backslash has a backslash before it. A program that needs exact bytes speaks
-//! RESP.
+//! and there a quote or backslash has a backslash before it. A program that needs exact bytes
+//! speaks RESP.
 //!
 //! A web page can make a browser send an HTTP request to any port, with command lines of its choice
-//! in the body (Redis's cross-protocol scripting). So a first line that ends in ` HTTP/1.x`, and any
-//! line that begins with the word `POST` or `Host:`, closes the connection without an answer.
+//! in the body (Redis's cross-protocol scripting). So a first line that ends in ` HTTP/1.x`, and
+//! any line that begins with the word `POST` or `Host:`, closes the connection without an answer.
 
 use crate::types::{NodeId, Rejected, Unserved};
 
@@ -64,8 +64,8 @@ pub(super) enum Refused {
 
 impl Lines {
     /// The length of the line at the front of `unread`, its end counted, with its words in `spans`
-    /// (none for an empty line); `None` if the line is not complete. Called again without more bytes
-    /// it says the same again.
+    /// (none for an empty line); `None` if the line is not complete. Called again without more
+    /// bytes it says the same again.
     pub(super) fn poll(
         &mut self,
         unread: &[u8],
@@ -207,7 +207,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
     }
 }
 
-/// Appends an element of a list: lists within it stand in brackets, text in quotes if it needs them.
+/// Appends an element of a list: lists within it stand in brackets, text in quotes if need be.
 fn put_item(out: &mut Vec<u8>, item: &Reply) {
     match item {
         Reply::Array(items) | Reply::Set(items) => {

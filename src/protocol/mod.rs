@@ -14,38 +14,38 @@
 //! # The way of a request
 //!
 //! ```text
-//! space() ─ bytes ─▶ input ─ resp | line ─▶ words ─ the table of commands ─┬▶ reply ──────────────┐
-//!                                                                         ├▶ question ─▶ driver ─┤
-//!                                                                         └▶ run ─▶ driver ──────┤
-//! output() ◀──────────────────────────── resp | line ◀──────────────────────────────────── reply ┘
+//! space() ─ bytes ─▶ input ─ resp | line ─▶ words ─ table of commands ─┬▶ reply ─────────────┐
+//!                                                                      ├▶ question ─ driver ─┤
+//!                                                                      └▶ run ─ driver ──────┤
+//! output() ◀─ bytes ──────────────────────── resp | line ◀─────────────────────────── reply ─┘
 //! ```
 //!
 //! Words are places in the receive buffer; nothing is copied before a command is encoded into its
-//! run. There is one table of commands, in `command`, for both protocols. A session answers by itself
-//! what it can (`command::connection`, `command::catalog`), asks the node what only a node knows
-//! ([`Question`]), and collects what needs the store (`command::data`) into runs: a pipeline of a
-//! thousand SETs is one proposal and one round trip.
+//! run. There is one table of commands, in `command`, for both protocols. A session answers by
+//! itself what it can (`command::connection`, `command::catalog`), asks the node what only a node
+//! knows ([`Question`]), and collects what needs the store (`command::data`) into runs: a pipeline
+//! of a thousand SETs is one proposal and one round trip.
 //!
 //! # Runs and order
 //!
-//! A run with a write in it becomes one batch, and its reads travel along in the batch, so that they
-//! see what was written before them and not what comes after. A run that only reads is served from
-//! the local store once that is fresh enough. Reads of the whole store (DBSIZE, KEYS, SCAN) are never
-//! put into the log and make a run of their own. Everything else ends the run before it.
+//! A run with a write in it becomes one batch, and its reads travel along in the batch, so that
+//! they see what was written before them and not what comes after. A run that only reads is served
+//! from the local store once that is fresh enough. Reads of the whole store (DBSIZE, KEYS, SCAN)
+//! are never put into the log and make a run of their own. Everything else ends the run before it.
 //!
 //! # Errors
 //!
 //! The first word of a RESP error is a contract: `CLUSTERDOWN` (no leader or no quorum), `TRYAGAIN`
-//! (queue full, node stopping), `MISCONF` (disk full) and `LOADING` (node joining) mean that nothing
-//! was done, `UNKNOWN` that it may or may not have been; `ERR`, `NOAUTH`, `WRONGPASS` and `NOPROTO`
-//! are Redis's. After a protocol error the connection is closed, since nothing behind it can be
-//! understood; any other error concerns its own command only.
+//! (queue full, node stopping), `MISCONF` (disk full) and `LOADING` (node joining) mean that
+//! nothing was done, `UNKNOWN` that it may or may not have been; `ERR`, `NOAUTH`, `WRONGPASS` and
+//! `NOPROTO` are Redis's. After a protocol error the connection is closed, since nothing behind it
+//! can be understood; any other error concerns its own command only.
 //!
 //! # Left out
 //!
-//! Expiry (refused in words), other types than strings, transactions, publish and subscribe, scripts,
-//! several databases, several users, and a choice between consistency modes: READONLY and READWRITE
-//! are accepted and change nothing.
+//! Expiry (refused in words), other types than strings, transactions, publish and subscribe,
+//! scripts, several databases, several users, and a choice between consistency modes: READONLY and
+//! READWRITE are accepted and change nothing.
 
 mod args;
 mod caller;

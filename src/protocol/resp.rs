@@ -2,14 +2,14 @@
 //! written in version 2 or 3 (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 //!
 //! A request is an array of bulk strings, `*2 $3 GET $1 k` with CRLF behind each part. [`Parser`]
-//! remembers how far it has come, so bytes that trickle in one at a time are looked at once, and it
-//! leaves the arguments where they lie. Every announced length is checked before anything is done
-//! with it.
+//! remembers how far it has come, so bytes that trickle in one at a time are looked at once, and
+//! it leaves the arguments where they lie. Every announced length is checked before anything is
+//! done with it.
 //!
 //! Stricter than Redis in two points, where it would read on at a guess: the CRLF behind a bulk
-//! string must be there, and a length line longer than 32 bytes is refused at once. Left out: inline
-//! commands (a connection that does not begin with `*` speaks the line protocol), streamed types and
-//! attributes.
+//! string must be there, and a length line longer than 32 bytes is refused at once. Left out:
+//! inline commands (a connection that does not begin with `*` speaks the line protocol), streamed
+//! types and attributes.
 
 use super::args::Span;
 use super::number::{parse_i64, put_i64, put_len};

@@ -19,8 +19,8 @@
 //!
 //! Rules:
 //! - Replies leave in the order of the requests. Neighbouring store commands share a run; anything
-//!   else (PING, a wrong argument, INFO) stays unread until the run before it is answered, and takes
-//!   effect only then.
+//!   else (PING, a wrong argument, INFO) stays unread until the run before it is answered, and
+//!   takes effect only then.
 //! - One piece of work at a time: until it is finished, `next` gives `Wait`.
 //! - Memory is bounded by [`Limits`](super::Limits) and by what the client has sent. A client that
 //!   does not read its replies is held back by the driver, which calls `next` only when the output
@@ -151,8 +151,8 @@ impl Session {
         &self.caller.profile
     }
 
-    /// Finishes a [`Work::Write`]: with one outcome for each of its commands, or with the reason why
-    /// there are none, which is then the reply to each. `leader` is who leads now, if known.
+    /// Finishes a [`Work::Write`]: with one outcome for each of its commands, or with the reason
+    /// why there are none, which is then the reply to each. `leader` is who leads now, if known.
     pub fn finish_write(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {
         debug_assert_eq!(self.pending, Pending::Write);
         self.pending = Pending::Nothing;

@@ -71,6 +71,8 @@ impl Replica {
             let known = self.joining.goal.is_some_and(|(goal_term, _)| goal_term >= term);
             if beat.leader == Some(from) && term >= self.hard.term && !known {
                 self.joining.goal = Some((term, beat.last));
+                // Where nobody writes, nothing else may happen that would tell.
+                self.try_to_finish_catching_up(effects);
             }
             return;
         }

@@ -128,3 +128,79 @@ impl Log {
         self.hint(index, term).0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Payload;
+    use proptest::prelude::*;
+
+    fn log(terms: &[Term]) -> Log {
+        let entry =
+            |(index, term): (Index, &Term)| Entry { index, term: *term, payload: Payload::Noop };
+        Log::new(SnapshotMeta::default(), (1..).zip(terms).map(entry).collect())
+    }
+
+    /// Terms that never fall, made from steps; `odd` keeps the leader's apart from the follower's.
+    fn terms(prefix: &[Term], steps: &[Term], odd: Term) -> Vec<Term> {
+        let mut terms = prefix.to_vec();
+        let mut term = prefix.last().copied().unwrap_or(0) + 2;
+        term += term % 2 + odd;
+        for step in steps {
+            term += 2 * step;
+            terms.push(term);
+        }
+        terms
+    }
+
+    proptest! {
+        /// The two halves of the search find exactly where the logs part, in at most one question for
+        /// each term of either log.
+        #[test]
+        fn hints_lead_to_the_point_where_two_logs_part(
+            prefix in prop::collection::vec(0u64..2, 0..8),
+            ours in prop::collection::vec(0u64..2, 0..8),
+            theirs in prop::collection::vec(0u64..2, 0..8),
+        ) {
+            let prefix = terms(&[], &prefix, 0);
+            let (ours, theirs) = (terms(&prefix, &ours, 0), terms(&prefix, &theirs, 1));
+            let (leader, follower) = (log(&ours), log(&theirs));
+            let mut distinct = [ours, theirs].concat();
+            distinct.sort_unstable();
+            distinct.dedup();
+            let mut prev = leader.last_index();
+            for questions in 1.. {
+                let term = leader.term_at(prev).unwrap();
+                if follower.term_at(prev) == Some(term) {
+                    break;
+                }
+                prop_assert!(questions <= distinct.len());
+                let (index, term) = follower.hint(prev, term);
+                let next = leader.last_with_term_at_most(index, term).min(index);
+                prop_assert!(next < prev);
+                prev = next;
+            }
+            let shorter = prefix.len().min(follower.last_index() as usize);
+            prop_assert_eq!(prev as usize, shorter.min(leader.last_index() as usize));
+        }
+
+        /// Whatever is compacted, what is kept reads the same.
+        #[test]
+        fn compaction_changes_nothing_that_is_kept(
+            steps in prop::collection::vec(0u64..3, 1..20), at in 1usize..20, keep in 0usize..20
+        ) {
+            let full = log(&terms(&[], &steps, 0));
+            let index = at.min(steps.len()) as Index;
+            let after = (keep as Index).min(index);
+            let meta = SnapshotMeta { index, term: full.term_at(index).unwrap() };
+            let mut compacted = full.clone();
+            compacted.compact(meta, after);
+            prop_assert_eq!(compacted.snapshot(), meta);
+            prop_assert_eq!(compacted.last_index(), full.last_index());
+            for index in 0..=full.last_index() + 1 {
+                let kept = index >= after;
+                prop_assert_eq!(compacted.term_at(index), full.term_at(index).filter(|_| kept));
+            }
+        }
+    }
+}

@@ -156,3 +156,102 @@ impl Pending {
         Some(item)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(3);
+
+    fn pending(count: u64) -> Pending {
+        let mut pending = Pending::new(NODE, 7);
+        for _ in 0..count {
+            let id = pending.next_id();
+            pending.insert(id, Bytes::from_static(b"0123456789"));
+        }
+        pending
+    }
+
+    fn id(seq: u64) -> RequestId {
+        RequestId { node: NODE, boot: 7, seq }
+    }
+
+    /// The numbers and the floor of what is handed over.
+    fn taken(pending: &mut Pending, bytes_max: usize) -> (Vec<u64>, Option<u64>) {
+        let proposals = pending.take_unsent(Now(0), bytes_max);
+        let floors: Vec<u64> = proposals.iter().map(|p| p.floor).collect();
+        assert!(floors.windows(2).all(|pair| pair[0] == pair[1]));
+        (proposals.iter().map(|p| p.id.seq).collect(), floors.first().copied())
+    }
+
+    #[test]
+    fn requests_are_handed_over_in_order_by_the_bytes_and_at_least_one() {
+        let mut pending = pending(4);
+        assert_eq!(taken(&mut pending, 25), (vec![1, 2], Some(1)));
+        assert_eq!(taken(&mut pending, 1), (vec![3], Some(1)));
+        assert_eq!(taken(&mut pending, 1000), (vec![4], Some(1)));
+        assert_eq!(taken(&mut pending, 1000), (vec![], None));
+        pending.send_again();
+        assert_eq!(taken(&mut pending, 1000), (vec![1, 2, 3, 4], Some(1)));
+    }
+
+    #[test]
+    fn the_floor_is_the_oldest_request_without_an_answer() {
+        let mut pending = pending(4);
+        assert!(pending.committed(Now(0), id(2)));
+        assert_eq!(taken(&mut pending, 1000), (vec![1, 3, 4], Some(1)));
+        assert!(pending.committed(Now(0), id(1)));
+        assert!(!pending.committed(Now(0), id(1)));
+        pending.send_again();
+        assert_eq!(taken(&mut pending, 1000), (vec![3, 4], Some(3)));
+        assert_eq!((pending.len(), pending.bytes()), (2, 20));
+    }
+
+    #[test]
+    fn requests_of_another_node_or_boot_are_not_ours() {
+        let mut pending = pending(1);
+        taken(&mut pending, 1000);
+        let strangers = [RequestId { node: NodeId(4), ..id(1) }, RequestId { boot: 6, ..id(1) }];
+        for stranger in strangers {
+            assert!(!pending.committed(Now(0), stranger));
+            assert!(!pending.refused(stranger));
+        }
+        assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn a_refusal_is_certain_only_while_one_leader_has_had_the_request_once() {
+        let mut pending = pending(2);
+        assert_eq!(taken(&mut pending, 1).0, [1]);
+        assert!(pending.refused(id(1)));
+        assert!(!pending.refused(id(1)));
+        assert_eq!(taken(&mut pending, 1).0, [2]);
+        pending.send_again();
+        assert_eq!(taken(&mut pending, 1).0, [2]);
+        assert!(!pending.refused(id(2)));
+        assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn a_withdrawn_request_was_either_handed_over_or_not() {
+        let mut pending = pending(2);
+        taken(&mut pending, 1);
+        assert_eq!(pending.withdraw(1), Withdrawn::Sent);
+        assert_eq!(pending.withdraw(2), Withdrawn::Unsent);
+        assert_eq!(pending.withdraw(2), Withdrawn::Unknown);
+        assert!(pending.is_empty() && !pending.has_unsent());
+        assert_eq!(pending.bytes(), 0);
+    }
+
+    #[test]
+    fn only_what_was_handed_over_can_be_overdue() {
+        let patience = Duration::from_micros(100);
+        let mut pending = pending(2);
+        assert!(!pending.is_overdue(Now(1000), patience));
+        pending.take_unsent(Now(1000), 1);
+        assert!(!pending.is_overdue(Now(1100), patience));
+        assert!(pending.is_overdue(Now(1101), patience));
+        assert!(pending.committed(Now(1101), id(1)));
+        assert!(!pending.is_overdue(Now(9000), patience));
+    }
+}

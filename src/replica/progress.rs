@@ -205,3 +205,57 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WINDOW: Window = Window { messages_max: 3, bytes_max: 100 };
+    const LAST: Index = 20;
+
+    proptest! {
+        /// Answers may come late, twice, or be about anything: the follower is never thought to hold
+        /// more than it said, the window is kept, and its bytes add up.
+        #[test]
+        fn no_answer_breaks_the_window(
+            steps in prop::collection::vec((0u8..7, 0..=LAST, 1usize..60), 0..80)
+        ) {
+            let now = Now(0);
+            let mut progress = Progress::new(now, LAST);
+            let mut said = 0;
+            for (step, index, bytes) in steps {
+                match step {
+                    0..=2 if progress.may_send(WINDOW) => {
+                        progress.sent(now, progress.next.min(LAST), bytes, 0);
+                    }
+                    3 => {
+                        said = index.max(said);
+                        progress.accepted(now, index);
+                    }
+                    4 => progress.refused(index, index),
+                    5 => progress.probe(),
+                    6 if index < 4 => progress.snapshot(now, index),
+                    6 => progress.snapshot_ended(index % 2 == 0),
+                    _ => {}
+                }
+                prop_assert!(progress.matched <= said);
+                prop_assert!((1..=LAST + 1).contains(&progress.next));
+                if let State::Replicate { inflight, inflight_bytes } = &progress.state {
+                    prop_assert!(inflight.len() <= WINDOW.messages_max);
+                    prop_assert_eq!(inflight.iter().map(|(_, b)| b).sum::<usize>(), *inflight_bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_follower_in_step_is_told_of_commits_once() {
+        let mut progress = Progress::new(Now(0), 5);
+        progress.accepted(Now(0), 5);
+        progress.sent(Now(0), 6, 10, 5);
+        progress.sent(Now(0), 7, 10, 3);
+        assert_eq!(progress.commit_sent, 5);
+        assert_eq!(progress.next, 8);
+    }
+}

@@ -258,7 +258,9 @@ impl World {
         if wipe && (!founded || losing > (self.nodes.len() - 1) / 2) {
             return;
         }
-        let again = self.soon(3_000);
+        // A supervisor starts it again at once, or somebody comes and looks.
+        let patience = if self.rng.chance(1, 2) { 50 } else { 3_000 };
+        let again = self.soon(patience);
         if self.nodes[node].process.is_some() {
             self.kill(node);
             self.schedule(again, Event::Start(node));

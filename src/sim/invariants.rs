@@ -7,7 +7,7 @@ use super::Sabotage;
 use super::cluster::World;
 use super::process::Process;
 use super::trace::{mix, mix_bytes};
-use crate::replica::{Apply, Envelope, Message, Record, Standing};
+use crate::replica::{Apply, Envelope, Message, Record};
 use crate::store::Applied;
 use crate::types::{Entry, Index, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term};
 
@@ -193,14 +193,8 @@ impl World {
         } else {
             None
         };
-        let voter = matches!(process.view.hard.standing, Standing::Voter { .. });
-        let failure = broken.map(|invariant| (invariant, text()));
-        if voter {
-            self.nodes[node].founded = true;
-            self.nodes[node].ghosts.clear();
-        }
-        if let Some((invariant, how)) = failure {
-            self.fail(invariant, how);
+        if let Some(failure) = broken.map(|invariant| (invariant, text())) {
+            self.fail(failure.0, failure.1);
         }
         if leads {
             self.check_leader(node, status.term, began);

@@ -11,7 +11,7 @@ use super::disk::{Batch, Saved, View};
 use super::trace::mix;
 use crate::clock::Now;
 use crate::replica::detector::{FailureDetector, Liveness};
-use crate::replica::{Alarm, Apply, Effects, Envelope, Input, ReadId, Replica, Settings};
+use crate::replica::{Alarm, Apply, Effects, Envelope, Input, ReadId, Replica, Settings, Standing};
 use crate::store::{Image, Writer};
 use crate::types::{Entry, Index, RequestId, SnapshotMeta};
 
@@ -230,6 +230,10 @@ impl World {
             Err(how) => return self.fail("records make sense", how),
         };
         let job = batches.last().map_or(0, |batch| batch.job);
+        if let Standing::Voter { .. } = self.nodes[node].disk.synced.hard.standing {
+            self.nodes[node].founded = true;
+            self.nodes[node].ghosts.clear();
+        }
         self.note(node, [5, job, 0], || format!("synced job {job}"));
         for envelope in batches.into_iter().flat_map(|batch| batch.after) {
             self.post(node, envelope);

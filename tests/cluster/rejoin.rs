@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::client::Resp;
+use crate::common::client::{Reply, Resp};
 use crate::common::cluster::{Cluster, Node};
 use crate::common::{SOON, alone, eventually};
 
@@ -95,5 +95,50 @@ fn a_node_whose_directory_was_wiped_becomes_a_full_member_again() {
         cluster.wait_until_ready();
         check(&cluster.nodes[1], 100, &name, 9);
         assert_eq!(cluster.nodes[1].resp().get(&name).as_deref(), Some("a majority"));
+    }
+}
+
+#[test]
+fn a_large_snapshot_reaches_a_node_that_takes_a_while_to_verify_it() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &["--snapshot-log", "16mb", "--segment-size", "4mb"]);
+    cluster.nodes[0].kill();
+    let mut client = cluster.nodes[1].resp();
+    let value = "x".repeat(100_000);
+    for round in 0..50 {
+        let set = |key: i32| vec!["SET".into(), format!("large {round} {key}"), value.clone()];
+        let replies = client.pipeline(&(0..20).map(set).collect::<Vec<_>>()).unwrap();
+        assert!(replies.iter().all(|reply| reply.is_ok()), "{:?}", replies[0]);
+    }
+    cluster.nodes[0].start();
+    cluster.wait_until_ready();
+    let mut client = cluster.nodes[0].resp();
+    for round in 0..50 {
+        let value = client.get(&format!("large {round} 19")).unwrap_or_default();
+        assert_eq!(value.len(), 100_000, "round {round}");
+    }
+    let log = cluster.nodes[2].log();
+    let sent = log.matches("Sending the snapshot").count();
+    assert_eq!(sent, 1, "the snapshot was sent again and again");
+}
+
+#[test]
+fn followers_that_are_up_keep_up_by_the_log_however_large_an_entry_is() {
+    let _alone = alone();
+    let cluster = Cluster::start(3, &SMALL);
+    let mut clients = [cluster.nodes[0].resp(), cluster.nodes[1].resp()];
+    let value = "x".repeat(300_000);
+    for round in 0..25 {
+        let words = ["SET", &format!("k{round}"), &value];
+        for client in &mut clients {
+            (0..4).for_each(|_| client.send(&words).unwrap());
+        }
+        for client in &mut clients {
+            let replies: Vec<Reply> = (0..4).map(|_| client.receive().unwrap()).collect();
+            assert!(replies.iter().all(Reply::is_ok), "round {round}: {replies:?}");
+        }
+    }
+    for node in &cluster.nodes {
+        assert!(!node.log().contains("Sending the snapshot"), "{} has sent one", node.port);
     }
 }

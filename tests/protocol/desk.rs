@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nodesync::codec::Reader;
-use nodesync::protocol::{Facts, Limits, Password, Question, Reply, Session, Work};
+use nodesync::protocol::{Facts, Limits, Password, Protocol, Question, Reply, Session, Work};
 use nodesync::types::{Command, Failure, NodeId, Outcome, Unserved, Value, When};
 
 /// A map that knows the commands.
@@ -13,7 +13,7 @@ use nodesync::types::{Command, Failure, NodeId, Outcome, Unserved, Value, When};
 pub struct Store(pub BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Store {
-    pub fn run(&mut self, command: &Command<'_>) -> Outcome {
+    fn run(&mut self, command: &Command<'_>) -> Outcome {
         let value = |value: Option<&Vec<u8>>| value.map(|value| Value::from(value.as_slice()));
         let found = |value: Option<Value>| value.map_or(Outcome::Nil, Outcome::Value);
         let count = |count: usize| Outcome::Integer(count as i64);
@@ -199,7 +199,7 @@ impl Desk {
         self.commands.append(&mut shown);
     }
 
-    pub fn answer(&self, question: Question) -> Reply {
+    fn answer(&self, question: Question) -> Reply {
         let node = |id: i64, role: &'static str| {
             let name = Reply::text("id");
             Reply::Map(vec![
@@ -259,4 +259,66 @@ fn show(command: &Command<'_>) -> String {
         Command::Clear => "clear".into(),
     };
     if text.len() < 100 { text } else { format!("{}… ({} bytes)", &text[..20], text.len()) }
+}
+
+/// A RESP request.
+pub fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// The replies that make up `output`, in a form to be read.
+///
+/// # Panics
+/// If they are not well formed.
+pub fn replies(mut output: &[u8], protocol: Protocol) -> Vec<String> {
+    let mut replies = Vec::new();
+    while !output.is_empty() {
+        let mut parts = Vec::new();
+        if protocol == Protocol::Line {
+            let end = output.iter().position(|&byte| byte == b'\n').expect("lines end");
+            parts.push(readable(&output[..end]));
+            output = &output[end + 1..];
+        } else {
+            output = resp_reply(output, &mut parts);
+        }
+        replies.push(parts.join(" "));
+    }
+    replies
+}
+
+/// Reads one RESP reply into its parts; what is behind it.
+fn resp_reply<'a>(output: &'a [u8], parts: &mut Vec<String>) -> &'a [u8] {
+    let end = output.windows(2).position(|two| two == b"\r\n").expect("lines end with CRLF");
+    let line = &output[..end];
+    let mut rest = &output[end + 2..];
+    parts.push(readable(line));
+    let number = || String::from_utf8_lossy(&line[1..]).parse::<i64>().expect("a length");
+    let children = match line[0] {
+        b'+' | b'-' | b':' | b'_' | b'#' => 0,
+        b'$' | b'=' => {
+            if let Ok(len) = usize::try_from(number()) {
+                parts.push(readable(&rest[..len]));
+                assert_eq!(&rest[len..len + 2], b"\r\n");
+                rest = &rest[len + 2..];
+            }
+            0
+        }
+        b'*' | b'~' => number(),
+        b'%' => 2 * number(),
+        _ => panic!("no reply begins like {}", readable(line)),
+    };
+    for _ in 0..children {
+        rest = resp_reply(rest, parts);
+    }
+    rest
+}
+
+fn readable(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\"")
 }

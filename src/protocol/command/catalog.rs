@@ -25,8 +25,16 @@ pub(super) fn command_count(_: Args<'_>, _: &mut Caller) -> Answered {
     now(Reply::Integer(TABLE.len() as i64))
 }
 
+/// Refuses a request that names more commands than could be meant: a name of three bytes may cost a
+/// thousand times as much to describe.
+fn check_names(args: Args<'_>) -> Result<(), Reply> {
+    const WORDS_MAX: usize = 256;
+    if args.count() > WORDS_MAX { Err(Reply::error("ERR too many commands named")) } else { Ok(()) }
+}
+
 /// `COMMAND INFO [name …]`: nothing in the place of a name that is unknown.
 pub(super) fn command_info(args: Args<'_>, caller: &mut Caller) -> Answered {
+    check_names(args)?;
     if args.count() == 2 {
         return command(args, caller);
     }
@@ -36,6 +44,7 @@ pub(super) fn command_info(args: Args<'_>, caller: &mut Caller) -> Answered {
 
 /// `COMMAND DOCS [name …]`: without the names that are unknown.
 pub(super) fn command_docs(args: Args<'_>, _: &mut Caller) -> Answered {
+    check_names(args)?;
     let entry = |row: &'static Row| (Reply::text(row.name), docs(row));
     now(Reply::Map(match args.count() {
         2 => TABLE.iter().map(entry).collect(),
@@ -86,12 +95,10 @@ pub(super) fn help(args: Args<'_>, _: &mut Caller) -> Answered {
 
 /// `CONFIG GET pattern …`: each setting once, however many patterns it matches.
 pub(super) fn config_get(args: Args<'_>, caller: &mut Caller) -> Answered {
-    let settings = caller.facts.config.iter();
-    let wanted =
-        settings.filter(|(name, _)| args.rest(2).any(|pattern| matches(pattern, name.as_bytes())));
-    now(Reply::Map(
-        wanted.map(|(name, value)| name_and(name, Reply::text(value.clone()))).collect(),
-    ))
+    let is_wanted = |name: &str| args.rest(2).any(|pattern| matches(pattern, name.as_bytes()));
+    let wanted = caller.facts.config.iter().filter(|(name, _)| is_wanted(name));
+    let settings = wanted.map(|(name, value)| name_and(name, Reply::text(value.clone())));
+    now(Reply::Map(settings.collect()))
 }
 
 /// A command as `COMMAND INFO` describes it: name, arity, flags, first key, last key, step, access
@@ -115,7 +122,7 @@ fn description(row: &'static Row) -> Reply {
     ])
 }
 
-/// Redis's access categories, from flags and group.
+/// The access categories, in Redis's names, that flags and group imply.
 fn categories(row: &Row) -> Vec<&'static str> {
     let mut categories = Vec::new();
     categories.extend(row.has_flag("readonly").then_some("@read"));
@@ -167,7 +174,7 @@ fn docs(row: &'static Row) -> Reply {
 
 /// True if `name` matches `pattern`, in which `*` stands for any bytes and `?` for one; upper and
 /// lower case are the same. Names of commands and settings need no more of a glob.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     // Behind the latest star, and how much of the name it and all before it have taken: when what
     // follows does not fit, it is enough to give the latest star one byte more.
     let mut star = None;

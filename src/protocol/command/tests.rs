@@ -93,3 +93,37 @@ fn key_positions_count_from_the_start_or_from_the_end() {
     assert_eq!(keys("mset", 7), [1, 3, 5]);
     assert_eq!(keys("ping", 2), []);
 }
+
+#[test]
+fn nobody_gets_a_description_for_each_of_a_million_names() {
+    for member in ["info", "docs"] {
+        let row = find(b"command").and_then(|row| row.member(member.as_bytes()));
+        let Does::Session(act) = row.expect("it is in the family").does else {
+            panic!("COMMAND needs no store");
+        };
+        let (request, spans) = words("get", 1000);
+        assert!(act(Args::new(&request, &spans), &mut caller()).is_err());
+        let (request, spans) = words("get", 100);
+        assert!(act(Args::new(&request, &spans), &mut caller()).is_ok());
+    }
+}
+
+#[test]
+fn patterns_for_settings_know_star_and_question_mark_in_any_case() {
+    for (pattern, name, expected) in [
+        ("*", "", true),
+        ("save", "save", true),
+        ("SAVE", "save", true),
+        ("s?ve", "save", true),
+        ("s?", "save", false),
+        ("*a*e", "save", true),
+        ("*a", "save", false),
+        ("sav", "save", false),
+        ("savee", "save", false),
+        ("", "save", false),
+        ("**s**", "save", true),
+    ] {
+        let found = catalog::matches(pattern.as_bytes(), name.as_bytes());
+        assert_eq!(found, expected, "{pattern} on {name}");
+    }
+}

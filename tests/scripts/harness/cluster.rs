@@ -1,7 +1,7 @@
 //! Replicas with their disks, stores and detectors, and what is on its way between them. Carries out
 //! the effects of each step and writes the transcript; `commands` says what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nodesync::clock::Now;
@@ -11,7 +11,7 @@ use nodesync::replica::{
     Replica, Settings, Standing,
 };
 use nodesync::rng::Rng;
-use nodesync::types::{Index, NodeId, SnapshotMeta};
+use nodesync::types::{Index, NodeId, RequestId, SnapshotMeta};
 
 use super::disk::{Applied, Disk, Store};
 use super::network::{Freight, Network};
@@ -34,6 +34,10 @@ pub struct Node {
     pub disk: Disk,
     pub jobs: VecDeque<Job>,
     pub store: Store,
+    /// True while its disk jobs wait for `persist`, whatever else is done at once.
+    pub stalled: bool,
+    /// The requests whose clients wait for an answer.
+    pub waiters: BTreeSet<RequestId>,
     /// Reads that wait: the key, and the index once the replica has named it.
     pub reads: BTreeMap<ReadId, (String, Option<Index>)>,
     pub detector: FailureDetector,
@@ -80,6 +84,8 @@ impl Cluster {
             disk,
             jobs: VecDeque::new(),
             store: Store::default(),
+            stalled: false,
+            waiters: BTreeSet::new(),
             reads: BTreeMap::new(),
             image: None,
             arriving: None,
@@ -106,6 +112,7 @@ impl Cluster {
         node.replica = None;
         node.jobs.clear();
         node.reads.clear();
+        node.waiters.clear();
         node.image = None;
         node.arriving = None;
         node.settings.boot += 1;
@@ -145,7 +152,10 @@ impl Cluster {
         }
         if effects.job > 0 {
             if !effects.persist.is_empty() {
-                self.say(id, format!("writes {}", show::list(effects.persist.iter().map(show::record))));
+                self.say(
+                    id,
+                    format!("writes {}", show::list(effects.persist.iter().map(show::record))),
+                );
             }
             let (records, after) = (effects.persist, effects.after_persist);
             self.node(id).jobs.push_back(Job { number: effects.job, records, after });
@@ -166,6 +176,7 @@ impl Cluster {
         }
         self.serve_reads(id);
         for (request, why) in effects.refuse {
+            self.node(id).waiters.remove(&request);
             self.say(id, format!("answers {}: {why}", show::request(&request)));
         }
         for (read, why) in effects.refuse_reads {
@@ -173,14 +184,14 @@ impl Cluster {
                 self.say(id, format!("answers read of {key}: {why}"));
             }
         }
-        if !self.disks_by_hand {
+        if !self.disks_by_hand && !self.node(id).stalled {
             while self.persist(id) {}
         }
     }
 
     /// Completes the oldest disk job. False if there is none.
     pub fn persist(&mut self, id: NodeId) -> bool {
-        let by_hand = self.disks_by_hand;
+        let by_hand = self.disks_by_hand || self.node(id).stalled;
         let node = self.node(id);
         let Some(job) = node.jobs.pop_front() else { return false };
         job.records.iter().cloned().for_each(|record| node.disk.write(record));
@@ -208,7 +219,8 @@ impl Cluster {
                     let image = self.node(id).disk.images[&meta].clone();
                     let open = self.network.send((id, peer), Freight::Image(meta, image.into()));
                     let lost = if open { "" } else { " (lost)" };
-                    self.transcript.push(format!("n{id}→n{peer} Image {}{lost}", show::meta(&meta)));
+                    self.transcript
+                        .push(format!("n{id}→n{peer} Image {}{lost}", show::meta(&meta)));
                 }
             }
         }
@@ -271,13 +283,12 @@ impl Cluster {
                 for entry in &entries {
                     let applied = self.node(id).store.apply(entry);
                     let line = show::entry(entry);
-                    let boot = self.node(id).settings.boot;
                     match applied {
                         Applied::Copy(_) => self.say(id, format!("drops the copy {line}")),
                         _ => self.say(id, format!("applies {line}")),
                     }
                     if let Applied::Done(request) = applied
-                        && (request.node, request.boot) == (id, boot)
+                        && self.node(id).waiters.remove(&request)
                     {
                         self.say(id, format!("answers {}: done", show::request(&request)));
                     }
@@ -368,7 +379,7 @@ impl Cluster {
     }
 
     fn persist_any(&mut self) -> bool {
-        let waits = |node: &&Node| node.replica.is_some() && !node.jobs.is_empty();
+        let waits = |node: &&Node| node.replica.is_some() && !node.stalled && !node.jobs.is_empty();
         let id = self.nodes.values().find(waits).map(|node| node.settings.id);
         id.is_some_and(|id| self.persist(id))
     }

@@ -2,23 +2,26 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster nodes=3 …` | starts a cluster that has founded itself; with `blank=true`, of empty directories |
+//! | `cluster nodes=3 …` | starts a founded cluster; with `blank=true` one of empty directories |
 //! | `disk 1 term=3 vote=2 1@1 2@3` | starts node 1 anew from a disk with this hard state and log |
-//! | `campaign 1` | lets time pass until node 1's patience is over; all are alive, nothing else happens |
+//! | `campaign 1` | node 1's patience ends; all were heard of meanwhile, and nothing else happened |
 //! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
 //! | `run 300` | the same, and messages and disk jobs are done at once |
-//! | `settle` | does what is left to do without letting time pass |
+//! | `settle`, `beats` | does all that is left to do, or delivers beats, and no time passes |
 //! | `deliver [1 2] [count]` | delivers what waits now: everywhere, or from node 1 to node 2 |
 //! | `drop 1 2 [count]` | loses what waits from node 1 to node 2 |
-//! | `beats` | delivers the beats that wait |
-//! | `cut 1 2 [oneway=true]`, `isolate 1`, `heal` | loses all that is sent from now on; heals with new links |
+//! | `cut 1 2 [oneway=true]`, `isolate 1` | loses all that is sent from now on |
+//! | `heal` | mends all that was cut, with new links |
 //! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
-//! | `propose 1 x=1 …`, `read 1 x`, `withdraw 1 2` | what node 1's clients want; gives n1#2 up |
-//! | `crash 1`, `restart 1`, `wipe 1` | ends a process, starts it, empties its directory between the two |
-//! | `crash 1 keep=true` | the same, but what is on its way to it will reach its next process |
+//! | `stall 1`, `unstall 1` | node 1's disk jobs wait for `persist`, or do no longer |
+//! | `propose 1 x=1 …`, `read 1 x` | what node 1's clients want |
+//! | `withdraw 1 2` | node 1 gives its request n1#2 up |
+//! | `crash 1`, `restart 1` | ends a process, starts it anew |
+//! | `crash 1 keep=true` | what is on its way to node 1 will reach its next process |
+//! | `wipe 1` | empties the directory of a node that is down |
 //! | `gone 1 3`, `link 1 3` | node 1 finds that node 3's port refuses; has a new link to it |
 //! | `snapshot 1 [fail=true]` | the image that node 1 asked for is durable |
-//! | `arrive 1` | with `images_by_hand=true`: the image that node 1 was sent is verified and durable |
+//! | `arrive 1` | with `images_by_hand=true`: the image that came to node 1 is durable there |
 //! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
 //! | `stop 1`, `disk-full 1 true` | what their names say |
 //! | `status [1]`, `waiting` | shows the nodes; shows what is on its way |
@@ -30,8 +33,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use nodesync::clock::Now;
+use nodesync::replica::pending::Withdrawn;
 use nodesync::replica::{Alarm, Input, Settings};
-use nodesync::types::{Entry, NodeId, Payload};
+use nodesync::types::{Entry, NodeId, Payload, RequestId};
 
 use super::Cluster;
 use super::disk::Store;
@@ -188,6 +192,7 @@ impl Cluster {
                 while let Some((key, value)) = args.0.next_key() {
                     let commands = Bytes::from(format!("{key}={value}"));
                     let request = self.replica(id).next_request();
+                    self.node(id).waiters.insert(request);
                     self.step(id, Input::Propose { id: request, commands });
                 }
             }
@@ -199,9 +204,14 @@ impl Cluster {
             }
             _ => {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
-                let request = nodesync::types::RequestId { node: id, boot, seq };
-                let known = self.replica(id).withdraw(request);
-                self.say(id, format!("withdraws {}: {known:?}", show::request(&request)));
+                let request = RequestId { node: id, boot, seq };
+                self.node(id).waiters.remove(&request);
+                let was = match self.replica(id).withdraw(request) {
+                    Some(Withdrawn::Unsent) => "certainly not done",
+                    Some(_) => "it may still be done",
+                    None => "it was not pending",
+                };
+                self.say(id, format!("withdraws {}: {was}", show::request(&request)));
             }
         }
         Ok(())
@@ -269,6 +279,11 @@ impl Cluster {
                 let disk = &mut self.node(id).disk;
                 let incarnation = disk.incarnation + 100;
                 *disk = super::disk::Disk { incarnation, ..Default::default() };
+            }
+            "stall" => self.node(id).stalled = true,
+            "unstall" => {
+                self.node(id).stalled = false;
+                while self.persist(id) {}
             }
             "gone" => self.step(id, Input::PeerGone(NodeId(args.take()?))),
             "link" => self.step(id, Input::LinkUp(NodeId(args.take()?))),
