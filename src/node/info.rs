@@ -175,9 +175,12 @@ fn peer_map(shared: &Shared, status: &Status, peer: &PeerStatus) -> Reply {
     member_map(shared, peer.id, peer.alive, role, matched, status)
 }
 
+/// Appends a section's lines.
+type Section = fn(&Shared, &Status, &mut String);
+
 /// INFO (Redis): the sections asked for, or all of them.
 fn info(shared: &Shared, wanted: &[String]) -> String {
-    let sections: [(&str, fn(&Shared, &Status, &mut String)); 8] = [
+    let sections: [(&str, Section); 8] = [
         ("Server", server),
         ("Clients", clients),
         ("Memory", memory),

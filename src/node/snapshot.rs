@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -48,9 +49,11 @@ pub enum SnapshotWork {
 }
 
 /// The directory that holds images.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Images {
     dir: PathBuf,
+    /// Numbers the files that come from peers.
+    next_part: AtomicU64,
 }
 
 impl Images {
@@ -65,7 +68,7 @@ impl Images {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Images { dir: dir.to_path_buf() })
+        Ok(Images { dir: dir.to_path_buf(), next_part: AtomicU64::new(0) })
     }
 
     fn path(&self, meta: SnapshotMeta) -> PathBuf {
@@ -207,7 +210,8 @@ impl Outgoing {
 
 /// An image on its way from a peer, written as its chunks come. Owned by the link's reader.
 pub struct Incoming {
-    path: PathBuf,
+    /// Removed with this value, unless it was handed on.
+    path: Option<PathBuf>,
     file: File,
     meta: SnapshotMeta,
     offset: u64,
@@ -224,9 +228,11 @@ impl Incoming {
         chunk: &Chunk,
     ) -> io::Result<Option<PathBuf>> {
         if chunk.offset == 0 {
-            let path = images.part(&format!("from-{from}"));
-            let file = File::create(&path)?;
-            let (meta, total) = (chunk.meta, chunk.total);
+            // A name of its own: an earlier image of this peer may be being verified.
+            let number = images.next_part.fetch_add(1, Ordering::Relaxed);
+            let path = images.part(&format!("from-{from}-{number}"));
+            let file = File::create_new(&path)?;
+            let (path, meta, total) = (Some(path), chunk.meta, chunk.total);
             *incoming = Some(Incoming { path, file, meta, offset: 0, total });
         }
         let Some(open) = incoming else { return Ok(None) };
@@ -238,7 +244,15 @@ impl Incoming {
         open.file.write_all(&chunk.data)?;
         open.offset += chunk.data.len() as u64;
         let complete = open.offset == open.total;
-        Ok(if complete { incoming.take().map(|done| done.path) } else { None })
+        Ok(if complete { incoming.take().and_then(|mut done| done.path.take()) } else { None })
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

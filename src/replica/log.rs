@@ -112,14 +112,10 @@ impl Log {
     /// Where a leader should look for agreement after this log refused `prev_index` whose term the
     /// leader says is `prev_term`: the last index at or before it with a term of at most `prev_term`.
     pub fn hint(&self, prev_index: Index, prev_term: Term) -> (Index, Term) {
-        let mut index = prev_index.min(self.last_index());
-        while index > self.base.index {
-            match self.term_at(index) {
-                Some(term) if term <= prev_term => return (index, term),
-                _ => index -= 1,
-            }
-        }
-        (self.base.index, self.base.term)
+        // Terms never fall along the log.
+        let older = self.entries.partition_point(|entry| entry.term <= prev_term) as Index;
+        let index = (self.base.index + older).min(prev_index).max(self.base.index);
+        (index, self.term_at(index).unwrap_or(self.base.term))
     }
 
     /// The last kept index at or before `index` with a term of at most `term`: the leader's half of

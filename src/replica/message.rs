@@ -82,8 +82,8 @@ pub struct Beat {
     pub fit: bool,
     /// The incarnation of the *receiver* that the sender founded the cluster with.
     pub founder: Option<u64>,
-    /// True if the receiver's own `admitted == false` beat has reached the sender on this link,
-    /// with the incarnation it named.
+    /// The receiver's incarnation, if the sender's latest beat from it said that it may not vote yet:
+    /// proof that what is said here was said after that.
     pub answers: Option<u64>,
 }
 

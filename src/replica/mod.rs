@@ -279,11 +279,11 @@ impl Replica {
             commit: snapshot.index,
             peers: settings.peers().map(|id| (id, peer.clone())).collect(),
             pending: Pending::new(settings.id, settings.boot),
-            role: Role::follower(now - settings.election_timeout),
+            role: Role::follower(now),
+            follower_reads: FollowerReads::new(settings.boot << 20),
             rng,
             hard,
             log,
-            follower_reads: FollowerReads::default(),
             next_read: 0,
             joining: Joining::default(),
             jobs: VecDeque::new(),
@@ -345,7 +345,7 @@ impl Replica {
             Input::SnapshotArrived { from, meta } => {
                 self.snapshot_arrived(now, from, meta, effects);
             }
-            Input::SnapshotSent { to, sent } => self.snapshot_sent(to, sent, effects),
+            Input::SnapshotSent { to, sent } => self.snapshot_sent(now, to, sent, effects),
             Input::DiskFull(full) => self.disk_full = full,
             Input::Stop => self.stop(now, effects),
         }
@@ -447,8 +447,8 @@ impl Replica {
             Some(Rejected::Joining)
         } else if !self.quorum_is_alive() {
             Some(Rejected::NoQuorum)
-        } else if self.disk_full && self.is_leader() {
-            Some(Rejected::DiskFull)
+        } else if let Some(reason) = self.refusal() {
+            Some(reason)
         } else if !self.pending.is_empty()
             && self.pending.bytes() + commands.len() > self.settings.pending_bytes_max
         {

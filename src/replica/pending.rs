@@ -17,6 +17,8 @@ struct Item {
     commands: Bytes,
     /// How often it was handed to a leader. Never handed over: certainly not done.
     sent_count: u32,
+    /// When it was handed to the present leader.
+    sent_at: Now,
 }
 
 /// What became of a request that nobody waits for any longer.
@@ -40,22 +42,12 @@ pub struct Pending {
     next_seq: u64,
     /// Items from this number on have not been handed to the present leader.
     unsent_from: u64,
-    /// When something was last handed over while nothing was under way, or an answer came.
-    moved: Now,
 }
 
 impl Pending {
     /// Nothing pending, in the process lifetime `boot` of `node`.
     pub fn new(node: NodeId, boot: u64) -> Pending {
-        Pending {
-            node,
-            boot,
-            items: BTreeMap::new(),
-            bytes: 0,
-            next_seq: 1,
-            unsent_from: 1,
-            moved: Now(0),
-        }
+        Pending { node, boot, items: BTreeMap::new(), bytes: 0, next_seq: 1, unsent_from: 1 }
     }
 
     /// The name of the next request. Two calls without an [`insert`](Self::insert) between them give
@@ -84,7 +76,7 @@ impl Pending {
     /// Takes a request in, not handed over yet.
     pub fn insert(&mut self, id: RequestId, commands: Bytes) {
         self.bytes += commands.len();
-        self.items.insert(id.seq, Item { commands, sent_count: 0 });
+        self.items.insert(id.seq, Item { commands, sent_count: 0, sent_at: Now(0) });
     }
 
     /// True if something waits to be handed to the leader.
@@ -96,9 +88,6 @@ impl Pending {
     /// but at least one.
     pub fn take_unsent(&mut self, now: Now, bytes_max: usize) -> Vec<Proposal> {
         let Some((&floor, _)) = self.items.first_key_value() else { return Vec::new() };
-        if self.unsent_from <= floor {
-            self.moved = now;
-        }
         let (mut proposals, mut bytes) = (Vec::new(), 0);
         for (&seq, item) in self.items.range_mut(self.unsent_from..) {
             if !proposals.is_empty() && bytes + item.commands.len() > bytes_max {
@@ -106,6 +95,7 @@ impl Pending {
             }
             bytes += item.commands.len();
             item.sent_count += 1;
+            item.sent_at = now;
             self.unsent_from = seq + 1;
             let id = RequestId { node: self.node, boot: self.boot, seq };
             proposals.push(Proposal { id, floor, commands: item.commands.clone() });
@@ -118,18 +108,19 @@ impl Pending {
         self.unsent_from = 0;
     }
 
-    /// True if the leader has had something for longer than `patience` without one answer.
+    /// True if the leader has had the oldest request for longer than `patience`.
     pub fn is_overdue(&self, now: Now, patience: Duration) -> bool {
         let oldest = self.items.first_key_value();
-        oldest.is_some_and(|(&seq, _)| seq < self.unsent_from) && now.since(self.moved) > patience
+        oldest.is_some_and(|(&seq, item)| {
+            seq < self.unsent_from && now.since(item.sent_at) > patience
+        })
     }
 
     /// `id` is committed. Returns true if it was pending here.
-    pub fn committed(&mut self, now: Now, id: RequestId) -> bool {
+    pub fn committed(&mut self, id: RequestId) -> bool {
         if id.node != self.node || id.boot != self.boot {
             return false;
         }
-        self.moved = now;
         self.remove(id.seq).is_some()
     }
 
@@ -198,10 +189,10 @@ mod tests {
     #[test]
     fn the_floor_is_the_oldest_request_without_an_answer() {
         let mut pending = pending(4);
-        assert!(pending.committed(Now(0), id(2)));
+        assert!(pending.committed(id(2)));
         assert_eq!(taken(&mut pending, 1000), (vec![1, 3, 4], Some(1)));
-        assert!(pending.committed(Now(0), id(1)));
-        assert!(!pending.committed(Now(0), id(1)));
+        assert!(pending.committed(id(1)));
+        assert!(!pending.committed(id(1)));
         pending.send_again();
         assert_eq!(taken(&mut pending, 1000), (vec![3, 4], Some(3)));
         assert_eq!((pending.len(), pending.bytes()), (2, 20));
@@ -213,7 +204,7 @@ mod tests {
         taken(&mut pending, 1000);
         let strangers = [RequestId { node: NodeId(4), ..id(1) }, RequestId { boot: 6, ..id(1) }];
         for stranger in strangers {
-            assert!(!pending.committed(Now(0), stranger));
+            assert!(!pending.committed(stranger));
             assert!(!pending.refused(stranger));
         }
         assert_eq!(pending.len(), 1);
@@ -251,7 +242,7 @@ mod tests {
         pending.take_unsent(Now(1000), 1);
         assert!(!pending.is_overdue(Now(1100), patience));
         assert!(pending.is_overdue(Now(1101), patience));
-        assert!(pending.committed(Now(1101), id(1)));
+        assert!(pending.committed(id(1)));
         assert!(!pending.is_overdue(Now(9000), patience));
     }
 }

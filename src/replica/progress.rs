@@ -4,8 +4,8 @@
 //!            accepted                     behind the leader's first kept entry
 //!   Probe ─────────────▶ Replicate        Probe ──────────────────────▶ Snapshot
 //!     ▲                      │              ▲                              │
-//!     └── refused, link new, ┘              └───── sent, or failed ────────┘
-//!         nothing heard of what was sent
+//!     └── refused, link new, ┘              └─── failed, or no answer ─────┘
+//!         nothing heard of what was sent      (installed: Replicate)
 //! ```
 //! *Probe* looks for the point where the logs agree: one append under way at a time. *Replicate*
 //! sends ahead, within a window of messages and bytes. *Snapshot* waits for the image to be sent.
@@ -13,9 +13,13 @@
 //! disk, and forgetting what it once acknowledged is always safe.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::clock::Now;
 use crate::types::Index;
+
+/// How many times longer installing an image may take than answering an append.
+const INSTALL_FACTOR: u32 = 100;
 
 /// How a follower is fed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +36,12 @@ pub enum State {
         /// Their bytes together.
         inflight_bytes: usize,
     },
-    /// An image up to this index is being sent.
+    /// An image up to this index is being sent, or was sent and is being installed.
     Snapshot {
         /// The image's last index.
         index: Index,
+        /// All of it has been sent.
+        sent: bool,
     },
 }
 
@@ -122,15 +128,17 @@ impl Progress {
             self.matched = index;
             self.moved = now;
         }
-        self.next = self.next.max(index + 1);
         match &mut self.state {
-            State::Probe { .. } => self.replicate(),
+            // Less than what is being probed for is old news, such as a beat brings.
+            State::Probe { .. } if index + 1 >= self.next => self.replicate(),
+            State::Probe { .. } => {}
             State::Replicate { inflight, inflight_bytes } => {
+                self.next = self.next.max(index + 1);
                 while let Some((_, bytes)) = inflight.pop_front_if(|(last, _)| *last <= index) {
                     *inflight_bytes -= bytes;
                 }
             }
-            State::Snapshot { index: image } if index >= *image => self.replicate(),
+            State::Snapshot { index: image, .. } if index >= *image => self.replicate(),
             State::Snapshot { .. } => {}
         }
         news
@@ -146,7 +154,7 @@ impl Progress {
     /// answer is believed even against `matched`: the follower may have lost its disk.
     pub fn refused(&mut self, prev_index: Index, next: Index) {
         let stale = match &self.state {
-            State::Probe { .. } => prev_index + 1 != self.next,
+            State::Probe { .. } => prev_index.checked_add(1) != Some(self.next),
             State::Replicate { .. } => prev_index <= self.matched,
             State::Snapshot { .. } => true,
         };
@@ -174,26 +182,39 @@ impl Progress {
 
     /// An image up to `index` is about to be sent.
     pub fn snapshot(&mut self, now: Now, index: Index) {
-        self.state = State::Snapshot { index };
+        self.state = State::Snapshot { index, sent: false };
         self.moved = now;
     }
 
-    /// The image was sent, or could not be: what it achieved, an append will tell.
-    pub fn snapshot_ended(&mut self, sent: bool) {
-        if let State::Snapshot { index } = self.state {
-            self.state = State::Probe { waiting: false };
-            self.next = if sent { index + 1 } else { self.matched + 1 };
+    /// The image was sent, or could not be. One that was sent is being verified and installed, which
+    /// takes its time; the follower's acknowledgement ends that.
+    pub fn snapshot_ended(&mut self, now: Now, all_sent: bool) {
+        match &mut self.state {
+            State::Snapshot { sent, .. } if all_sent => {
+                *sent = true;
+                self.moved = now;
+            }
+            State::Snapshot { .. } => self.probe(),
+            State::Probe { .. } | State::Replicate { .. } => {}
         }
     }
 
     /// True if something is under way whose answer is overdue.
-    pub fn is_overdue(&self, now: Now, patience: std::time::Duration) -> bool {
-        let under_way = match &self.state {
-            State::Probe { waiting } => *waiting,
-            State::Replicate { inflight, .. } => !inflight.is_empty(),
-            State::Snapshot { .. } => false,
+    pub fn is_overdue(&self, now: Now, patience: Duration) -> bool {
+        let (under_way, patience) = match &self.state {
+            State::Probe { waiting } => (*waiting, patience),
+            State::Replicate { inflight, .. } => (!inflight.is_empty(), patience),
+            State::Snapshot { sent, .. } => (*sent, patience * INSTALL_FACTOR),
         };
         under_way && now.since(self.moved) > patience
+    }
+
+    /// The last index of the image that the follower is getting, if it is.
+    pub fn image(&self) -> Option<Index> {
+        match self.state {
+            State::Snapshot { index, .. } => Some(index),
+            State::Probe { .. } | State::Replicate { .. } => None,
+        }
     }
 
     /// The state's name, for INFO and NODES.
@@ -236,7 +257,7 @@ mod tests {
                     4 => progress.refused(index, index),
                     5 => progress.probe(),
                     6 if index < 4 => progress.snapshot(now, index),
-                    6 => progress.snapshot_ended(index % 2 == 0),
+                    6 => progress.snapshot_ended(Now(0), index % 2 == 0),
                     _ => {}
                 }
                 prop_assert!(progress.matched <= said);

@@ -1,7 +1,8 @@
 //! The swarm: what a seed makes of the world, and the faults that strike it.
 //!
-//! Each kind of fault is on or off for a whole run, and has its own weight. A run with few kinds goes
-//! deep into them; a run with all of them rarely gets far (Groce et al., *Swarm Testing*, 2012).
+//! Each kind of fault is on or off for a whole run, and has its own weight. A run with few kinds
+//! goes deep into them; a run with all of them rarely gets far (Groce et al., *Swarm Testing*,
+//! 2012).
 
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub enum Fault {
     BreakLink,
     /// Power loss of one node.
     Crash,
+    /// Power loss of a node that has just voted, again and again.
+    CrashVoters,
     /// Power loss of all nodes at one moment.
     CrashAll,
     /// The leader is asked to stop, and starts again later.
@@ -44,13 +47,14 @@ pub enum Fault {
     DiskFull,
 }
 
-const ALL: [Fault; 13] = [
+const ALL: [Fault; 14] = [
     Fault::Partition,
     Fault::OneWay,
     Fault::IsolateLeader,
     Fault::Flap,
     Fault::BreakLink,
     Fault::Crash,
+    Fault::CrashVoters,
     Fault::CrashAll,
     Fault::StopLeader,
     Fault::Pause,
@@ -60,9 +64,10 @@ const ALL: [Fault; 13] = [
     Fault::DiskFull,
 ];
 
-/// The end of a fault.
+/// The end of a fault, or its later part.
 #[derive(Clone, Copy, Debug)]
 pub enum Undo {
+    Crash(usize),
     Unblock(usize, usize),
     Block(usize, usize),
     Resume(usize),
@@ -183,6 +188,7 @@ impl World {
             Fault::Flap => self.flap(node, other),
             Fault::BreakLink => self.break_link(node, other),
             Fault::Crash => self.crash(node, false),
+            Fault::CrashVoters => {} // See `after_vote`.
             Fault::CrashAll => (0..self.nodes.len()).for_each(|node| self.crash(node, false)),
             Fault::StopLeader => self.stop(self.leader().unwrap_or(node)),
             Fault::Pause => self.pause(node),
@@ -246,6 +252,14 @@ impl World {
             self.schedule(at, Event::Undo(Undo::Block(from, to)));
             at += Duration::from_micros(self.rng.below(100_000));
             self.schedule(at, Event::Undo(Undo::Unblock(from, to)));
+        }
+    }
+
+    /// A node's vote has left.
+    pub fn after_vote(&mut self, node: usize) {
+        let strikes = !self.calm && self.plan.faults.contains(&Fault::CrashVoters);
+        if strikes && self.rng.chance(1, 5) {
+            self.schedule(self.now, Event::Undo(Undo::Crash(node)));
         }
     }
 
@@ -331,7 +345,8 @@ impl World {
     /// A fault ends.
     pub fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Unblock(..) | Undo::Block(..) if self.calm => {}
+            Undo::Unblock(..) | Undo::Block(..) | Undo::Crash(_) if self.calm => {}
+            Undo::Crash(node) => self.crash(node, false),
             Undo::Unblock(from, to) => self.unblock(from, to),
             Undo::Block(from, to) => self.block(from, to),
             Undo::Resume(node) if self.nodes[node].paused => self.resume(node),

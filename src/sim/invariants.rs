@@ -86,11 +86,12 @@ impl World {
             let how = format!("{voter} voted in term {term} for {first}, then for {vote}");
             self.fail("a node votes once in a term", how);
         }
+        self.after_vote(self.position(voter));
     }
 
     /// Log matching: an index and a term name one entry with one past, everywhere. (An only member
-    /// leads before its term is durable, as nobody else can see it; after a crash it may begin the same
-    /// term again.)
+    /// leads before its term is durable, as nobody else can see it; after a crash it may begin the
+    /// same term again.)
     pub fn check_records(&mut self, node: usize, records: &[Record]) {
         let Some(process) = &mut self.nodes[node].process else { return };
         let (mut broken, mut told) = (None, None);
@@ -155,7 +156,8 @@ impl World {
             return self.check_majority(index, term);
         };
         if (known.term, known.hash) != (term, hash) {
-            let how = format!("{index} was committed in term {}, #{node} has {entry:?}", known.term);
+            let how =
+                format!("{index} was committed in term {}, #{node} has {entry:?}", known.term);
             self.fail("what is committed never changes", how);
         }
     }
@@ -188,7 +190,8 @@ impl World {
             Some("all that is committed is applied")
         } else if status.pending.0 > waiting {
             Some("only what is waited for is pending")
-        } else if (status.term, status.last) != (process.view.hard.term, process.view.last_index()) {
+        } else if (status.term, status.last) != (process.view.hard.term, process.view.last_index())
+        {
             Some("all that is decided is written")
         } else {
             None
@@ -210,9 +213,12 @@ impl World {
         }
         let Some(process) = self.nodes[node].process.as_ref().filter(|_| began) else { return };
         let view = &process.view;
-        let missing = self.oracle.committed.iter().zip(1..).find(|(known, index)| {
-            known.since < term && !view.holds(*index, known.term)
-        });
+        let missing = self
+            .oracle
+            .committed
+            .iter()
+            .zip(1..)
+            .find(|(known, index)| known.since < term && !view.holds(*index, known.term));
         if let Some((known, index)) = missing {
             let how = format!("{id} leads term {term} without entry {index} of {}", known.term);
             self.fail("a leader holds all that is committed", how);

@@ -1,14 +1,14 @@
-//! Is a history linearizable? Could every operation have happened at one moment between its call and
-//! its return, so that all results follow from that order (Herlihy and Wing 1990)?
+//! Is a history linearizable? Could every operation have happened at one moment between its call
+//! and its return, so that all results follow from that order (Herlihy and Wing 1990)?
 //!
-//! The search is Wing and Gong's (1993) with Lowe's memory of what was tried (2017): an operation may
-//! come next if nothing that is still to come had returned before it was called; a set of operations
-//! that leaves the same value is explored once. Linearizability is local: each key is checked alone.
-//! An operation without a known result may have happened at any moment after its call, or never.
-//! What certainly did not happen must not be in the history.
+//! The search is Wing and Gong's (1993) with Lowe's memory of what was tried (2017): an operation
+//! may come next if nothing that is still to come had returned before it was called; a set of
+//! operations that leaves the same value is explored once. Linearizability is local: each key is
+//! checked alone. An operation without a known result may have happened at any moment after its
+//! call, or never. What certainly did not happen must not be in the history.
 //!
-//! The problem is NP-complete, so the search has a budget. Left out: operations over several keys as
-//! one moment; they are checked key by key.
+//! The problem is NP-complete, so the search has a budget. Left out: operations over several keys
+//! as one moment; they are checked key by key.
 
 use std::collections::HashSet;
 
@@ -223,11 +223,8 @@ mod tests {
             (new.clone(), new.clone(), Verdict::Linearizable),
             (new, old, Verdict::Impossible),
         ] {
-            let history = vec![
-                write.clone(),
-                op(2, 3, Action::Get, first),
-                op(4, 5, Action::Get, second),
-            ];
+            let history =
+                vec![write.clone(), op(2, 3, Action::Get, first), op(4, 5, Action::Get, second)];
             assert_eq!(check(history, BUDGET), verdict);
         }
     }
@@ -235,9 +232,8 @@ mod tests {
     #[test]
     fn a_lost_write_may_appear_late_or_never_but_not_twice() {
         let lost_increment = lost(1, Action::Increment(1));
-        let get = |at, text: Option<&str>| {
-            op(at, at + 1, Action::Get, text.map_or(Seen::Nil, value))
-        };
+        let get =
+            |at, text: Option<&str>| op(at, at + 1, Action::Get, text.map_or(Seen::Nil, value));
         let never = vec![lost_increment.clone(), get(10, None), get(20, None)];
         assert_eq!(check(never, BUDGET), Verdict::Linearizable);
         let late = vec![lost_increment.clone(), get(10, None), get(20, Some("1"))];

@@ -1,14 +1,14 @@
 //! # The simulator: a cluster in one thread, under virtual time
 //!
-//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes whose replicas, failure detectors and stores are the
-//! real ones, and whose clocks, disks, links, threads and clients are not. One number, the seed,
-//! decides everything: the size, all timings, which faults strike, when, and what clients ask. The
-//! same seed gives the same run, event for event, which [`Report::trace_hash`] proves.
+//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes whose replicas, failure detectors and stores are
+//! the real ones, and whose clocks, disks, links, threads and clients are not. One number, the
+//! seed, decides everything: the size, all timings, which faults strike, when, and what clients
+//! ask. The same seed gives the same run, event for event, which [`Report::trace_hash`] proves.
 //!
-//! A run has three acts. **Trouble**: clients work while faults strike. **Calm**: everything is healed
-//! and restarted, and now things must go well: the node with the highest id comes to lead, every
-//! request gets an answer, each node serves a fresh write and a fresh read, and all nodes hold the
-//! same state. **Judgement**: the history that the clients saw must be linearizable.
+//! A run has three acts. **Trouble**: clients work while faults strike. **Calm**: everything is
+//! healed and restarted, and now things must go well: the node with the highest id comes to lead,
+//! every request gets an answer, each node serves a fresh write and a fresh read, and all nodes
+//! hold the same state. **Judgement**: the history that the clients saw must be linearizable.
 //!
 //! | room | what lives there |
 //! |---|---|
@@ -23,22 +23,23 @@
 //! | [`ending`] | calm and judgement |
 //! | [`trace`] | what happened, as a hash and as lines |
 //!
-//! **Checked at each step**: a term has one leader; log matching; a leader holds all that was committed
-//! before its term; what is committed never changes and is durable on a majority when it is first
-//! known; a node votes once in a term, whatever it forgot; terms and commits never fall; equal logs
-//! give equal states and equal images; a request is executed once and ends once; nothing is pending
-//! that nobody waits for; the replica's own check.
+//! **Checked at each step**: a term has one leader; log matching; a leader holds all that was
+//! committed before its term; what is committed never changes and is durable on a majority when it
+//! is first known; a node votes once in a term, whatever it forgot; terms and commits never fall;
+//! equal logs give equal states and equal images; a request is executed once and ends once; nothing
+//! is pending that nobody waits for; the replica's own check.
 //!
 //! **Modelled**: message delay, loss, doubling, reordering; connections that break, are refused and
-//! come again; partitions of all shapes; power loss that keeps any prefix of what was written and not
-//! synced; lost directories, of a minority; SIGSTOP; slow and stalled disks, full ones (there is
-//! always room for what the replica itself must write); images taken, sent, failing; clean stops.
+//! come again; partitions of all shapes; power loss that keeps any prefix of what was written and
+//! not synced; lost directories, of a minority; SIGSTOP; slow and stalled disks, full ones (there
+//! is always room for what the replica itself must write); images taken, sent, failing; clean
+//! stops.
 //!
-//! **Not modelled**: damage to bytes (checksums find it, see `wal`, `wire` and the images' own tests);
-//! the bytes of the log on disk; clocks of different speed; locks and real threads.
+//! **Not modelled**: damage to bytes (checksums find it, see `wal`, `wire` and the images' own
+//! tests); the bytes of the log on disk; clocks of different speed; locks and real threads.
 //!
-//! **Does it find anything?** [`Sabotage`] breaks one promise around the replica at a time; tests see
-//! to it that each is found.
+//! **Does it find anything?** [`Sabotage`] breaks one promise around the replica at a time; tests
+//! see to it that each is found.
 
 mod cluster;
 mod disk;
@@ -132,7 +133,8 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Runs the world of `seed`. A violation comes with the tail of its trace: the run is repeated for it.
+/// Runs the world of `seed`. A violation comes with the tail of its trace: the run is repeated for
+/// it.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
     attempt(seed, options, 0).or_else(|_| attempt(seed, options, options.tail_lines))
 }

@@ -1,14 +1,14 @@
 //! Links between nodes: who can reach whom, how long a message takes, and what happens to it.
 //!
 //! For each ordered pair of nodes there is one link, as there is one outbound connection in a real
-//! node. It is connected to one life of the peer: what it carries never reaches a later one. When it
-//! breaks, what is under way arrives late or never, perhaps after messages of the next connection;
-//! the sender connects again and steps [`Input::LinkUp`]. A blocked link keeps what is sent, as TCP
-//! does, until it is free again or breaks. A port where nobody listens refuses.
+//! node. It is connected to one life of the peer: what it carries never reaches a later one. When
+//! it breaks, what is under way arrives late or never, perhaps after messages of the next
+//! connection; the sender connects again and steps [`Input::LinkUp`]. A blocked link keeps what is
+//! sent, as TCP does, until it is free again or breaks. A port where nobody listens refuses.
 //!
 //! Within a connection messages keep their order and none is lost, unless the seed says otherwise:
-//! the core does not rely on either. It does rely on one thing that a stream gives: a `Forward` is not
-//! delivered twice, so that a refusal of it is the whole truth.
+//! the core does not rely on either. It does rely on one thing that a stream gives: a `Forward` is
+//! not delivered twice, so that a refusal of it is the whole truth.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -166,7 +166,8 @@ impl World {
         let now = self.now;
         let link = self.link(from, to);
         let (generation, backlog) = (link.generation + 1, 0);
-        *link = Link { up: true, generation, life: peer_life, latest: now, backlog, ..Link::default() };
+        *link =
+            Link { up: true, generation, life: peer_life, latest: now, backlog, ..Link::default() };
         self.note(from, [12, to as u64, generation], || format!("is connected to {peer}"));
         self.step(from, vec![Input::LinkUp(peer)]);
     }

@@ -65,8 +65,7 @@ impl World {
         let (id, boot) = (self.nodes[node].id, self.nodes[node].boot);
         let members = self.nodes.iter().map(|node| node.id).collect();
         let incarnation = self.nodes[node].incarnation;
-        let settings =
-            Settings { id, members, boot, incarnation, ..self.plan.settings.clone() };
+        let settings = Settings { id, members, boot, incarnation, ..self.plan.settings.clone() };
         let recovered = self.nodes[node].disk.recover();
         let view = View::new(&recovered);
         let (mut writer, mut digest) = (Writer::new(), 0);
@@ -357,7 +356,8 @@ impl World {
         self.step(node, inputs);
     }
 
-    /// Sees to it that each deadline is looked at when it is over, and a little later as threads are.
+    /// Sees to it that each deadline is looked at when it is over, and a little later as threads
+    /// are.
     fn schedule_timers(&mut self, node: usize) {
         for timer in
             [Timer::Alarm(Alarm::Heartbeat), Timer::Alarm(Alarm::Election), Timer::Detector]

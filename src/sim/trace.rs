@@ -1,7 +1,7 @@
 //! What happened, as a hash of everything and as the last lines of text.
 //!
-//! Text costs time, so a run makes none. A run that fails is run again with the same seed, and keeps
-//! its last lines: a seed replays exactly, which the hash proves.
+//! Text costs time, so a run makes none. A run that fails is run again with the same seed, and
+//! keeps its last lines: a seed replays exactly, which the hash proves.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! Clients: each is connected to one node and asks, waits, thinks, and asks again. What they asked and
-//! saw is the history that the linearizability checker judges.
+//! Clients: each is connected to one node and asks, waits, thinks, and asks again. What they asked
+//! and saw is the history that the linearizability checker judges.
 //!
 //! Most keys live for half a second, so that a key's history stays short enough to be checked even
 //! when many of its operations have no known result. One key lives as long as the run.
@@ -23,7 +23,10 @@ type Key = Vec<u8>;
 pub enum End {
     Open,
     /// With one result for each action.
-    Done { at: u64, seen: Vec<Seen> },
+    Done {
+        at: u64,
+        seen: Vec<Seen>,
+    },
     /// It may or may not be done, now or later.
     Unknown,
     /// Certainly not done.
@@ -66,8 +69,7 @@ pub struct Workload {
 impl Workload {
     /// Clients at all nodes, drawn at random.
     pub fn new(plan: &Plan, rng: &mut Rng) -> Workload {
-        let mut client =
-            || Client { node: rng.below(plan.nodes as u64) as usize, under_way: 0 };
+        let mut client = || Client { node: rng.below(plan.nodes as u64) as usize, under_way: 0 };
         let clients = (0..plan.clients).map(|_| client()).collect();
         Workload { clients, requests: Vec::new(), moment: 0, next_value: 1_000 }
     }
@@ -291,9 +293,7 @@ fn encode(parts: &[(Key, Action)]) -> Vec<u8> {
     for (key, action) in parts {
         let command = match action {
             Action::Get => Command::Get { key },
-            Action::Set { value, when, get } => {
-                Command::Set { key, value, when: *when, get: *get }
-            }
+            Action::Set { value, when, get } => Command::Set { key, value, when: *when, get: *get },
             Action::Increment(by) => Command::Increment { key, by: *by },
             Action::Take => Command::Take { key },
             Action::Delete => Command::Delete { keys: vec![key] },

@@ -1,8 +1,8 @@
 //! What the log asks of a disk, and the real one.
 //!
 //! The contract behind recovery: `create`, `rename` and `remove` have returned only when the change
-//! would survive a power cut; `write_at` promises nothing until `sync` has returned; a sector of 512
-//! bytes is either written or not.
+//! would survive a power cut; `write_at` promises nothing until `sync` has returned; a sector of
+//! 512 bytes is either written or not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -20,9 +20,9 @@ pub trait Disk: Send + Sync {
     /// The whole of a file.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Makes a file of `len` zeros that have their place on the disk, so that writing into it changes
-    /// no metadata and a sync has none to write. On an error no file is left; `StorageFull` and
-    /// `QuotaExceeded` mean that there was no room.
+    /// Makes a file of `len` zeros that have their place on the disk, so that writing into it
+    /// changes no metadata and a sync has none to write. On an error no file is left; `StorageFull`
+    /// and `QuotaExceeded` mean that there was no room.
     fn create(&self, name: &str, len: u64) -> io::Result<()>;
 
     /// Gives a file another name; a file that had it is gone.

@@ -15,8 +15,8 @@
 //! where it was written: what an earlier life of a recycled file left behind, a segment copied from
 //! another node, and a frame that a client stores as a value are all invalid here.
 //!
-//! The check makes it cheap to search every offset for frames: without it a crafted value could make
-//! the search hash megabytes at each step.
+//! The check makes it cheap to search every offset for frames: without it a crafted value could
+//! make the search hash megabytes at each step.
 //!
 //! Payloads (integers little-endian): hard state: term u64, vote flag u8 and node u32, standing u8
 //! (0 blank, 1 catching up, 2 voter; then a count u32 of founders, each node u32 and incarnation

@@ -1,5 +1,5 @@
-//! What the records of a log add up to: [`Replay`] holds the entries themselves while a log is read;
-//! [`Shape`] knows only where terms begin, which is all that a running log needs.
+//! What the records of a log add up to: [`Replay`] holds the entries themselves while a log is
+//! read; [`Shape`] knows only where terms begin, which is all that a running log needs.
 
 use crate::replica::{HardState, Recovered};
 use crate::types::{Entry, Index, SnapshotMeta, Term};

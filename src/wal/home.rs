@@ -1,8 +1,8 @@
 //! The data directory as a whole: whose it is, and that only one process uses it.
 //!
 //! Two files stand beside the log. `lock` is locked by the running node. `identity` says which node
-//! of which cluster the directory belongs to, so that a node never goes on with another's memory. It
-//! is text, so that a person can read it:
+//! of which cluster the directory belongs to, so that a node never goes on with another's memory.
+//! It is text, so that a person can read it:
 //! ```text
 //! format = 1
 //! cluster = nodesync
@@ -12,10 +12,10 @@
 //! boot = 1763800000000
 //! crc32 = 89abcdef
 //! ```
-//! `incarnation` is a random number from the directory's creation; a node that returns with an empty
-//! directory has another one, and so cannot pass for the node that voted and acknowledged before.
-//! `boot` grows with each start. The last line checks all lines before it. The file is replaced as a
-//! whole: written under another name, synced, renamed, and the directory synced.
+//! `incarnation` is a random number from the directory's creation; a node that returns with an
+//! empty directory has another one, and so cannot pass for the node that voted and acknowledged
+//! before. `boot` grows with each start. The last line checks all lines before it. The file is
+//! replaced as a whole: written under another name, synced, renamed, and the directory synced.
 //!
 //! Nothing is written before everything that can be checked has been checked.
 
@@ -68,8 +68,9 @@ pub enum HomeError {
     },
     /// It is of another cluster, or of one with other members.
     #[error(
-        "{dir}: belongs to cluster \"{found}\" of nodes {members}; members are fixed when a cluster \
-         is founded: start the node with the same peers and --cluster, or give it its own --dir"
+        "{dir}: belongs to cluster \"{found}\" of nodes {members}; members are fixed when a \
+         cluster is founded: start the node with the same peers and --cluster, or give it its own \
+         --dir"
     )]
     OtherCluster {
         /// The directory.
@@ -132,8 +133,9 @@ struct Stored {
 }
 
 impl Home {
-    /// Takes the directory for the node of `identity`, or makes it if it is not there. `wall_ms` is the
-    /// wall clock in milliseconds since 1970: it keeps `boot` growing where a directory was lost.
+    /// Takes the directory for the node of `identity`, or makes it if it is not there. `wall_ms` is
+    /// the wall clock in milliseconds since 1970: it keeps `boot` growing where a directory was
+    /// lost.
     ///
     /// # Errors
     /// See [`HomeError`].

@@ -1,7 +1,7 @@
 //! A disk in memory that can fail like a real one: for the log's own tests and for simulators.
 //!
-//! What was written and not synced exists twice: as the process sees it, and as it may or may not be
-//! after a power cut, when every sector of 512 bytes turns out, independently, to hold its old
+//! What was written and not synced exists twice: as the process sees it, and as it may or may not
+//! be after a power cut, when every sector of 512 bytes turns out, independently, to hold its old
 //! content or that of any write since. After a failed sync the written bytes are still to be seen,
 //! but no later sync makes them durable, as on Linux, where the pages count as clean; only writing
 //! them again does.

@@ -2,8 +2,8 @@
 //!
 //! # Use
 //! [`Wal::append`] encodes records into memory. [`Wal::commit`] writes all that was appended since
-//! the last commit, the *batch*, and returns when it would survive a power cut. So one sync pays for
-//! as many records as have come together. [`Wal::open`] gives back what the records add up to.
+//! the last commit, the *batch*, and returns when it would survive a power cut. So one sync pays
+//! for as many records as have come together. [`Wal::open`] gives back what the records add up to.
 //!
 //! # Files
 //! ```text
@@ -97,7 +97,7 @@ pub enum WalError {
     /// The disk has lost or changed what was synced. Nothing has been altered.
     #[error(
         "{file}: damaged at offset {offset}: {what}. Acknowledged data may be lost here: move this \
-         node's data directory away and start it with an empty one, so that it learns from its peers"
+         node's data directory away and start with an empty one, so that it learns from its peers"
     )]
     Corrupt {
         /// The segment's file name.
@@ -241,13 +241,18 @@ impl<D: Disk> Wal<D> {
     /// [`WalError::Full`]: nothing is lost, call again. [`WalError::Io`]: the log is unusable until
     /// it is opened again, and every further call fails.
     pub fn commit(&mut self) -> Result<(), WalError> {
+        self.commit_leaving(frame::CLOSE_LEN)
+    }
+
+    /// Commits what waits, and leaves at least `room` bytes free in its segment.
+    fn commit_leaving(&mut self, room: usize) -> Result<(), WalError> {
         if self.failed {
             return Err(io::Error::other("it has failed before; restart the node").into());
         }
         if self.pending.frames.is_empty() {
             return Ok(());
         }
-        let committed = self.commit_pending();
+        let committed = self.commit_pending(room);
         self.failed = matches!(committed, Err(WalError::Io(_)));
         committed
     }
@@ -261,7 +266,7 @@ impl<D: Disk> Wal<D> {
         self.commit()?;
         if self.current.is_some() {
             frame::put_close(&mut self.pending.frames, self.options.group);
-            self.commit()?;
+            self.commit_leaving(0)?;
         }
         Ok(())
     }
@@ -272,30 +277,30 @@ impl<D: Disk> Wal<D> {
         if self.current.is_some() { self.spares.wanted() } else { None }
     }
 
-    fn commit_pending(&mut self) -> Result<(), WalError> {
-        if !self.fits() {
-            self.roll()?;
+    fn commit_pending(&mut self, room: usize) -> Result<(), WalError> {
+        if !self.fits(room) {
+            self.roll(room)?;
         }
         self.write_batch()?;
         self.drop_oldest()?;
         Ok(())
     }
 
-    /// True if the current segment has room for the batch, and for a close mark after it.
-    fn fits(&self) -> bool {
+    /// True if the current segment has room for the batch, and for `room` bytes after it.
+    fn fits(&self, room: usize) -> bool {
         let (Some(current), Some(segment)) = (&self.current, self.segments.back()) else {
             return false;
         };
-        let need = self.pending.frames.len() + frame::CLOSE_LEN;
+        let need = self.pending.frames.len() + room;
         current.end + need as u64 <= segment.len
     }
 
-    /// Begins a segment with room for the batch, whose first part is the restated state. Only making
-    /// the file can find the disk full.
-    fn roll(&mut self) -> Result<(), WalError> {
+    /// Begins a segment with room for the batch and `room` bytes after it, whose first part is the
+    /// restated state. Only making the file can find the disk full.
+    fn roll(&mut self, room: usize) -> Result<(), WalError> {
         let number = self.segments.back().map_or(1, |segment| segment.number + 1);
         let preamble = self.preamble(number);
-        let need = preamble.len() + self.pending.frames.len() + frame::CLOSE_LEN;
+        let need = preamble.len() + self.pending.frames.len() + room;
         let (file, len) = self.spares.take_or_make(need as u64).map_err(|e| match e.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => WalError::Full,
             _ => WalError::Io(e),

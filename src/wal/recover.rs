@@ -1,23 +1,23 @@
-//! From files to state: reads all segments, judges every byte that matters, and leaves a log that can
-//! be appended to.
+//! From files to state: reads all segments, judges every byte that matters, and leaves a log that
+//! can be appended to.
 //!
 //! **A torn tail or damage?** A batch is written only after the sync of the batch before it has
-//! returned. So a frame of batch *j* proves that all batches before *j* once were whole on the disk:
-//! if one of them is not whole now, the disk has lost what was acknowledged, and the log is
-//! `Corrupt`. An unreadable batch with nothing of a later batch behind it was never acknowledged, and
-//! is cut. (One case looks the same and is not: the very last batch was acknowledged, and rotted
-//! before anything else was written. No checksum can tell; the close mark is there so that at least
-//! nothing can rot unseen between a clean stop and the next start.)
+//! returned. So a frame of batch *j* proves that all batches before *j* once were whole on the
+//! disk: if one of them is not whole now, the disk has lost what was acknowledged, and the log is
+//! `Corrupt`. An unreadable batch with nothing of a later batch behind it was never acknowledged,
+//! and is cut. (One case looks the same and is not: the very last batch was acknowledged, and
+//! rotted before anything else was written. No checksum can tell; the close mark is there so that
+//! at least nothing can rot unseen between a clean stop and the next start.)
 //!
 //! **Sealed segments.** A segment is left only after all its batches were synced, and the header of
 //! the next one names the batch that follows. If fewer batches are found, the log is corrupt.
 //!
-//! **A last segment that never began.** Its first write holds the header, the restated state and the
-//! first batch, in one sync. The header lies in one sector, so after a crash it is the old content
-//! (zeros, or the valid header of a recycled file's former life) or the new header, never garbage:
-//! garbage is damage. With old content, or a new header without one whole batch behind it, the first
-//! sync never returned, unless a later batch is found: the file holds nothing that was acknowledged,
-//! is removed, and the segment before it is the last one again.
+//! **A last segment that never began.** Its first write holds the header, the restated state and
+//! the first batch, in one sync. The header lies in one sector, so after a crash it is the old
+//! content (zeros, or the valid header of a recycled file's former life) or the new header, never
+//! garbage: garbage is damage. With old content, or a new header without one whole batch behind it,
+//! the first sync never returned, unless a later batch is found: the file holds nothing that was
+//! acknowledged, is removed, and the segment before it is the last one again.
 //!
 //! **Cutting.** What a torn batch left behind is overwritten with zeros up to the end of the file.
 //! The batch number of a cut batch is used again, so without the zeros a second crash could mix

@@ -15,8 +15,8 @@
 //! Every later format keeps magic, version, length and checksum where they are, so that an older
 //! program can tell a newer file from a damaged one.
 //!
-//! The first batch of a segment begins with the hard state and the snapshot mark as they were before
-//! that batch, so that no older segment is needed to know them.
+//! The first batch of a segment begins with the hard state and the snapshot mark as they were
+//! before that batch, so that no older segment is needed to know them.
 
 use crate::codec::{Malformed, Reader};
 use crate::types::{GroupId, Index};
@@ -159,8 +159,8 @@ pub(super) struct Senseless {
     pub what: String,
 }
 
-/// Hands every record of every whole batch to `apply`, beginning with batch `first_batch`, and stops
-/// at the first frame that does not belong to a whole batch.
+/// Hands every record of every whole batch to `apply`, beginning with batch `first_batch`, and
+/// stops at the first frame that does not belong to a whole batch.
 pub(super) fn walk(
     segment: &[u8],
     place: Place,
@@ -196,7 +196,8 @@ pub(super) fn walk(
     Ok(walk)
 }
 
-/// The offset of a valid frame at or after `from` whose batch is later than `batch`, if there is one.
+/// The offset of a valid frame at or after `from` whose batch is later than `batch`, if there is
+/// one.
 pub(super) fn find_later(segment: &[u8], place: Place, from: usize, batch: u64) -> Option<usize> {
     (from..segment.len())
         .step_by(ALIGN)

@@ -54,9 +54,9 @@ impl<D: Disk> Spares<D> {
         Ok(Spares { disk, len, shelf })
     }
 
-    /// A file of zeros or old frames with room for `len` bytes, to be renamed to a segment: a spare,
-    /// or if there is none that is large enough, a new file. Returns its name and length. On an
-    /// error nothing has changed.
+    /// A file of zeros or old frames with room for `len` bytes, to be renamed to a segment: a
+    /// spare, or if there is none that is large enough, a new file. Returns its name and length. On
+    /// an error nothing has changed.
     pub(super) fn take_or_make(&self, len: u64) -> io::Result<(String, u64)> {
         let mut shelf = self.shelf.lock();
         if len <= self.len

@@ -1,5 +1,5 @@
-//! Messages ⇄ bytes. The bytes of entries and proposals stay slices of the frame they came in: what a
-//! follower appends, writes and applies is never copied on the way.
+//! Messages ⇄ bytes. The bytes of entries and proposals stay slices of the frame they came in: log,
+//! write-ahead log, peers and apply share them.
 
 use bytes::{BufMut, Bytes};
 

@@ -8,17 +8,17 @@
 //!   Proof   proof                        ──▶
 //!                                        ◀── Accepted                        or  Refused  reason
 //! ```
-//! A proof is HMAC-SHA-256 (RFC 2104) under the password over a role byte, both nonces, and what the
-//! two ends have said of themselves: the password never crosses the wire, a proof fits one handshake
-//! only, and none can be sent back to where it came from. Without a password the key is empty. The
-//! acceptor proves itself first. Proofs are compared in constant time.
+//! A proof is HMAC-SHA-256 (RFC 2104) under the password over a role byte, both nonces, and what
+//! the two ends have said of themselves: the password never crosses the wire, a proof fits one
+//! handshake only, and none can be sent back to where it came from. Without a password the key is
+//! empty. The acceptor proves itself first. Proofs are compared in constant time.
 //!
-//! Each message is the magic byte, a tag, a length (u16) and a body. The magic byte begins neither a
-//! line of text nor a RESP request, so the first byte tells a peer from a client.
+//! Each message is the magic byte, a tag, a length (u16) and a body. The magic byte begins neither
+//! a line of text nor a RESP request, so the first byte tells a peer from a client.
 //!
-//! Left out: what follows the handshake is neither encrypted nor authenticated: that is for a network
-//! one trusts, or a tunnel. And whoever can dial a node gets its proof, and can try passwords on it at
-//! home: the password must be a long random one.
+//! Left out: what follows the handshake is neither encrypted nor authenticated: that is for a
+//! network one trusts, or a tunnel. And whoever can dial a node gets its proof, and can try
+//! passwords on it at home: the password must be a long random one.
 
 use std::fmt;
 

@@ -9,9 +9,9 @@
 //! | 13 | 8 | the sender's term, u64 |
 //! | 21 | … | the message, see [`codec`] |
 //!
-//! Numbers are little-endian. The format's version is agreed in the handshake, and so are the two ends:
-//! frames do not repeat who sends to whom. Reading never trusts a length or a tag; a frame that is not
-//! sound closes the link. This module is pure: bytes in, values out.
+//! Numbers are little-endian. The format's version is agreed in the handshake, and so are the two
+//! ends: frames do not repeat who sends to whom. Reading never trusts a length or a tag; a frame
+//! that is not sound closes the link. This module is pure: bytes in, values out.
 
 pub mod codec;
 pub mod handshake;
@@ -45,12 +45,12 @@ pub enum FrameError {
     Malformed(#[from] Malformed),
 }
 
-/// Takes bytes from a stream, gives frames. Memory grows with the bytes that have come, not with the
-/// lengths that they announce.
+/// Takes bytes from a stream, gives frames. Memory grows with the bytes that have come, not with
+/// the lengths that they announce.
 ///
-/// A log keeps the bytes of its entries for as long as it keeps the entries. So a frame never shares
-/// memory with its neighbours, most of which are beats: a short one is copied out of the buffer that
-/// all share, a longer one is gathered in memory of its own and not copied.
+/// A log keeps the bytes of its entries for as long as it keeps the entries. So a frame never
+/// shares memory with its neighbours, most of which are beats: a short one is copied out of the
+/// buffer that all share, a longer one is gathered in memory of its own and not copied.
 #[derive(Debug)]
 pub struct FrameReader {
     /// Frames as they come; its length does not change.

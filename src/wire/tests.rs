@@ -169,7 +169,10 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300), sound: bool) {
+    fn arbitrary_bytes_never_panic(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..300),
+        sound: bool,
+    ) {
         if sound && bytes.len() >= 8 {
             // Past the checksum, into the decoder.
             let len = bytes.len() as u32 - 8;

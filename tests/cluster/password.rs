@@ -16,9 +16,13 @@ fn without_the_password_a_client_gets_nothing() {
     for node in &cluster.nodes {
         node.resp().set("k", "v");
         let mut stranger = Resp::connect(node.port).unwrap();
-        for words in [&["GET", "k"][..], &["SET", "k", "w"], &["LEADER"], &["INFO"], &["KEYS", "*"]] {
+        for words in [&["GET", "k"][..], &["SET", "k", "w"], &["LEADER"], &["INFO"], &["KEYS", "*"]]
+        {
             let reply = stranger.call(words).unwrap();
-            assert!(reply.error().is_some_and(|e| e.starts_with("NOAUTH ")), "{words:?}: {reply:?}");
+            assert!(
+                reply.error().is_some_and(|e| e.starts_with("NOAUTH ")),
+                "{words:?}: {reply:?}"
+            );
         }
         let reply = stranger.call(&["AUTH", "wrong"]).unwrap();
         assert!(reply.error().is_some_and(|e| e.starts_with("WRONGPASS ")), "{reply:?}");

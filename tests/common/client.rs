@@ -167,7 +167,9 @@ impl Resp {
             },
             b'*' => match number()? {
                 -1 => Reply::Nil,
-                count => Reply::Array((0..count).map(|_| self.receive()).collect::<Result<_, _>>()?),
+                count => {
+                    Reply::Array((0..count).map(|_| self.receive()).collect::<Result<_, _>>()?)
+                }
             },
             _ => return Err(invalid()),
         })

@@ -6,16 +6,48 @@ use crate::clock::Now;
 use crate::types::{Entry, Index, NodeId, Payload, Proposal, Rejected, SnapshotMeta};
 
 impl Replica {
-    /// The leader appends a proposal to its log and to whatever its followers fetch next.
+    /// The leader appends a proposal to its log and to whatever its followers fetch next, unless a copy
+    /// of it is on its way already.
     pub(in super::super) fn append_batch(&mut self, proposal: Proposal, effects: &mut Effects) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if !leader.uncommitted.insert(proposal.id) {
+            return;
+        }
         let (index, term) = (self.log.last_index() + 1, self.hard.term);
         self.append_entry(Entry { index, term, payload: Payload::Batch(proposal) }, effects);
     }
 
     pub(super) fn append_entry(&mut self, entry: Entry, effects: &mut Effects) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes += entry.encoded_len();
+        }
         effects.persist.push(Record::Entry(entry.clone()));
         self.log.push(entry);
         effects.pull.extend(self.settings.peers());
+    }
+
+    /// What a new leader finds in its log behind the commit index.
+    pub(super) fn note_uncommitted(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        for entry in self.log.range(self.commit + 1, self.log.last_index()) {
+            leader.uncommitted_bytes += entry.encoded_len();
+            if let Payload::Batch(proposal) = &entry.payload {
+                leader.uncommitted.insert(proposal.id);
+            }
+        }
+    }
+
+    /// Why this leader takes no proposals now, if it does not.
+    pub(in super::super) fn refusal(&self) -> Option<Rejected> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let bytes_max = self.settings.pending_bytes_max * self.settings.members.len();
+        if self.disk_full {
+            Some(Rejected::DiskFull)
+        } else if leader.uncommitted_bytes > bytes_max {
+            Some(Rejected::Busy)
+        } else {
+            None
+        }
     }
 
     pub(super) fn receive_forward(
@@ -25,13 +57,14 @@ impl Replica {
         proposals: Vec<Proposal>,
         effects: &mut Effects,
     ) {
-        let disk_full = self.disk_full;
+        let refusal = self.refusal();
         let Some(leader) = self.leader_state() else { return };
         if leader.transfer.is_some() {
             leader.held.extend(proposals);
-        } else if disk_full {
-            let ids = proposals.iter().map(|proposal| proposal.id).collect();
-            let message = Message::Refuse { ids, reason: Rejected::DiskFull };
+        } else if let Some(reason) = refusal {
+            let known = |proposal: &&Proposal| !leader.uncommitted.contains(&proposal.id);
+            let ids = proposals.iter().filter(known).map(|proposal| proposal.id).collect();
+            let message = Message::Refuse { ids, reason };
             effects.send.push(self.envelope(from, message));
         } else {
             for proposal in proposals {
@@ -113,7 +146,7 @@ impl Replica {
         let matched = prev_index + entries.len() as Index;
         self.store_entries(entries, effects);
         self.verified = self.verified.max(matched);
-        self.learn_commit(now, commit, effects);
+        self.learn_commit(commit, effects);
         let ack = Message::AppendAck(AppendAck::Matched(matched));
         effects.after_persist.push(self.envelope(from, ack));
     }
@@ -187,27 +220,34 @@ impl Replica {
         positions.push(durable);
         let reached = quorum::reached_by_majority(&mut positions);
         if reached > self.commit && self.log.term_at(reached) == Some(self.hard.term) {
-            self.commit_to(now, reached, effects);
+            self.commit_to(reached, effects);
             self.start_read_round(now, effects);
         }
     }
 
     /// A follower learns how far the leader has committed; it believes it for the part of the log
     /// that it knows to be the leader's.
-    pub(super) fn learn_commit(&mut self, now: Now, commit: Index, effects: &mut Effects) {
+    pub(super) fn learn_commit(&mut self, commit: Index, effects: &mut Effects) {
         let commit = commit.min(self.verified);
         if commit > self.commit {
-            self.commit_to(now, commit, effects);
+            self.commit_to(commit, effects);
         }
     }
 
-    fn commit_to(&mut self, now: Now, index: Index, effects: &mut Effects) {
+    fn commit_to(&mut self, index: Index, effects: &mut Effects) {
         let entries: Vec<Entry> = self.log.range(self.commit + 1, index).cloned().collect();
         self.commit = index;
         for entry in &entries {
             self.bytes_since_snapshot += entry.encoded_len();
+            if let Role::Leader(leader) = &mut self.role {
+                leader.uncommitted_bytes =
+                    leader.uncommitted_bytes.saturating_sub(entry.encoded_len());
+            }
             let Payload::Batch(proposal) = &entry.payload else { continue };
-            if self.pending.committed(now, proposal.id) || proposal.id.node == self.settings.id {
+            if let Role::Leader(leader) = &mut self.role {
+                leader.uncommitted.remove(&proposal.id);
+            }
+            if self.pending.committed(proposal.id) || proposal.id.node == self.settings.id {
                 continue;
             }
             if let Role::Leader(leader) = &mut self.role

@@ -11,6 +11,10 @@ use crate::types::{Index, NodeId, Term};
 /// timeouts.
 const UNFIT_TIMEOUTS: u32 = 15;
 
+/// After how many election timeouts without an answer a follower asks the leader again. Links lose
+/// nothing by themselves, so this is the last resort.
+const RESEND_TIMEOUTS: u32 = 2;
+
 impl Replica {
     /// What this node tells `to`.
     pub(in super::super) fn beat(&self, now: Now, to: NodeId) -> Envelope {
@@ -80,7 +84,7 @@ impl Replica {
 
     /// A follower's requests that the leader never answered are handed over again.
     fn look_after_pending(&mut self, now: Now, effects: &mut Effects) {
-        let patience = 2 * self.settings.election_timeout;
+        let patience = RESEND_TIMEOUTS * self.settings.election_timeout;
         let Some(leader) = self.leader() else { return };
         if self.pending.is_overdue(now, patience) {
             self.pending.send_again();
@@ -115,12 +119,17 @@ impl Replica {
     ) {
         if beat.leader == Some(from) {
             self.hear_leader(now, from, effects);
-            self.learn_commit(now, beat.commit, effects);
+            self.learn_commit(beat.commit, effects);
             if beat.asked > self.round {
                 self.round = beat.asked;
                 effects.send.push(self.beat(now, from));
             }
             return;
+        }
+        // The leader has stepped down in its own term. (A beat from before it led that comes late ends
+        // before the entry that its term begins with.)
+        if self.leader() == Some(from) && self.verified > 0 && beat.last >= self.verified {
+            return self.leader_is_gone(now);
         }
         let last = self.log.last_index();
         if !self.is_leader() {
@@ -142,10 +151,14 @@ impl Replica {
         }
     }
 
+    /// True if the peer is not suspected.
+    pub(super) fn peer_is_alive(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|known| known.liveness == Liveness::Alive)
+    }
+
     /// True if the peer is alive and says that it can lead.
     pub(super) fn peer_is_fit(&self, peer: NodeId) -> bool {
-        self.peers.get(&peer).is_some_and(|known| {
-            known.liveness == Liveness::Alive && known.beat.as_ref().is_some_and(|b| b.fit)
-        })
+        let beat = self.peers.get(&peer).and_then(|known| known.beat.as_ref());
+        self.peer_is_alive(peer) && beat.is_some_and(|beat| beat.fit)
     }
 }

@@ -4,6 +4,7 @@
 //! peer whose port refuses connections is gone for certain; when that peer was the leader, the best
 //! ranked node stands at once and asks again after a moment while the others are still noticing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::detector::Liveness;
@@ -52,7 +53,9 @@ impl Replica {
     /// Sets the election alarm anew after something that it depends on has changed.
     pub(in super::super) fn reset_election_alarm(&mut self, now: Now) {
         if let Role::Follower(Follower { heard, .. }) = self.role {
-            self.election_at = now.max(heard + self.patience(now));
+            let at = now.max(heard + self.patience(now));
+            // Urgency is not taken back by lesser news.
+            self.election_at = if self.urgent { at.min(self.election_at) } else { at };
         }
     }
 
@@ -65,6 +68,11 @@ impl Replica {
             self.reset_election_alarm(now);
             return;
         }
+        self.leader_is_gone(now);
+    }
+
+    /// The leader of this term does not lead any more: the best ranked node stands at once.
+    pub(super) fn leader_is_gone(&mut self, now: Now) {
         if let Role::Follower(follower) = &mut self.role {
             follower.leader = None;
         }
@@ -158,8 +166,9 @@ impl Replica {
             self.hard.vote = Some(from);
             effects.persist.push(Record::Hard(self.hard.clone()));
         }
-        if let Role::Follower(follower) = &mut self.role {
-            follower.heard = now;
+        match &mut self.role {
+            Role::Follower(follower) => follower.heard = now,
+            _ => self.role = Role::follower(now),
         }
         self.urgent = false;
         self.reset_election_alarm(now);
@@ -211,7 +220,11 @@ impl Replica {
             transfer: None,
             held: Vec::new(),
             no_transfer_before: now,
+            transfers_failed: 0,
+            uncommitted: BTreeSet::new(),
+            uncommitted_bytes: 0,
         });
+        self.note_uncommitted();
         self.urgent = false;
         self.election_at = now + self.settings.election_timeout;
         let (leader, term) = (self.settings.id, self.hard.term);

@@ -42,13 +42,16 @@ pub mod read;
 pub mod snapshot;
 pub mod transfer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::progress::Progress;
 use super::{Cause, Effects, Envelope, Event, Message, Replica, Standing};
 use crate::clock::Now;
-use crate::types::{Index, NodeId, Proposal, Term};
+use crate::types::{Index, NodeId, Proposal, RequestId, Term};
 use read::LeaderReads;
+
+/// No honest cluster gets here: it leaves room to count on.
+const TERM_MAX: Term = 1 << 62;
 
 /// What a node is in its term, with what it needs to be it.
 #[derive(Debug)]
@@ -93,6 +96,12 @@ pub struct Leader {
     pub held: Vec<Proposal>,
     /// No transfer for rank's sake before this moment.
     pub no_transfer_before: Now,
+    /// How many transfers came to nothing.
+    pub transfers_failed: u32,
+    /// The requests in the log that are not committed yet: a copy of one is not appended.
+    pub uncommitted: BTreeSet<RequestId>,
+    /// Bytes of the entries that are not committed yet.
+    pub uncommitted_bytes: usize,
 }
 
 impl Role {
@@ -104,8 +113,8 @@ impl Role {
 
 impl Replica {
     pub(super) fn receive(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {
-        let Envelope { from, term, message, .. } = envelope;
-        if !self.peers.contains_key(&from) {
+        let Envelope { from, to, term, message } = envelope;
+        if !self.peers.contains_key(&from) || to != self.settings.id || term > TERM_MAX {
             return;
         }
         if let Message::Beat(beat) = &message {
@@ -150,7 +159,7 @@ impl Replica {
             }
             Message::ReadAsk { position } => self.receive_read_ask(now, from, position, effects),
             Message::ReadAnswer { position, index } => {
-                self.receive_read_answer(now, from, position, index, effects);
+                self.receive_read_answer(from, position, index, effects);
             }
             Message::Campaign => self.receive_campaign(now, from, effects),
         }

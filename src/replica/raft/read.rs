@@ -68,7 +68,7 @@ impl LeaderReads {
 }
 
 /// The reads of a follower's clients.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FollowerReads {
     open: Vec<ReadId>,
     /// Waiting for the answer to the question under way; empty if none is.
@@ -78,6 +78,12 @@ pub struct FollowerReads {
 }
 
 impl FollowerReads {
+    /// No reads. Each process of a node counts from a `position` of its own, so that an answer to an
+    /// earlier one, late on an old link, is never taken for an answer to this one.
+    pub fn new(position: u64) -> FollowerReads {
+        FollowerReads { open: Vec::new(), waiting: Vec::new(), position, asked_at: Now(0) }
+    }
+
     /// One more read.
     pub fn add(&mut self, id: ReadId) {
         self.open.push(id);
@@ -209,7 +215,6 @@ impl Replica {
 
     pub(super) fn receive_read_answer(
         &mut self,
-        now: Now,
         from: NodeId,
         position: u64,
         index: Index,
@@ -218,7 +223,7 @@ impl Replica {
         if self.leader() != Some(from) {
             return;
         }
-        self.learn_commit(now, index, effects);
+        self.learn_commit(index, effects);
         let answered = self.follower_reads.answered(position);
         effects.reads.extend(answered.into_iter().map(|id| (id, index)));
         effects.pull.insert(from);

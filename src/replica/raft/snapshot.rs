@@ -3,8 +3,12 @@
 //! they mean for the log.
 
 use super::super::{AppendAck, Apply, Effects, Message, Record, Replica, Standing};
+use super::Role;
 use crate::clock::Now;
 use crate::types::{Index, NodeId, SnapshotMeta};
+
+/// What followers that are up still need is kept up to so many times the log between two snapshots.
+const NEEDED_LOGS_MAX: usize = 4;
 
 impl Replica {
     /// An image is durable here. The log on disk may end where the image ends; in memory a part of
@@ -20,11 +24,23 @@ impl Replica {
         effects.persist.push(Record::Snapshot(meta));
     }
 
+    /// Where the log in memory may begin when the log on disk begins after `snapshot`: some way before
+    /// it, at least one entry; and, within a bound, before what any follower that is up will need.
     fn keep_after(&self, snapshot: Index) -> Index {
+        let needed_after = match &self.role {
+            Role::Leader(leader) => {
+                let up = leader.progress.iter().filter(|(peer, _)| self.peer_is_alive(**peer));
+                up.map(|(_, progress)| progress.image().unwrap_or(progress.matched)).min()
+            }
+            _ => None,
+        };
+        let (retain, most) = (self.settings.log_retain_bytes, self.settings.snapshot_log_bytes);
         let (mut after, mut bytes) = (snapshot, 0);
         while after > self.log.base_index() {
             bytes += self.log.get(after).map_or(0, |entry| entry.encoded_len());
-            if bytes > self.settings.log_retain_bytes {
+            let needed = needed_after.is_some_and(|needed| after > needed);
+            let bound = if needed { most * NEEDED_LOGS_MAX } else { retain };
+            if bytes > bound && after < snapshot {
                 break;
             }
             after -= 1;
@@ -66,13 +82,14 @@ impl Replica {
 
     pub(in super::super) fn snapshot_sent(
         &mut self,
+        now: Now,
         to: NodeId,
         sent: bool,
         effects: &mut Effects,
     ) {
         let Some(leader) = self.leader_state() else { return };
         if let Some(progress) = leader.progress.get_mut(&to) {
-            progress.snapshot_ended(sent);
+            progress.snapshot_ended(now, sent);
             effects.pull.insert(to);
         }
     }

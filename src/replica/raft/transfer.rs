@@ -18,8 +18,10 @@ use crate::types::NodeId;
 /// A follower this many entries behind has as good as caught up: the rest takes a moment.
 const NEARLY_ENTRIES: u64 = 1024;
 
-/// How long a failed transfer is not tried again, in election timeouts.
+/// How long a failed transfer is not tried again, in election timeouts; doubled with each failure, up
+/// to so many times.
 const RETRY_TIMEOUTS: u32 = 10;
+const RETRY_DOUBLINGS_MAX: u32 = 6;
 
 /// A hand-over under way.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +72,9 @@ impl Replica {
         match leader.transfer {
             Some(Transfer { to, since }) if now.since(since) > timeout => {
                 leader.transfer = None;
-                leader.no_transfer_before = now + timeout * RETRY_TIMEOUTS;
+                let factor = 1 << leader.transfers_failed.min(RETRY_DOUBLINGS_MAX);
+                leader.transfers_failed += 1;
+                leader.no_transfer_before = now + timeout * RETRY_TIMEOUTS * factor;
                 effects.events.push(Event::TransferFailed { to });
                 for proposal in std::mem::take(&mut leader.held) {
                     self.append_batch(proposal, effects);

@@ -37,7 +37,7 @@ fn a_full_disk_loses_nothing_and_the_commit_may_be_tried_again() {
 
 #[test]
 fn a_log_that_could_commit_has_room_to_close() {
-    for len in 650..850 {
+    for len in 550..700 {
         let disk = Arc::new(MemoryDisk::new());
         disk.set_capacity(Some(1024));
         let (mut wal, _) = open(&disk, 1024);

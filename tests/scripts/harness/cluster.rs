@@ -1,5 +1,5 @@
-//! Replicas with their disks, stores and detectors, and what is on its way between them. Carries out
-//! the effects of each step and writes the transcript; `commands` says what happens next.
+//! Replicas with their disks, stores and detectors, and what is on its way between them. Carries
+//! out the effects of each step and writes the transcript; `commands` says what happens next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -322,8 +322,8 @@ impl Cluster {
         }
     }
 
-    /// Lets time pass: alarms and suspicions at their moments, beats arrive at once. With `all`, all
-    /// other messages do too; else they wait for `deliver`.
+    /// Lets time pass: alarms and suspicions at their moments, beats arrive at once. With `all`,
+    /// all other messages do too; else they wait for `deliver`.
     pub fn pass(&mut self, time: Duration, all: bool) {
         let end = self.now + time;
         self.settle(all);

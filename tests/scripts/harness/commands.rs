@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `cluster nodes=3 …` | starts a founded cluster; with `blank=true` one of empty directories |
 //! | `disk 1 term=3 vote=2 1@1 2@3` | starts node 1 anew from a disk with this hard state and log |
-//! | `campaign 1` | node 1's patience ends; all were heard of meanwhile, and nothing else happened |
+//! | `campaign 1` | node 1's patience ends; all were heard of meanwhile, nothing else happened |
 //! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
 //! | `run 300` | the same, and messages and disk jobs are done at once |
 //! | `settle`, `beats` | does all that is left to do, or delivers beats, and no time passes |

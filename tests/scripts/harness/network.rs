@@ -1,4 +1,4 @@
-//! The network: between each two nodes one line for messages and one for beats, first in, first out.
+//! The network: between each two nodes a line for messages and one for beats, first in, first out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

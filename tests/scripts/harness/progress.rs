@@ -1,7 +1,7 @@
-//! The commands of the progress scripts: `progress last=5 window=2 window_bytes=100` makes what a
-//! leader with that last index knows of a new follower; `sent 7 30`, `accepted 6`, `refused 6 next=4`,
-//! `probe`, `link last=9`, `image 8`, `image-sent true` are what happens; `overdue after=300` asks. Each shows
-//! the progress.
+//! The commands of the progress scripts. `progress last=5 window=2 window_bytes=100` makes what a
+//! leader with that last index knows of a new follower; `sent 7 30`, `accepted 6`,
+//! `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true` are what
+//! happens; `overdue after=300` asks. Each shows the progress.
 
 use std::error::Error;
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl goldenscript::Runner for ProgressRunner {
             "image" => self.progress.snapshot(now, number()?),
             "image-sent" => {
                 let sent = args.next_pos().ok_or("true or false")?.parse()?;
-                self.progress.snapshot_ended(sent);
+                self.progress.snapshot_ended(self.now, sent);
             }
             "overdue" => {
                 let after = args.take_key("after").ok_or("after is missing")?.parse()?;
