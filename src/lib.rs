@@ -21,6 +21,8 @@
 //! To read the code: [`types`], then [`replica`] and its essay [`replica::raft`], then [`node`] with the
 //! thread map, then whatever you came for.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod clock;
 pub mod codec;
 pub mod config;

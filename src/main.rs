@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 clean; 1 failed; 2 usage; 65 data refused; 74 I/O; 78 configuration.
 
+#![warn(clippy::unwrap_used)]
+
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};

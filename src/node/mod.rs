@@ -158,18 +158,21 @@ impl Node {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall_ms = since_epoch.as_millis() as u64;
         let home = Home::open(&config.dir, &identity, wall_ms).map_err(|e| home_error(&e))?;
-        let images = Images::open(&config.dir).map_err(|e| Fatal::Io(e.to_string()))?;
         let options = Options {
             segment_bytes: config.segment_bytes as u64,
             ..Options::new(home.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
         let (mut log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&e))?;
-        let incarnation = incarnation(&home, &mut log)?;
+        let images = Images::new(&config.dir);
         let mut writer = Writer::new();
         if recovered.snapshot.index > 0 {
             writer.restore(images.load(recovered.snapshot)?);
         }
+        // All that is there is sound: from here on the directory is written to.
+        home.claim().map_err(|e| home_error(&e))?;
+        images.remove_unfinished().map_err(|e| Fatal::Io(e.to_string()))?;
+        let incarnation = incarnation(&home, &mut log)?;
         let recovery = started.elapsed();
         let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
         let settings = settings(&config, home.boot(), incarnation);

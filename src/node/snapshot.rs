@@ -60,15 +60,20 @@ impl Images {
     const SUFFIX: &'static str = ".image";
     const UNFINISHED: &'static str = ".part";
 
-    /// The images in `dir`, which exists. Removes what an earlier process left unfinished.
-    pub fn open(dir: &Path) -> io::Result<Images> {
-        for entry in fs::read_dir(dir)? {
+    /// The images in `dir`, which exists.
+    pub fn new(dir: &Path) -> Images {
+        Images { dir: dir.to_path_buf(), next_part: AtomicU64::new(0) }
+    }
+
+    /// Removes what an earlier process left unfinished.
+    pub fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if path.to_string_lossy().ends_with(Images::UNFINISHED) {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Images { dir: dir.to_path_buf(), next_part: AtomicU64::new(0) })
+        Ok(())
     }
 
     fn path(&self, meta: SnapshotMeta) -> PathBuf {

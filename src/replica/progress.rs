@@ -217,6 +217,14 @@ impl Progress {
         }
     }
 
+    /// The last index of the image that was sent and that the follower has not acknowledged.
+    pub fn installing(&self) -> Option<Index> {
+        match self.state {
+            State::Snapshot { index, sent: true } => Some(index),
+            _ => None,
+        }
+    }
+
     /// The state's name, for INFO and NODES.
     pub fn state_name(&self) -> &'static str {
         match self.state {

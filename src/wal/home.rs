@@ -114,8 +114,8 @@ pub enum HomeError {
 /// A directory that is this process's alone as long as this value lives.
 #[derive(Debug)]
 pub struct Home {
-    incarnation: u64,
-    boot: u64,
+    dir: PathBuf,
+    stored: Stored,
     blank: bool,
     _lock: File,
 }
@@ -157,14 +157,23 @@ impl Home {
                 (random.max(1), 1)
             }
         };
-        let boot = wall_ms.max(boot_min);
-        Stored::new(identity, incarnation, boot).write(dir).map_err(failed(dir))?;
-        Ok(Home { incarnation, boot, blank, _lock: lock })
+        let stored = Stored::new(identity, incarnation, wall_ms.max(boot_min));
+        Ok(Home { dir: dir.to_owned(), stored, blank, _lock: lock })
+    }
+
+    /// Makes this start's boot number durable, and in a new directory whose it is. To be called before
+    /// the number is used and before the log is written to, and after everything else in the directory
+    /// has been found sound.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn claim(&self) -> Result<(), HomeError> {
+        self.stored.write(&self.dir).map_err(failed(&self.dir))
     }
 
     /// The random number that the directory was created with; never 0.
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.stored.incarnation
     }
 
     /// True if the directory was made just now.
@@ -174,7 +183,7 @@ impl Home {
 
     /// This process's number, larger than any before it.
     pub fn boot(&self) -> u64 {
-        self.boot
+        self.stored.boot
     }
 }
 
@@ -307,6 +316,13 @@ fn failed(dir: &Path) -> impl FnOnce(io::Error) -> HomeError {
 mod tests {
     use super::*;
 
+    /// Opens and claims, as a node that starts.
+    fn claimed(dir: &Path, identity: &Identity, wall_ms: u64) -> Home {
+        let home = Home::open(dir, identity, wall_ms).unwrap();
+        home.claim().unwrap();
+        home
+    }
+
     fn identity() -> Identity {
         let members = [5000, 5001, 5002].map(NodeId).to_vec();
         Identity { cluster: "demo".to_owned(), members, node: NodeId(5001) }
@@ -331,31 +347,31 @@ mod tests {
     fn a_directory_keeps_its_incarnation_and_each_start_has_a_greater_boot() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("a/b");
-        let home = Home::open(&dir, &identity(), 1000).unwrap();
+        let home = claimed(&dir, &identity(), 1000);
         assert_eq!(home.boot(), 1000);
         let incarnation = home.incarnation();
         drop(home);
         for (wall_ms, boot) in [(1000, 1001), (5, 1002), (2000, 2000)] {
-            let home = Home::open(&dir, &identity(), wall_ms).unwrap();
+            let home = claimed(&dir, &identity(), wall_ms);
             assert_eq!((home.incarnation(), home.boot()), (incarnation, boot));
         }
-        let other = Home::open(&scratch.path().join("c"), &identity(), 1).unwrap();
+        let other = claimed(&scratch.path().join("c"), &identity(), 1);
         assert_ne!(other.incarnation(), incarnation);
     }
 
     #[test]
     fn a_directory_in_use_is_locked_until_its_home_is_dropped() {
         let scratch = tempfile::tempdir().unwrap();
-        let home = Home::open(scratch.path(), &identity(), 1).unwrap();
+        let home = claimed(scratch.path(), &identity(), 1);
         assert!(matches!(refused(scratch.path(), &identity()), HomeError::Locked { .. }));
         drop(home);
-        Home::open(scratch.path(), &identity(), 1).unwrap();
+        claimed(scratch.path(), &identity(), 1);
     }
 
     #[test]
     fn another_nodes_or_clusters_directory_is_refused_with_its_owner() {
         let scratch = tempfile::tempdir().unwrap();
-        drop(Home::open(scratch.path(), &identity(), 1).unwrap());
+        drop(claimed(scratch.path(), &identity(), 1));
         let node = Identity { node: NodeId(5002), ..identity() };
         let error = refused(scratch.path(), &node);
         assert!(error.to_string().contains("belongs to node 5001, not to 5002"), "{error}");
@@ -366,7 +382,7 @@ mod tests {
         assert!(matches!(refused(scratch.path(), &members), HomeError::OtherCluster { .. }));
         let mut reordered = identity();
         reordered.members.reverse();
-        Home::open(scratch.path(), &reordered, 1).unwrap();
+        claimed(scratch.path(), &reordered, 1);
     }
 
     #[test]
@@ -381,7 +397,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_the_identity_is_noticed() {
         let scratch = tempfile::tempdir().unwrap();
-        drop(Home::open(scratch.path(), &identity(), 1).unwrap());
+        drop(claimed(scratch.path(), &identity(), 1));
         let path = scratch.path().join(IDENTITY);
         let sound = fs::read(&path).unwrap();
         for bit in 0..sound.len() * 8 {
@@ -409,8 +425,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let cluster = "x\nnode = 7\ncrc32 = 0".to_owned();
         let forged = Identity { cluster, ..identity() };
-        drop(Home::open(scratch.path(), &forged, 1).unwrap());
-        drop(Home::open(scratch.path(), &forged, 1).unwrap());
+        drop(claimed(scratch.path(), &forged, 1));
+        drop(claimed(scratch.path(), &forged, 1));
         assert!(matches!(refused(scratch.path(), &identity()), HomeError::OtherCluster { .. }));
     }
 }

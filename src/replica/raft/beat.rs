@@ -73,11 +73,16 @@ impl Replica {
         if heard + 1 < quorum::majority(members) {
             return self.step_down(now, Cause::QuorumLost, effects);
         }
+        let mut installing = Vec::new();
         for (peer, progress) in &mut leader.progress {
             if progress.is_overdue(now, timeout) {
                 progress.probe();
             }
+            installing.extend(progress.installing().map(|image| (*peer, image)));
             effects.pull.insert(*peer);
+        }
+        for (peer, image) in installing {
+            self.ask_behind_image(peer, image, effects);
         }
         self.look_after_transfer(now, effects);
     }

@@ -2,7 +2,7 @@
 //! entry the leader no longer has. The images themselves are the node's business; here is only what
 //! they mean for the log.
 
-use super::super::{AppendAck, Apply, Effects, Message, Record, Replica, Standing};
+use super::super::{Append, AppendAck, Apply, Effects, Message, Record, Replica, Standing};
 use super::Role;
 use crate::clock::Now;
 use crate::types::{Index, NodeId, SnapshotMeta};
@@ -92,5 +92,14 @@ impl Replica {
             progress.snapshot_ended(now, sent);
             effects.pull.insert(to);
         }
+    }
+
+    /// Asks a follower whether it has installed an image, by an empty append behind it: it may not
+    /// have known its leader when the image arrived, and then it has told nobody.
+    pub(super) fn ask_behind_image(&mut self, peer: NodeId, image: Index, effects: &mut Effects) {
+        let Some(prev_term) = self.log.term_at(image) else { return };
+        let (prev_index, commit, entries) = (image, self.commit, Vec::new());
+        let append = Append { prev_index, prev_term, commit, entries };
+        effects.send.push(self.envelope(peer, Message::Append(append)));
     }
 }
