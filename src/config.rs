@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, env = "NODESYNC_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub bind: IpAddr,
 
-    /// Data directory [default: ./nodesync-data/<port>]
+    /// Data directory [default: ./nodesync-data/PORT]
     #[arg(long, env = "NODESYNC_DIR")]
     pub dir: Option<PathBuf>,
 

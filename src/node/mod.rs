@@ -5,15 +5,15 @@
 //! | thread | waits for | does |
 //! |---|---|---|
 //! | `listener` | a connection | hands it to the pool; never reads |
-//! | `client-i` | its client, then its outcomes | drives a session ([`client`]) |
-//! | `reader-p` | the stream of peer p | decodes frames, steps the core ([`reader`]); a pool thread |
-//! | `heartbeat` | the heartbeat deadline | raises the alarm ([`alarm`]) |
-//! | `election` | the election deadline | raises the alarm ([`alarm`]) |
-//! | `detector` | a sign, or the next suspicion | says who is alive ([`detector`]) |
-//! | `replicate-p` | its queue | owns the stream to peer p ([`replication`]) |
-//! | `wal` | jobs | writes, syncs, releases what waited for it ([`wal`]) |
-//! | `apply` | committed entries | writes the store, wakes sessions ([`apply`]) |
-//! | `snapshot` | jobs | image files, spare log segments ([`snapshot`]) |
+//! | `client-i` | its client, then its outcomes | drives a session (`client.rs`) |
+//! | `reader-p` | the stream of peer p | decodes frames, steps the core (`reader.rs`); a pool thread |
+//! | `heartbeat` | the heartbeat deadline | raises the alarm (`alarm.rs`) |
+//! | `election` | the election deadline | raises the alarm (`alarm.rs`) |
+//! | `detector` | a sign, or the next suspicion | says who is alive (`detector.rs`) |
+//! | `replicate-p` | its queue | owns the stream to peer p (`replication.rs`) |
+//! | `wal` | jobs | writes, syncs, releases what waited for it (`wal.rs`) |
+//! | `apply` | committed entries | writes the store, wakes sessions (`apply.rs`) |
+//! | `snapshot` | jobs | image files, spare log segments (`snapshot.rs`) |
 //!
 //! ```text
 //!   client-i ──┐                    ┌──▶ wal ──────┐ released messages
@@ -28,7 +28,7 @@
 //!
 //! # How it ends
 //!
-//! [`Stop`](stop::Stop) is the one way: a signal asks, a failure anywhere asks and leaves its cause.
+//! [`Stop`] is the one way: a signal asks, a failure anywhere asks and leaves its cause.
 //! [`Node::run_until_stopped`] then hands the leadership over, lets what is in flight finish, ends the
 //! sessions, the links, the alarms, and at last apply and wal, and joins them all.
 

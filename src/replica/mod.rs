@@ -12,7 +12,7 @@
 //! | [`pending`] | the requests of this node's own clients, until they are committed |
 //! | [`log`], [`progress`], [`quorum`] | the parts that Raft is made of |
 //! | [`detector`] | who is alive; owned by the detector thread, not by the replica |
-//! | [`message`] | what replicas say to each other and keep on disk |
+//! | `message` | what replicas say to each other and keep on disk |
 //!
 //! Rules: nothing a peer says can panic a replica. What must be durable before it is said rides in
 //! [`Effects::after_persist`]. A broken invariant is reported as [`Effects::fatal`], and the node stops.

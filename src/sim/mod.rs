@@ -12,16 +12,16 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | [`cluster`] | nodes, the queue of events, virtual time |
-//! | [`process`] | what a node's threads do around its replica, in the order that effects ask for |
-//! | [`network`] | links, connections, messages that are late, lost, doubled, out of order |
-//! | [`disk`] | batches with a durable mark, images, what a crash leaves |
-//! | [`faults`] | the swarm of faults, and the world that a seed draws |
-//! | [`workload`] | clients, and the history of what they asked and saw |
-//! | [`invariants`] | what is checked after each step |
+//! | `cluster` | nodes, the queue of events, virtual time |
+//! | `process` | what a node's threads do around its replica, in the order that effects ask for |
+//! | `network` | links, connections, messages that are late, lost, doubled, out of order |
+//! | `disk` | batches with a durable mark, images, what a crash leaves |
+//! | `faults` | the swarm of faults, and the world that a seed draws |
+//! | `workload` | clients, and the history of what they asked and saw |
+//! | `invariants` | what is checked after each step |
 //! | [`linearizability`] | the checker of histories |
-//! | [`ending`] | calm and judgement |
-//! | [`trace`] | what happened, as a hash and as lines |
+//! | `ending` | calm and judgement |
+//! | `trace` | what happened, as a hash and as lines |
 //!
 //! **Checked at each step**: a term has one leader; log matching; a leader holds all that was
 //! committed before its term; what is committed never changes and is durable on a majority when it
