@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "cluster/disk_full.rs"]
+mod disk_full;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/outage.rs"]
@@ -12,6 +14,8 @@ mod outage;
 mod password;
 #[path = "cluster/ready.rs"]
 mod ready;
+#[path = "cluster/refusals.rs"]
+mod refusals;
 #[path = "cluster/rejoin.rs"]
 mod rejoin;
 #[path = "cluster/stopping.rs"]

@@ -28,6 +28,8 @@ pub struct Oracle {
     majority: usize,
     leaders: BTreeMap<Term, NodeId>,
     votes: HashMap<(NodeId, Term), NodeId>,
+    /// The latest term in which each node's vote has left it.
+    voted: BTreeMap<NodeId, Term>,
     /// Of each entry that ever was in a log: its hash, and the term before it.
     entries: HashMap<(Index, Term), (u64, Term)>,
     /// From index 1 on.
@@ -44,6 +46,7 @@ impl Oracle {
             majority: size / 2 + 1,
             leaders: BTreeMap::new(),
             votes: HashMap::new(),
+            voted: BTreeMap::new(),
             entries: HashMap::new(),
             committed: Vec::new(),
             executed: HashMap::new(),
@@ -82,11 +85,26 @@ impl World {
         };
         let (voter, term) = (envelope.from, envelope.term);
         let first = *self.oracle.votes.entry((voter, term)).or_insert(vote);
+        let latest = self.oracle.voted.entry(voter).or_default();
+        *latest = term.max(*latest);
         if first != vote {
             let how = format!("{voter} voted in term {term} for {first}, then for {vote}");
             self.fail("a node votes once in a term", how);
         }
         self.after_vote(self.position(voter));
+    }
+
+    /// A node that starts finds its votes again, unless its directory was lost and it has not caught
+    /// up since.
+    pub fn check_found(&mut self, node: usize) {
+        let machine = &self.nodes[node];
+        let hard = &machine.disk.synced.hard;
+        let voted = self.oracle.voted.get(&machine.id).copied().unwrap_or(0);
+        let spent = hard.term > voted || (hard.term == voted && hard.vote.is_some());
+        if voted > 0 && machine.ghosts.is_empty() && !spent {
+            let how = format!("{} voted in term {voted} and finds {hard:?}", machine.id);
+            self.fail("a vote that has left its node is found again", how);
+        }
     }
 
     /// Log matching: an index and a term name one entry with one past, everywhere. (An only member

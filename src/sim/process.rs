@@ -61,6 +61,7 @@ impl World {
         if self.nodes[node].process.is_some() {
             return;
         }
+        self.check_found(node);
         self.nodes[node].boot += 1 + self.rng.below(3);
         let (id, boot) = (self.nodes[node].id, self.nodes[node].boot);
         let members = self.nodes.iter().map(|node| node.id).collect();

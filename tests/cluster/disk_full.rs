@@ -1,0 +1,104 @@
+//! A disk without room: a small file system of the node's own, in a mount namespace of its own. The
+//! system allows that to root only; for anybody else the test is skipped, and says so.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::cluster::{Cluster, Node};
+use crate::common::{SOON, alone, eventually};
+
+/// Mounts a file system of 4 MB on the directory `$0`, and becomes the command behind it.
+const WITH_SMALL_DISK: &str = r#"mount -t tmpfs -o size=4m none "$0" && exec "$@""#;
+
+/// True if this user may make file systems.
+fn may_mount(scratch: &Path) -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", WITH_SMALL_DISK]).arg(scratch).arg("true");
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Starts a node whose directory is a file system of its own.
+fn start_on_small_disk(node: &mut Node) {
+    fs::create_dir(&node.dir).unwrap();
+    let plain = node.command();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", WITH_SMALL_DISK]).arg(&node.dir);
+    command.arg(plain.get_program()).args(plain.get_args());
+    node.start_by(command);
+}
+
+/// Writes into a file until there is no room for one byte more.
+fn fill(path: &Path) {
+    let mut file = File::options().create(true).append(true).open(path).unwrap();
+    for len in [1 << 16, 1 << 12, 1] {
+        let error = loop {
+            if let Err(error) = file.write_all(&vec![1; len]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    }
+}
+
+#[test]
+fn on_a_full_disk_writes_are_refused_and_reads_served_until_there_is_room() {
+    let _alone = alone();
+    let flags = ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "1000"];
+    let mut cluster = Cluster::new(1, &flags);
+    if !may_mount(cluster.scratch.path()) {
+        eprintln!("SKIPPED: a small disk can be made by root only, with unshare(1) and mount(8)");
+        return;
+    }
+    start_on_small_disk(&mut cluster.nodes[0]);
+    cluster.wait_until_ready();
+    let node = &mut cluster.nodes[0];
+    // The node's directory as the node sees it.
+    let inside = format!("/proc/{}/root{}", node.pid(), node.dir.display());
+    let ballast = Path::new(&inside).join("ballast");
+    let mut client = node.resp();
+    client.set("before", "kept");
+    let value = "x".repeat(2000);
+    let (mut acknowledged, mut number) = (0, 0);
+    for round in 1..=3 {
+        fill(&ballast);
+        let refusal = eventually("a write is refused", SOON, || {
+            number += 1;
+            let reply = client.call(&["SET", &format!("k{number}"), &value]).unwrap();
+            acknowledged += usize::from(reply.is_ok());
+            let error = reply.error()?.to_string();
+            // A write that was under way when the room ended may still be done.
+            (!error.starts_with("UNKNOWN ")).then_some(error)
+        });
+        println!("round {round}: {acknowledged} of {number} writes acknowledged, then: {refusal}");
+        assert!(refusal.starts_with("MISCONF "), "{refusal}");
+        assert!(refusal.contains("disk full"), "{refusal}");
+        let log = node.log();
+        assert!(log.contains("Disk full"), "the log does not say so: {log}");
+        for _ in 0..50 {
+            assert_eq!(client.get("before").as_deref(), Some("kept"));
+            let reply = client.call(&["SET", "before", "lost"]).unwrap();
+            assert_eq!(reply.error(), Some(&*refusal));
+        }
+        assert_eq!(node.resp().get("before").as_deref(), Some("kept"));
+        let answer = node.line().ask("SET before lost").unwrap();
+        assert_eq!(answer, "FAIL: disk full");
+
+        fs::remove_file(&ballast).unwrap();
+        eventually("writes are taken again", SOON, || {
+            let reply = client.call(&["SET", "again", &round.to_string()]).unwrap();
+            reply.is_ok().then_some(())
+        });
+        // Enough that the log must have gone on to further segments.
+        for key in 0..100 {
+            client.set(&format!("round {round} {key}"), &value);
+        }
+        assert_eq!(client.get("before").as_deref(), Some("kept"));
+        assert_eq!(client.get("again"), Some(round.to_string()));
+        let back = node.log().matches("The disk has room again").count();
+        assert!(back >= round, "said {back} times that there is room");
+    }
+    assert!(acknowledged > 0);
+    node.stop();
+}

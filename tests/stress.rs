@@ -1,0 +1,107 @@
+//! Many clients at once on a cluster that nothing happens to: every request is served, and the sums
+//! add up.
+
+mod common;
+
+use std::sync::Barrier;
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use common::client::{Reply, Resp};
+use common::cluster::Cluster;
+use common::{alone, long};
+use nodesync::rng::Rng;
+
+const CLIENTS: usize = 256;
+
+/// Counters that all clients share: few, so that they meet there.
+const COUNTERS: usize = 8;
+
+/// What one client has done.
+#[derive(Debug, Default)]
+struct Done {
+    /// Increments of each shared counter.
+    counted: [u64; COUNTERS],
+    /// The last value written to the own text; 0 for none.
+    text: u64,
+    requests: u64,
+    slowest: Duration,
+}
+
+/// Sends requests until `end`. Each reply is checked against what this client knows.
+fn work(me: usize, client: &mut Resp, end: Instant) -> Done {
+    let mut rng = Rng::new(me as u64);
+    let mut done = Done::default();
+    // What a counter was when this client last saw it: it never goes back.
+    let mut seen = [0; COUNTERS];
+    let text_key = format!("text:{me}");
+    while Instant::now() < end {
+        let at = rng.below(COUNTERS as u64) as usize;
+        let key = format!("sum:{at}");
+        let sent = Instant::now();
+        match rng.below(4) {
+            0 => {
+                let reply = client.call(&["INCR", &key]).unwrap();
+                let Reply::Integer(now) = reply else { panic!("client {me}: INCR {reply:?}") };
+                assert!(now > seen[at], "client {me}: {key} is {now} after {}", seen[at]);
+                (seen[at], done.counted[at]) = (now, done.counted[at] + 1);
+            }
+            1 => {
+                let value = (done.text + 1).to_string();
+                let reply = client.call(&["SET", &text_key, &value]).unwrap();
+                assert!(reply.is_ok(), "client {me}: SET {reply:?}");
+                done.text += 1;
+            }
+            2 => {
+                let reply = client.call(&["GET", &text_key]).unwrap();
+                assert_eq!(reply.number(), Some(done.text), "client {me}: {reply:?}");
+            }
+            _ => {
+                let reply = client.call(&["GET", &key]).unwrap();
+                let now = reply.number().and_then(|now| i64::try_from(now).ok());
+                assert!(now >= Some(seen[at]), "client {me}: {key} is {reply:?}, was {}", seen[at]);
+                seen[at] = now.unwrap_or_default();
+            }
+        }
+        done.requests += 1;
+        done.slowest = done.slowest.max(sent.elapsed());
+    }
+    done
+}
+
+#[test]
+fn what_256_clients_of_three_nodes_count_adds_up() {
+    let _alone = alone();
+    let cluster = Cluster::start(3, &[]);
+    let duration = Duration::from_secs(if long() { 30 } else { 3 });
+    let together = Barrier::new(CLIENTS);
+    let all: Vec<Done> = scope(|scope| {
+        let client = |me: usize| {
+            let (node, together) = (&cluster.nodes[me % 3], &together);
+            scope.spawn(move || {
+                let mut client = node.resp();
+                together.wait();
+                work(me, &mut client, Instant::now() + duration)
+            })
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let requests: u64 = all.iter().map(|done| done.requests).sum();
+    let slowest = all.iter().map(|done| done.slowest).max();
+    println!("{requests} requests in {duration:?}, the slowest took {slowest:?}");
+    let idle = all.iter().filter(|done| done.requests < 10).count();
+    assert_eq!(idle, 0, "clients with fewer than 10 requests");
+    for node in &cluster.nodes {
+        let mut client = node.resp();
+        for at in 0..COUNTERS {
+            let sum: u64 = all.iter().map(|done| done.counted[at]).sum();
+            let reply = client.call(&["GET", &format!("sum:{at}")]).unwrap();
+            assert_eq!(reply.number(), Some(sum), "sum:{at} on {}", node.port);
+        }
+        for (me, done) in all.iter().enumerate() {
+            let reply = client.call(&["GET", &format!("text:{me}")]).unwrap();
+            assert_eq!(reply.number(), Some(done.text), "text:{me} on {}", node.port);
+        }
+    }
+}
