@@ -1,5 +1,5 @@
-//! The command line: what was typed, and what it means. Everything is checked here, before anything is
-//! touched; every limit and time-out of a node has its one place in [`Config`].
+//! The command line: what was typed, and what it means. Everything is checked here, before anything
+//! is touched; every limit and time-out of a node has its one place in [`Config`].
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -304,7 +304,7 @@ fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[Peer]) -> Result<
         }
         if peer.id == id {
             return Err(format!(
-                "peer {} has this node's id, {id}: give the nodes different ids (--id, ID=HOST:PORT)",
+                "peer {} has this node's id, {id}: give the nodes other ids (--id, ID=HOST:PORT)",
                 peer.address()
             ));
         }

@@ -1,9 +1,10 @@
-//! NodeSync: a fault-tolerant replicated key-value store. One binary, N equal nodes, no async runtime.
+//! NodeSync: a fault-tolerant replicated key-value store. One binary, N equal nodes, no async
+//! runtime.
 //!
-//! **Threads wait, the replica decides, the disk speaks first.** Each dedicated thread owns one thing
-//! to wait for: a client, a peer, a deadline, a disk. Every decision is made by one pure value,
-//! [`replica::Replica`], which never waits. Nothing that promises durability leaves a node before its
-//! write-ahead log has synced.
+//! **Threads wait, the replica decides, the disk speaks first.** Each dedicated thread owns one
+//! thing to wait for: a client, a peer, a deadline, a disk. Every decision is made by one pure
+//! value, [`replica::Replica`], which never waits. Nothing that promises durability leaves a node
+//! before its write-ahead log has synced.
 //!
 //! ```text
 //!  client bytes ──▶ protocol::Session ──▶ ┌──────────────────┐ ──▶ wal ──▶ disk
@@ -13,13 +14,14 @@
 //!  deadlines ───────────────────────────▶ └──────────────────┘ ──▶ store ──▶ replies
 //! ```
 //!
-//! Who may use whom: `types codec clock rng` ← [`replica`] ← [`store`], [`wal`], [`wire`] ← [`node`];
-//! [`protocol`] uses `types` and `codec` only; [`sim`] may use all but `node`. Never sideways, never up.
-//! Threads, channels and sockets are in [`node`] alone, files in [`wal`]'s disk and home and in `node`'s
-//! snapshots, the real clock in [`clock`]. A test (`tests/tidy.rs`) checks this.
+//! Who may use whom: `types codec clock rng` ← [`replica`] ← [`store`], [`wal`], [`wire`] ←
+//! [`node`]; [`protocol`] uses `types` and `codec` only; [`sim`] may use all but `node`. Never
+//! sideways, never up. Threads, channels and sockets are in [`node`] alone, files in [`wal`]'s disk
+//! and home and in `node`'s snapshots, the real clock in [`clock`]. A test (`tests/tidy.rs`) checks
+//! this.
 //!
-//! To read the code: [`types`], then [`replica`] and its essay [`replica::raft`], then [`node`] with the
-//! thread map, then whatever you came for.
+//! To read the code: [`types`], then [`replica`] and its essay [`replica::raft`], then [`node`]
+//! with the thread map, then whatever you came for.
 
 #![warn(clippy::unwrap_used)]
 

@@ -40,8 +40,8 @@ fn run(args: Args) -> Result<(), Fatal> {
     node.run_until_stopped()
 }
 
-/// `HH:MM:SS [TAG       ] message`, in UTC; the tag is the log target, which our own lines choose and
-/// others' (a library's module path) do not.
+/// `HH:MM:SS [TAG       ] message`, in UTC; the tag is the log target, which our own lines choose
+/// and others' (a library's module path) do not.
 fn start_log(level: log::LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level)

@@ -1,6 +1,6 @@
-//! A seeded generator of pseudo-random numbers (SplitMix64; Steele, Lea, Flood 2014). Ours and not a
-//! crate's because a seed printed by a failing simulation must replay on every later version.
-//! Not for secrets: those come from the operating system.
+//! A seeded generator of pseudo-random numbers (SplitMix64; Steele, Lea, Flood 2014). Ours and not
+//! a crate's because a seed printed by a failing simulation must replay on every later version. Not
+//! for secrets: those come from the operating system.
 
 /// A stream of numbers that its seed alone decides.
 #[derive(Clone, Debug)]

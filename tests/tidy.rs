@@ -1,10 +1,10 @@
-//! The house rules that no compiler checks: who may use whom, what only some files may name, and how
-//! long lines and files may get. Plain text scanning, no parser: comments and literals are blanked,
-//! then paths are read as far as they are spelt out. Each failure names file and line.
+//! The house rules that no compiler checks: who may use whom, what only some files may name, and
+//! how long lines and files may get. Plain text scanning, no parser: comments and literals are
+//! blanked, then paths are read as far as they are spelt out. Each failure names file and line.
 //!
-//! Test code (`#[cfg(test)]` modules, files named `tests.rs` or in a folder `tests`) may use what it
-//! likes; lines, lengths and leftovers count there too. Exceptions stand in one table, [`EXCEPTIONS`],
-//! with their reasons, and one that is no longer needed is a failure itself.
+//! Test code (`#[cfg(test)]` modules, files named `tests.rs` or in a folder `tests`) may use what
+//! it likes; lines, lengths and leftovers count there too. Exceptions stand in one table,
+//! [`EXCEPTIONS`], with their reasons, and one that is no longer needed is a failure itself.
 //!
 //! Left out: macros that build paths, and renamed roots (`use std as s`).
 

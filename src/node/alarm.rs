@@ -36,7 +36,8 @@ fn remind(shared: &Shared) {
     }
 }
 
-/// Raises the election alarm until the node ends. A note in `sooner` says that the deadline has come closer.
+/// Raises the election alarm until the node ends. A note in `sooner` says that the deadline has
+/// come closer.
 pub fn run_election(shared: &Shared, sooner: &Receiver<()>) {
     while !shared.stop.is_set() {
         match sooner.recv_deadline(shared.core.deadline(Alarm::Election)) {

@@ -1,5 +1,6 @@
 //! The apply thread: the sole right to write the store. Takes committed entries in order, computes
-//! what comes of them, and wakes those whose clients asked. One wake for a session's whole pipeline.
+//! what comes of them, and wakes those whose clients asked. One wake for a session's whole
+//! pipeline.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,9 +1,10 @@
-//! The driver of a session: a pool thread that reads from one client, does what the session asks for,
-//! and writes the replies. It waits for its client, then for its outcomes, and owns nothing else.
+//! The driver of a session: a pool thread that reads from one client, does what the session asks
+//! for, and writes the replies. It waits for its client, then for its outcomes, and owns nothing
+//! else.
 //!
-//! A client that does not read its replies stops being read (the write blocks), and is closed when it
-//! has taken nothing for a while. Whoever turns out to be a peer, by its first byte, is passed on to
-//! the reader.
+//! A client that does not read its replies stops being read (the write blocks), and is closed when
+//! it has taken nothing for a while. Whoever turns out to be a peer, by its first byte, is passed
+//! on to the reader.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,6 +25,9 @@ pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// How long a client may take nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a connection beyond `--maxclients` may be silent at first.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Replies are written when this much has gathered, even within a pipeline.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -129,6 +133,10 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     let stream = Arc::new(stream);
     let _registered = shared.stop.register(&stream);
     let mut stream = &*stream;
+    // What is silent beyond the clients' places must not keep a peer from its own.
+    if shared.clients.connections() > shared.config.maxclients {
+        let _ = stream.set_read_timeout(Some(FIRST_BYTE_TIMEOUT));
+    }
     let mut first = [0];
     let is_peer = match peek(stream, &mut first) {
         Ok(0) | Err(_) => return,
@@ -138,19 +146,18 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
         return reader::serve(shared, stream, address);
     }
     let Some(id) = shared.clients.enter(address, shared.config.maxclients) else {
-        let _ = stream.set_nonblocking(true);
-        let _ = stream.write(TOO_MANY_CLIENTS);
+        let _ = stream.write_all(TOO_MANY_CLIENTS).and_then(|()| close_gently(&mut stream));
         return;
     };
+    let ready = stream.set_read_timeout(None);
     let mut driver = Driver {
         shared,
         id,
         session: Session::new(id, Arc::clone(&shared.facts)),
         waiter: Arc::default(),
     };
-    if let Err(error) =
-        stream.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| driver.run(&mut stream))
-    {
+    let ready = ready.and_then(|()| stream.set_write_timeout(Some(WRITE_TIMEOUT)));
+    if let Err(error) = ready.and_then(|()| driver.run(&mut stream)) {
         log::debug!(target: "NodeSync", "Client {address}: {error}");
     }
     shared.clients.leave(id);

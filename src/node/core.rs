@@ -1,12 +1,13 @@
 //! The core: one lock around the pure [`Replica`], and one way in.
 //!
-//! [`Core::step`] locks, steps, *routes* the effects into the threads' queues, unlocks. Routing happens
-//! before the lock is released, and only by sends that cannot block: so no two threads can ever reorder
-//! what goes to the log, to a peer or to the store. The lock is held for about a microsecond and never
-//! across I/O. Sessions are woken after it is released: waking has no order to keep.
+//! [`Core::step`] locks, steps, *routes* the effects into the threads' queues, unlocks. Routing
+//! happens before the lock is released, and only by sends that cannot block: so no two threads can
+//! ever reorder what goes to the log, to a peer or to the store. The lock is held for about a
+//! microsecond and never across I/O. Sessions are woken after it is released: waking has no order
+//! to keep.
 //!
-//! The requests and reads that sessions wait for are kept under the same lock, so that a request and
-//! the one who waits for it come and go together.
+//! The requests and reads that sessions wait for are kept under the same lock, so that a request
+//! and the one who waits for it come and go together.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
@@ -144,7 +145,8 @@ pub struct Core {
 const NO_LEADER: u64 = u64::MAX;
 
 /// What a step has caused that is done after the lock is released: wake-ups, and lines for the log,
-/// whose writing may block. Must be declared before the lock's guard, so that it is dropped after it.
+/// whose writing may block. Must be declared before the lock's guard, so that it is dropped after
+/// it.
 #[derive(Default)]
 struct Afterwards {
     answers: Vec<(Arc<Waiter>, Answer)>,
@@ -275,8 +277,8 @@ impl Core {
         }
     }
 
-    /// A snapshot from the leader has taken the place of the store. Requests that `was_applied` finds
-    /// in it are done, but their results are lost.
+    /// A snapshot from the leader has taken the place of the store. Requests that `was_applied`
+    /// finds in it are done, but their results are lost.
     pub fn restored(&self, node: NodeId, boot: u64, was_applied: impl Fn(RequestId) -> bool) {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
@@ -369,8 +371,8 @@ impl Core {
         let _ = self.queues.wal.send(WalWork::LookForSpare);
     }
 
-    /// Returns true when all that was decided before this call is durable, and false if the log ends
-    /// before.
+    /// Returns true when all that was decided before this call is durable, and false if the log
+    /// ends before.
     pub fn wait_until_durable(&self) -> bool {
         let (sender, durable) = bounded(1);
         let _ = self.queues.wal.send(WalWork::Barrier(sender));

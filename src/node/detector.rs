@@ -1,5 +1,5 @@
-//! The detector thread: owns the [`FailureDetector`], tells the core and the log who is suspected and
-//! who has recovered.
+//! The detector thread: owns the [`FailureDetector`], tells the core and the log who is suspected
+//! and who has recovered.
 //!
 //! Every frame of a peer is a sign of life. Readers put its time into a shared table and wake the
 //! detector only when the peer is suspected: a busy link costs it nothing.

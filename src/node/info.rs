@@ -57,8 +57,8 @@ fn client_line(id: u64, client: &Client) -> String {
     )
 }
 
-/// How many other nodes hold everything that is committed. Only the leader knows in detail; elsewhere
-/// what was acknowledged is on a majority, which is as much as can be said.
+/// How many other nodes hold everything that is committed. Only the leader knows in detail;
+/// elsewhere what was acknowledged is on a majority, which is as much as can be said.
 fn replicas_holding(status: &Status, index: Index) -> usize {
     if status.role == RoleName::Leader {
         let matched = status.peers.iter().filter_map(|peer| peer.progress);
@@ -67,8 +67,8 @@ fn replicas_holding(status: &Status, index: Index) -> usize {
     status.peers.len().div_ceil(2)
 }
 
-/// WAIT (Redis): blocks until `replicas` other nodes hold what was committed when it was asked, or the
-/// time is over; answers how many do.
+/// WAIT (Redis): blocks until `replicas` other nodes hold what was committed when it was asked, or
+/// the time is over; answers how many do.
 fn wait(shared: &Shared, replicas: i64, timeout_ms: u64) -> Reply {
     let index = shared.core.status().commit;
     let limit = match timeout_ms {
@@ -127,8 +127,8 @@ fn role(shared: &Shared) -> Reply {
     ])
 }
 
-/// NODES: a map for each member. `match` and `lag` are what the leader knows of a follower's durable
-/// log; on a follower they are known only of itself.
+/// NODES: a map for each member. `match` and `lag` are what the leader knows of a follower's
+/// durable log; on a follower they are known only of itself.
 fn nodes(shared: &Shared) -> Reply {
     let status = shared.core.status();
     let mut members: Vec<(NodeId, Reply)> =

@@ -15,8 +15,8 @@ const BACKLOG: i32 = 1024;
 /// How long a connection may be silent before the system asks whether the other end still exists.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// Connections that are served beyond `maxclients`, so that peers, which are told apart only by their
-/// first byte, and a client that shall read why it is refused, find a thread.
+/// Connections that are served beyond `maxclients`, so that peers, which are told apart only by
+/// their first byte, and a client that shall read why it is refused, find a thread.
 pub const RESERVED: usize = 64;
 
 /// Binds without accepting yet. The address may be reused at once after an earlier process.
@@ -31,8 +31,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Descriptors that a node needs beside its clients': files, links, the listener.
 const OTHER_DESCRIPTORS: usize = 256;
 
-/// Raises the process's limit on open descriptors as far as `maxclients` needs and the system lets it;
-/// says so if that is not enough.
+/// Raises the process's limit on open descriptors as far as `maxclients` needs and the system lets
+/// it; says so if that is not enough.
 pub fn raise_descriptor_limit(maxclients: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let needed = (maxclients + RESERVED + OTHER_DESCRIPTORS) as u64;

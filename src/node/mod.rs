@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `listener` | a connection | hands it to the pool; never reads |
 //! | `client-i` | its client, then its outcomes | drives a session (`client.rs`) |
-//! | `reader-p` | the stream of peer p | decodes frames, steps the core (`reader.rs`); a pool thread |
+//! | `reader-p` | the stream of peer p | decodes frames, steps the core (`reader.rs`) |
 //! | `heartbeat` | the heartbeat deadline | raises the alarm (`alarm.rs`) |
 //! | `election` | the election deadline | raises the alarm (`alarm.rs`) |
 //! | `detector` | a sign, or the next suspicion | says who is alive (`detector.rs`) |
@@ -22,15 +22,15 @@
 //!   election ──┤                    │
 //!   detector ──┘                    └──▶ apply ──▶ client-i woken
 //! ```
-//! The arrows have no cycle of waiting: nobody blocks on a queue that it feeds. Nobody holds two locks
-//! at once but the store's slots, in ascending order, and nobody holds a lock across I/O. Queues are
-//! bounded by what the replica admits.
+//! Readers and clients are threads of one pool. The arrows have no cycle of waiting: nobody blocks on a queue that it feeds. Nobody holds two
+//! locks at once but the store's slots, in ascending order, and nobody holds a lock across I/O.
+//! Queues are bounded by what the replica admits.
 //!
 //! # How it ends
 //!
 //! [`Stop`] is the one way: a signal asks, a failure anywhere asks and leaves its cause.
-//! [`Node::run_until_stopped`] then hands the leadership over, lets what is in flight finish, ends the
-//! sessions, the links, the alarms, and at last apply and wal, and joins them all.
+//! [`Node::run_until_stopped`] then hands the leadership over, lets what is in flight finish, ends
+//! the sessions, the links, the alarms, and at last apply and wal, and joins them all.
 
 mod alarm;
 mod apply;
@@ -365,9 +365,10 @@ fn wake_listener(shared: &Shared) {
     let _ = TcpStream::connect_timeout(&address, Duration::from_millis(200));
 }
 
-/// The directory's incarnation, or a new one if the directory is old but its log is gone: whoever knew
-/// the old one must not take this node for the one that it knew (see [`crate::replica::joining`]). A new
-/// directory's log gets its first record here, so that the two can be told apart.
+/// The directory's incarnation, or a new one if the directory is old but its log is gone: whoever
+/// knew the old one must not take this node for the one that it knew (see
+/// [`crate::replica::joining`]). A new directory's log gets its first record here, so that the two
+/// can be told apart.
 fn incarnation(home: &Home, log: &mut Log) -> Result<u64, Fatal> {
     if !log.is_new() {
         return Ok(home.incarnation());
@@ -377,7 +378,7 @@ fn incarnation(home: &Home, log: &mut Log) -> Result<u64, Fatal> {
         log.commit().map_err(|error| wal_error(&error))?;
         return Ok(home.incarnation());
     }
-    log::warn!(target: "NodeSync", "The log of this directory is gone: joining as if it were empty");
+    log::warn!(target: "NodeSync", "This directory has lost its log: joining as if it were empty");
     getrandom::u64().map_err(|error| Fatal::Io(format!("no random numbers: {error}")))
 }
 

@@ -1,6 +1,6 @@
-//! The pool that serves connections: one blocking thread for each live connection, taken from the idle
-//! ones if there is one, else spawned. A fixed number of blocking threads would starve behind idle
-//! clients; here the bound is on connections, and the listener enforces it.
+//! The pool that serves connections: one blocking thread for each live connection, taken from the
+//! idle ones if there is one, else spawned. A fixed number of blocking threads would starve behind
+//! idle clients; here the bound is on connections, and the listener enforces it.
 //!
 //! Stacks are small, because ten thousand clients mean ten thousand of them.
 
@@ -44,8 +44,8 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Has `task` done by an idle thread or a new one. Fails if the system has no thread left, or the
-    /// pool has been closed.
+    /// Has `task` done by an idle thread or a new one. Fails if the system has no thread left, or
+    /// the pool has been closed.
     pub fn run(&self, task: Task) -> io::Result<()> {
         let sender = self.tasks.lock().clone().ok_or(io::ErrorKind::NotConnected)?;
         let mut threads = self.threads.lock();

@@ -1,12 +1,12 @@
-//! `reader-p`: the pool thread that turned out to serve a peer. Shakes hands, then decodes frames and
-//! steps the core with all that one read has brought. Never writes after the handshake.
+//! `reader-p`: the pool thread that turned out to serve a peer. Shakes hands, then decodes frames
+//! and steps the core with all that one read has brought. Never writes after the handshake.
 //!
-//! When the stream ends it asks the peer's port at once: a refused connection means that the process
-//! is gone, and nobody need wait for a time-out.
+//! When the stream ends it asks the peer's port at once: a refused connection means that the
+//! process is gone, and nobody need wait for a time-out.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::core::LinkWork;
 use super::detector::Sign;
@@ -18,7 +18,7 @@ use crate::types::NodeId;
 use crate::wire::handshake::{self, Acceptor, HandshakeError};
 use crate::wire::{Frame, FrameReader};
 
-/// How long a handshake may take, per read.
+/// How long each of a handshake's two exchanges may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer whose stream has ended is given to refuse a connection.
@@ -68,7 +68,6 @@ fn set_thread_name(name: &str) {
 }
 
 fn accept(shared: &Shared, stream: &mut &TcpStream) -> io::Result<NodeId> {
-    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
     let hello = read_message(stream)?;
     let members = shared.config.members();
@@ -87,16 +86,35 @@ fn turn_away<T>(stream: &mut &TcpStream, error: HandshakeError) -> io::Result<T>
     Err(io::Error::new(ErrorKind::PermissionDenied, error))
 }
 
-/// Reads one message of a handshake.
+/// Reads one message of a handshake, all of it within [`HANDSHAKE_TIMEOUT`].
 pub fn read_message(stream: &mut &TcpStream) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let mut head = [0; handshake::HEAD_LEN];
-    stream.read_exact(&mut head)?;
+    read_by(stream, &mut head, deadline)?;
     let invalid = |error| io::Error::new(ErrorKind::InvalidData, error);
     let len = handshake::message_len(&head).map_err(invalid)?;
     let mut message = head.to_vec();
     message.resize(len, 0);
-    stream.read_exact(&mut message[handshake::HEAD_LEN..])?;
+    read_by(stream, &mut message[handshake::HEAD_LEN..], deadline)?;
     Ok(message)
+}
+
+/// Fills `bytes` until `deadline`, however slowly they trickle.
+fn read_by(stream: &mut &TcpStream, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(bytes) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(len) => bytes = &mut bytes[len..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn read_frames(shared: &Shared, stream: &mut &TcpStream, peer: NodeId) -> io::Result<()> {

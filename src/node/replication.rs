@@ -1,6 +1,6 @@
-//! `replicate-p`: owns the stream to peer p. Connects and backs off, sends what the core has queued,
-//! then whatever the core has gathered for the peer, in as few writes as possible. Beats and votes go
-//! before bulk, and a snapshot goes in small chunks with everything else in between.
+//! `replicate-p`: owns the stream to peer p. Connects and backs off, sends what the core has
+//! queued, then whatever the core has gathered for the peer, in as few writes as possible. Beats
+//! and votes go before bulk, and a snapshot goes in small chunks with everything else in between.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::Shared;
 use super::core::{LinkQueue, LinkWork};
-use super::reader::{HANDSHAKE_TIMEOUT, gone, read_message};
+use super::reader::{gone, read_message};
 use super::snapshot::Outgoing;
 use crate::config::Peer;
 use crate::replica::{Envelope, Input, Pull};
@@ -72,8 +72,8 @@ pub fn run(shared: &Shared, peer: &Peer, work: &Receiver<LinkWork>) {
     }
 }
 
-/// Lets `duration` pass, or less if the peer itself has connected; what else is queued meanwhile has no
-/// link to go by, and is dropped.
+/// Lets `duration` pass, or less if the peer itself has connected; what else is queued meanwhile
+/// has no link to go by, and is dropped.
 fn wait(work: &Receiver<LinkWork>, duration: Duration) -> Result<(), Stopped> {
     let deadline = Instant::now() + duration;
     loop {
@@ -111,7 +111,6 @@ fn connect(shared: &Shared, peer: &Peer) -> io::Result<Arc<TcpStream>> {
     let _registered = shared.stop.register(&connected);
     let mut stream = &*connected;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let (dialer, hello) = Dialer::hello(shared.handshake_identity(), peer.id, nonce()?);
     stream.write_all(&hello)?;

@@ -1,9 +1,9 @@
-//! Image files, and the snapshot thread: writes images, verifies those that come from peers, and makes
-//! spare log segments, so that neither the log nor the store ever waits for bulk I/O.
+//! Image files, and the snapshot thread: writes images, verifies those that come from peers, and
+//! makes spare log segments, so that neither the log nor the store ever waits for bulk I/O.
 //!
-//! An image is written under another name, synced, renamed, and the directory synced: a file with an
-//! image's name is whole. It is synced piece by piece, so that the log's small syncs never queue behind
-//! hundreds of megabytes.
+//! An image is written under another name, synced, renamed, and the directory synced: a file with
+//! an image's name is whole. It is synced piece by piece, so that the log's small syncs never queue
+//! behind hundreds of megabytes.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};

@@ -1,5 +1,5 @@
-//! How a node stops: one flag that everything looks at, one cause that is kept, and the sockets that
-//! must be shut down so that no thread stays in a read or write.
+//! How a node stops: one flag that everything looks at, one cause that is kept, and the sockets
+//! that must be shut down so that no thread stays in a read or write.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};

@@ -1,9 +1,9 @@
-//! The wal thread: takes all jobs that have queued, writes them with one write and one sync, releases
-//! the messages that waited for it, and tells the core. So the more there is to do, the larger the
-//! batch: group commit without a timer.
+//! The wal thread: takes all jobs that have queued, writes them with one write and one sync,
+//! releases the messages that waited for it, and tells the core. So the more there is to do, the
+//! larger the batch: group commit without a timer.
 //!
-//! A failed write or sync stops the node: what is on the disk then, nobody knows. A full disk does not:
-//! the log keeps what it could not place, and goes on when there is room.
+//! A failed write or sync stops the node: what is on the disk then, nobody knows. A full disk does
+//! not: the log keeps what it could not place, and goes on when there is room.
 
 use std::time::Duration;
 

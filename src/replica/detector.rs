@@ -1,13 +1,13 @@
 //! Who is alive: a pure failure detector.
 //!
-//! Every node sends every other a beat at each heartbeat interval, leader or not. Silence longer than
-//! the timeout makes a peer *suspected*; any sign of life makes it *alive* again at once. The verdict
-//! may be wrong in both directions (nobody can tell a dead node from a slow one), and nothing that
-//! must be safe depends on it. It decides who campaigns first, whether a request has a chance at all,
-//! and what the log says.
+//! Every node sends every other a beat at each heartbeat interval, leader or not. Silence longer
+//! than the timeout makes a peer *suspected*; any sign of life makes it *alive* again at once. The
+//! verdict may be wrong in both directions (nobody can tell a dead node from a slow one), and
+//! nothing that must be safe depends on it. It decides who campaigns first, whether a request has a
+//! chance at all, and what the log says.
 //!
-//! A refused connection is the one certain sign: the machine is up and no process listens. It counts
-//! as suspicion at once. A lost connection alone does not; it may come back in a moment.
+//! A refused connection is the one certain sign: the machine is up and no process listens. It
+//! counts as suspicion at once. A lost connection alone does not; it may come back in a moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,25 +1,25 @@
 //! What a node with an empty directory may do.
 //!
-//! An empty directory has two possible reasons. Either the cluster is being founded, and nobody holds
-//! anything. Or the node has lost its disk, and with it votes and acknowledgements that others rely
-//! on: if it voted again as if nothing had been, a leader without committed entries could be elected.
-//! The node itself cannot tell; the others can. So:
+//! An empty directory has two possible reasons. Either the cluster is being founded, and nobody
+//! holds anything. Or the node has lost its disk, and with it votes and acknowledgements that
+//! others rely on: if it voted again as if nothing had been, a leader without committed entries
+//! could be elected. The node itself cannot tell; the others can. So:
 //!
 //! **A node with an empty directory first asks every other member**, by its beats, under the random
 //! number (*incarnation*) that its directory was created with.
 //!
-//! - If each of them is empty too, or founded the cluster knowing this very incarnation, then nothing
-//!   was ever promised from here: the node is a founder and a full member.
-//! - Else it may have promised anything up to the highest term that any member is in. It enters that
-//!   term with its vote spent, so that no promise made in it or before can be broken, and *catches
-//!   up*: it stores what the leader sends, but neither votes nor stands. The log of a leader of that
-//!   term or a later one holds everything that was committed with the help of forgotten
-//!   acknowledgements; when the node holds durably what the leader held when it was first heard after
-//!   the restart, it is a full member again.
+//! - If each of them is empty too, or founded the cluster knowing this very incarnation, then
+//!   nothing was ever promised from here: the node is a founder and a full member.
+//! - Else it may have promised anything up to the highest term that any member is in. It enters
+//!   that term with its vote spent, so that no promise made in it or before can be broken, and
+//!   *catches up*: it stores what the leader sends, but neither votes nor stands. The log of a
+//!   leader of that term or a later one holds everything that was committed with the help of
+//!   forgotten acknowledgements; when the node holds durably what the leader held when it was first
+//!   heard after the restart, it is a full member again.
 //!
-//! Why *every* member and not a majority: a candidate that holds a forgotten vote of this node is in
-//! that vote's term, and it may be any one of them. Why answers name the incarnation: a beat that was
-//! sent before the disk was lost must not count.
+//! Why *every* member and not a majority: a candidate that holds a forgotten vote of this node is
+//! in that vote's term, and it may be any one of them. Why answers name the incarnation: a beat
+//! that was sent before the disk was lost must not count.
 //!
 //! The price: a cluster is founded, and a lost disk replaced, only while all members are up.
 

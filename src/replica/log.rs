@@ -1,9 +1,9 @@
-//! The replicated log as a replica knows it: the latest snapshot, and the entries after some base at
-//! or before it, all in memory (segments on disk are the business of `wal`).
+//! The replicated log as a replica knows it: the latest snapshot, and the entries after some base
+//! at or before it, all in memory (segments on disk are the business of `wal`).
 //!
-//! Rules: indexes have no gap; terms never fall; what lies at or below the snapshot is committed and
-//! never truncated. Entries below the snapshot may be kept a while, so that a peer a little behind
-//! gets them instead of the whole image.
+//! Rules: indexes have no gap; terms never fall; what lies at or below the snapshot is committed
+//! and never truncated. Entries below the snapshot may be kept a while, so that a peer a little
+//! behind gets them instead of the whole image.
 
 use std::collections::VecDeque;
 
@@ -81,8 +81,8 @@ impl Log {
         self.entries.truncate((first - self.base.index - 1) as usize);
     }
 
-    /// Takes `meta` as the latest snapshot and forgets the entries up to `keep_after`, which lies at
-    /// or before it.
+    /// Takes `meta` as the latest snapshot and forgets the entries up to `keep_after`, which lies
+    /// at or before it.
     pub fn compact(&mut self, meta: SnapshotMeta, keep_after: Index) {
         debug_assert!(self.term_at(meta.index) == Some(meta.term) && keep_after <= meta.index);
         self.snapshot = meta;
@@ -92,8 +92,8 @@ impl Log {
         }
     }
 
-    /// Puts a snapshot from elsewhere in the place of the log up to it. Entries after it stay only if
-    /// the log agrees with the snapshot's last entry (Raft §7). Returns true if they stayed.
+    /// Puts a snapshot from elsewhere in the place of the log up to it. Entries after it stay only
+    /// if the log agrees with the snapshot's last entry (Raft §7). Returns true if they stayed.
     pub fn restore(&mut self, meta: SnapshotMeta) -> bool {
         if self.term_at(meta.index) == Some(meta.term) {
             self.compact(meta, meta.index);
@@ -103,14 +103,15 @@ impl Log {
         false
     }
 
-    /// True if a log that ends with `last_term` and `last_index` is at least as complete as this one
-    /// (Raft §5.4.1).
+    /// True if a log that ends with `last_term` and `last_index` is at least as complete as this
+    /// one (Raft §5.4.1).
     pub fn is_covered_by(&self, last_index: Index, last_term: Term) -> bool {
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }
 
     /// Where a leader should look for agreement after this log refused `prev_index` whose term the
-    /// leader says is `prev_term`: the last index at or before it with a term of at most `prev_term`.
+    /// leader says is `prev_term`: the last index at or before it with a term of at most
+    /// `prev_term`.
     pub fn hint(&self, prev_index: Index, prev_term: Term) -> (Index, Term) {
         // Terms never fall along the log.
         let older = self.entries.partition_point(|entry| entry.term <= prev_term) as Index;
@@ -150,8 +151,8 @@ mod tests {
     }
 
     proptest! {
-        /// The two halves of the search find exactly where the logs part, in at most one question for
-        /// each term of either log.
+        /// The two halves of the search find exactly where the logs part, in at most one question
+        /// for each term of either log.
         #[test]
         fn hints_lead_to_the_point_where_two_logs_part(
             prefix in prop::collection::vec(0u64..2, 0..8),

@@ -1,5 +1,5 @@
-//! What replicas say to each other, and what a replica keeps on disk. Byte forms are the business of
-//! `wire` and `wal`.
+//! What replicas say to each other, and what a replica keeps on disk. Byte forms are the business
+//! of `wire` and `wal`.
 
 use std::collections::BTreeMap;
 
@@ -74,16 +74,18 @@ pub struct Beat {
     pub heard: u64,
     /// The random number that the sender's data directory was created with.
     pub incarnation: u64,
-    /// False while the sender's directory is new and it has not yet learned what it may have forgotten.
+    /// False while the sender's directory is new and it has not yet learned what it may have
+    /// forgotten.
     pub admitted: bool,
     /// True if the sender may vote and lead.
     pub voter: bool,
-    /// False if the sender should not be handed the leadership now (its disk stalls, it is stopping).
+    /// False if the sender should not be handed the leadership now (its disk stalls, it is
+    /// stopping).
     pub fit: bool,
     /// The incarnation of the *receiver* that the sender founded the cluster with.
     pub founder: Option<u64>,
-    /// The receiver's incarnation, if the sender's latest beat from it said that it may not vote yet:
-    /// proof that what is said here was said after that.
+    /// The receiver's incarnation, if the sender's latest beat from it said that it may not vote
+    /// yet: proof that what is said here was said after that.
     pub answers: Option<u64>,
 }
 
@@ -180,8 +182,8 @@ pub struct HardState {
 /// What a node may do, which depends on how much it may have forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
-    /// Its directory is new. It may be a founder or may have lost its data; it takes part in nothing
-    /// until every other member has told it which.
+    /// Its directory is new. It may be a founder or may have lost its data; it takes part in
+    /// nothing until every other member has told it which.
     #[default]
     Blank,
     /// It may have voted and acknowledged before its directory was wiped. It stores what the leader

@@ -15,7 +15,8 @@
 //! | `message` | what replicas say to each other and keep on disk |
 //!
 //! Rules: nothing a peer says can panic a replica. What must be durable before it is said rides in
-//! [`Effects::after_persist`]. A broken invariant is reported as [`Effects::fatal`], and the node stops.
+//! [`Effects::after_persist`]. A broken invariant is reported as [`Effects::fatal`], and the node
+//! stops.
 
 pub mod detector;
 pub mod joining;
@@ -184,14 +185,16 @@ pub enum Cause {
     NewerTerm,
 }
 
-/// What shall be done. Filled by [`Replica::step`], emptied by whoever carries it out, in this order.
+/// What shall be done. Filled by [`Replica::step`], emptied by whoever carries it out, in this
+/// order.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// To be written to the log in this order, then synced.
     pub persist: Vec<Record>,
     /// To be sent once `persist` and everything before it is durable.
     pub after_persist: Vec<Envelope>,
-    /// The number to report as [`Input::Persisted`] once that is so; 0 if there is nothing to write.
+    /// The number to report as [`Input::Persisted`] once that is so; 0 if there is nothing to
+    /// write.
     pub job: JobNo,
     /// To be sent at once.
     pub send: Vec<Envelope>,
@@ -359,8 +362,9 @@ impl Replica {
         }
     }
 
-    /// The next thing to send to `peer`, with at most about `bytes_max` of entries or proposals. To be
-    /// called until `None` whenever [`Effects::pull`] names the peer, by the thread that owns the link.
+    /// The next thing to send to `peer`, with at most about `bytes_max` of entries or proposals. To
+    /// be called until `None` whenever [`Effects::pull`] names the peer, by the thread that owns
+    /// the link.
     pub fn pull(&mut self, now: Now, peer: NodeId, bytes_max: usize) -> Option<Pull> {
         if self.is_leader() {
             return self.pull_append(now, peer, bytes_max);
@@ -509,8 +513,8 @@ impl Replica {
         self.advance_commit(now, effects);
     }
 
-    /// Entries from `first` on were removed: what is reported durable of them later is about entries
-    /// that no longer count.
+    /// Entries from `first` on were removed: what is reported durable of them later is about
+    /// entries that no longer count.
     fn forget_durable_from(&mut self, first: Index) {
         let last = first.saturating_sub(1);
         self.durable = self.durable.min(last);

@@ -1,8 +1,8 @@
 //! The proposals of this node's own clients that have no answer yet.
 //!
-//! They stay here until they are committed, whoever leads: each new leader, and each new link to the
-//! leader, gets all of them again, in order and under their old names. The state machine drops the
-//! copies. So a client of a surviving node sees a pause at a failover, and no error.
+//! They stay here until they are committed, whoever leads: each new leader, and each new link to
+//! the leader, gets all of them again, in order and under their old names. The state machine drops
+//! the copies. So a client of a surviving node sees a pause at a failover, and no error.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,8 +50,8 @@ impl Pending {
         Pending { node, boot, items: BTreeMap::new(), bytes: 0, next_seq: 1, unsent_from: 1 }
     }
 
-    /// The name of the next request. Two calls without an [`insert`](Self::insert) between them give
-    /// two names, and the first may stay unused.
+    /// The name of the next request. Two calls without an [`insert`](Self::insert) between them
+    /// give two names, and the first may stay unused.
     pub fn next_id(&mut self) -> RequestId {
         let seq = self.next_seq;
         self.next_seq += 1;

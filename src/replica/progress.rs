@@ -9,8 +9,8 @@
 //! ```
 //! *Probe* looks for the point where the logs agree: one append under way at a time. *Replicate*
 //! sends ahead, within a window of messages and bytes. *Snapshot* waits for the image to be sent.
-//! All transitions are here. `matched` never falls but when a link is new: the peer may have lost its
-//! disk, and forgetting what it once acknowledged is always safe.
+//! All transitions are here. `matched` never falls but when a link is new: the peer may have lost
+//! its disk, and forgetting what it once acknowledged is always safe.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::clock::Now;
 use crate::types::Index;
 
 /// How many times longer installing an image may take than answering an append.
-const INSTALL_FACTOR: u32 = 100;
+const INSTALL_FACTOR: u32 = 40;
 
 /// How a follower is fed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,9 +149,9 @@ impl Progress {
         self.state = State::Replicate { inflight: VecDeque::new(), inflight_bytes: 0 };
     }
 
-    /// The follower refused the append after `prev_index`; `next` is where to try now. While sending
-    /// ahead, an answer to something older than what it has accepted since is no news. A probe's
-    /// answer is believed even against `matched`: the follower may have lost its disk.
+    /// The follower refused the append after `prev_index`; `next` is where to try now. While
+    /// sending ahead, an answer to something older than what it has accepted since is no news. A
+    /// probe's answer is believed even against `matched`: the follower may have lost its disk.
     pub fn refused(&mut self, prev_index: Index, next: Index) {
         let stale = match &self.state {
             State::Probe { .. } => prev_index.checked_add(1) != Some(self.next),
@@ -165,9 +165,15 @@ impl Progress {
         }
     }
 
-    /// What was under way may be lost: look for agreement again.
+    /// What was under way may be lost: look for agreement again. A probe without an answer is sent
+    /// again as it was: a follower that says nothing must not be taken for one that has nothing.
     pub fn probe(&mut self) {
-        self.next = self.matched + 1;
+        self.next = match self.state {
+            State::Probe { .. } => self.next,
+            State::Replicate { .. } => self.matched + 1,
+            State::Snapshot { index, sent: true } => index + 1,
+            State::Snapshot { sent: false, .. } => self.next,
+        };
         self.state = State::Probe { waiting: false };
     }
 
@@ -186,8 +192,8 @@ impl Progress {
         self.moved = now;
     }
 
-    /// The image was sent, or could not be. One that was sent is being verified and installed, which
-    /// takes its time; the follower's acknowledgement ends that.
+    /// The image was sent, or could not be. One that was sent is being verified and installed,
+    /// which takes its time; the follower's acknowledgement ends that.
     pub fn snapshot_ended(&mut self, now: Now, all_sent: bool) {
         match &mut self.state {
             State::Snapshot { sent, .. } if all_sent => {
@@ -244,8 +250,8 @@ mod tests {
     const LAST: Index = 20;
 
     proptest! {
-        /// Answers may come late, twice, or be about anything: the follower is never thought to hold
-        /// more than it said, the window is kept, and its bytes add up.
+        /// Answers may come late, twice, or be about anything: the follower is never thought to
+        /// hold more than it said, the window is kept, and its bytes add up.
         #[test]
         fn no_answer_breaks_the_window(
             steps in prop::collection::vec((0u8..7, 0..=LAST, 1usize..60), 0..80)
@@ -272,7 +278,8 @@ mod tests {
                 prop_assert!((1..=LAST + 1).contains(&progress.next));
                 if let State::Replicate { inflight, inflight_bytes } = &progress.state {
                     prop_assert!(inflight.len() <= WINDOW.messages_max);
-                    prop_assert_eq!(inflight.iter().map(|(_, b)| b).sum::<usize>(), *inflight_bytes);
+                    let sum: usize = inflight.iter().map(|(_, b)| b).sum();
+                    prop_assert_eq!(sum, *inflight_bytes);
                 }
             }
         }

@@ -20,8 +20,8 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// After this much silence a leader is given up, by its followers and by itself.
     pub election_timeout: Duration,
-    /// A leader whose disk has not answered for this long steps down. Longer than an election timeout,
-    /// so that a slow sync alone deposes nobody.
+    /// A leader whose disk has not answered for this long steps down. Longer than an election
+    /// timeout, so that a slow sync alone deposes nobody.
     pub disk_timeout: Duration,
     /// How long a higher-ranked node must have been caught up before it is handed the leadership.
     pub takeover_delay: Duration,

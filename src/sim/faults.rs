@@ -298,6 +298,7 @@ impl World {
         machine.incarnation = incarnation;
         machine.ghosts.push(std::mem::take(&mut machine.disk).synced);
         machine.disk = Disk::default();
+        self.forget_candidacies(node);
         self.sabotage_wiped(node);
     }
 

@@ -94,8 +94,18 @@ impl World {
         self.after_vote(self.position(voter));
     }
 
-    /// A node that starts finds its votes again, unless its directory was lost and it has not caught
-    /// up since.
+    /// A node that has lost its directory need not remember that it once stood for election: its
+    /// candidacy is lost too, and nobody else counts on that vote.
+    pub fn forget_candidacies(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        self.oracle.votes.retain(|(voter, _), vote| *voter != id || *vote != id);
+        let terms = self.oracle.votes.keys().filter(|(voter, _)| *voter == id).map(|key| key.1);
+        let latest = terms.max().unwrap_or(0);
+        self.oracle.voted.insert(id, latest);
+    }
+
+    /// A node that starts finds its votes again, unless its directory was lost and it has not
+    /// caught up since.
     pub fn check_found(&mut self, node: usize) {
         let machine = &self.nodes[node];
         let hard = &machine.disk.synced.hard;

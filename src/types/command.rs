@@ -1,5 +1,5 @@
-//! The operations of the store and their outcomes. A protocol command (`SETNX`, `DECRBY`, …) becomes
-//! one of a few operations; reply shapes are the protocol's affair.
+//! The operations of the store and their outcomes. A protocol command (`SETNX`, `DECRBY`, …)
+//! becomes one of a few operations; reply shapes are the protocol's affair.
 //!
 //! The byte form of a write is part of the log's format: tags are never reused.
 
@@ -129,8 +129,8 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Appends the byte form. Reads of single keys have one too, because a pipeline that mixes reads
-    /// and writes travels through the log as a whole; `Count`, `Keys` and `Scan` have none.
+    /// Appends the byte form. Reads of single keys have one too, because a pipeline that mixes
+    /// reads and writes travels through the log as a whole; `Count`, `Keys` and `Scan` have none.
     ///
     /// # Panics
     /// On a command without a byte form: see [`Command::is_loggable`].

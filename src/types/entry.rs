@@ -5,8 +5,8 @@ use bytes::{BufMut, Bytes};
 use super::{Index, NodeId, RequestId, Term};
 use crate::codec::{Malformed, Reader, put_bytes};
 
-/// What one client pipeline asked for, in one piece: its commands run in order, with nothing between
-/// them, or none of them does.
+/// What one client pipeline asked for, in one piece: its commands run in order, with nothing
+/// between them, or none of them does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// Its name.
@@ -38,7 +38,8 @@ pub struct Entry {
     pub payload: Payload,
 }
 
-/// What a snapshot stands for: the state after applying the log up to `index`, whose term is `term`.
+/// What a snapshot stands for: the state after applying the log up to `index`, whose term is
+/// `term`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotMeta {
     /// The last index that it includes.

@@ -161,9 +161,9 @@ impl Home {
         Ok(Home { dir: dir.to_owned(), stored, blank, _lock: lock })
     }
 
-    /// Makes this start's boot number durable, and in a new directory whose it is. To be called before
-    /// the number is used and before the log is written to, and after everything else in the directory
-    /// has been found sound.
+    /// Makes this start's boot number durable, and in a new directory whose it is. To be called
+    /// before the number is used and before the log is written to, and after everything else in the
+    /// directory has been found sound.
     ///
     /// # Errors
     /// [`HomeError::Io`].

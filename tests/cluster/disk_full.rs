@@ -3,20 +3,30 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::client::Reply;
 use crate::common::cluster::{Cluster, Node};
 use crate::common::{SOON, alone, eventually};
 
 /// Mounts a file system of 4 MB on the directory `$0`, and becomes the command behind it.
 const WITH_SMALL_DISK: &str = r#"mount -t tmpfs -o size=4m none "$0" && exec "$@""#;
 
+const FLAGS: [&str; 6] =
+    ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "1000"];
+
 /// True if this user may make file systems.
 fn may_mount(scratch: &Path) -> bool {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", WITH_SMALL_DISK]).arg(scratch).arg("true");
     command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Says so past the test's capture.
+fn skipped() {
+    let _ = std::io::stderr()
+        .write_all(b"SKIPPED: only root can make a small disk, with unshare(1) and mount(8)\n");
 }
 
 /// Starts a node whose directory is a file system of its own.
@@ -27,6 +37,11 @@ fn start_on_small_disk(node: &mut Node) {
     command.args(["-m", "sh", "-c", WITH_SMALL_DISK]).arg(&node.dir);
     command.arg(plain.get_program()).args(plain.get_args());
     node.start_by(command);
+}
+
+/// A node's directory as the node itself sees it.
+fn inside(node: &Node) -> PathBuf {
+    format!("/proc/{}/root{}", node.pid(), node.dir.display()).into()
 }
 
 /// Writes into a file until there is no room for one byte more.
@@ -45,25 +60,22 @@ fn fill(path: &Path) {
 #[test]
 fn on_a_full_disk_writes_are_refused_and_reads_served_until_there_is_room() {
     let _alone = alone();
-    let flags = ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "1000"];
-    let mut cluster = Cluster::new(1, &flags);
+    let mut cluster = Cluster::new(1, &FLAGS);
     if !may_mount(cluster.scratch.path()) {
-        eprintln!("SKIPPED: a small disk can be made by root only, with unshare(1) and mount(8)");
-        return;
+        return skipped();
     }
     start_on_small_disk(&mut cluster.nodes[0]);
     cluster.wait_until_ready();
     let node = &mut cluster.nodes[0];
-    // The node's directory as the node sees it.
-    let inside = format!("/proc/{}/root{}", node.pid(), node.dir.display());
-    let ballast = Path::new(&inside).join("ballast");
+    let ballast = inside(node).join("ballast");
     let mut client = node.resp();
     client.set("before", "kept");
     let value = "x".repeat(2000);
     let (mut acknowledged, mut number) = (0, 0);
     for round in 1..=3 {
-        fill(&ballast);
         let refusal = eventually("a write is refused", SOON, || {
+            // Each time: an older snapshot that goes makes room.
+            fill(&ballast);
             number += 1;
             let reply = client.call(&["SET", &format!("k{number}"), &value]).unwrap();
             acknowledged += usize::from(reply.is_ok());
@@ -101,4 +113,35 @@ fn on_a_full_disk_writes_are_refused_and_reads_served_until_there_is_room() {
     }
     assert!(acknowledged > 0);
     node.stop();
+}
+
+#[test]
+fn a_follower_without_room_holds_up_nobody_and_catches_up_when_there_is_room() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(3, &FLAGS);
+    if !may_mount(cluster.scratch.path()) {
+        return skipped();
+    }
+    start_on_small_disk(&mut cluster.nodes[0]);
+    cluster.start_all();
+    cluster.wait_until_ready();
+    let [full, other, _] = &cluster.nodes[..] else { unreachable!() };
+    let ballast = inside(full).join("ballast");
+    let mut client = other.resp();
+    let value = "x".repeat(2000);
+    for round in 0..3 {
+        fill(&ballast);
+        for key in 0..150 {
+            client.set(&format!("k{key}"), &format!("{round} {value}"));
+        }
+        let log = full.log();
+        assert!(log.matches("Disk full").count() > round, "it has noticed nothing: {log}");
+        fs::remove_file(&ballast).unwrap();
+        let mut behind = full.resp();
+        eventually("it has caught up", SOON, || match behind.call(&["GET", "k149"]).unwrap() {
+            Reply::Bulk(bytes) => bytes.starts_with(format!("{round} ").as_bytes()).then_some(()),
+            _ => None,
+        });
+        behind.set("back", "again");
+    }
 }

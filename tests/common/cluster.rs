@@ -203,7 +203,10 @@ impl Cluster {
             let what = format!("{} takes part", node.port);
             eventually(&what, SOON, || match client.call(&["SET", "ready", "yes"]).unwrap() {
                 Reply::Error(text) if text.starts_with("LOADING ") => None,
-                reply => Some(assert!(reply.is_ok(), "SET on {}: {reply:?}", node.port)),
+                reply => {
+                    assert!(reply.is_ok(), "SET on {}: {reply:?}", node.port);
+                    Some(())
+                }
             });
             assert_eq!(client.get("ready").as_deref(), Some("yes"));
         }

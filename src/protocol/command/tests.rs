@@ -1,3 +1,5 @@
+//! The table of commands against what Redis says of its own.
+
 use std::sync::Arc;
 
 use super::*;

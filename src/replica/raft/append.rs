@@ -6,8 +6,8 @@ use crate::clock::Now;
 use crate::types::{Entry, Index, NodeId, Payload, Proposal, Rejected, SnapshotMeta};
 
 impl Replica {
-    /// The leader appends a proposal to its log and to whatever its followers fetch next, unless a copy
-    /// of it is on its way already.
+    /// The leader appends a proposal to its log and to whatever its followers fetch next, unless a
+    /// copy of it is on its way already.
     pub(in super::super) fn append_batch(&mut self, proposal: Proposal, effects: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
         if !leader.uncommitted.insert(proposal.id) {
@@ -84,6 +84,9 @@ impl Replica {
     ) -> Option<Pull> {
         let (last, commit, window) = (self.log.last_index(), self.commit, self.settings.window);
         let (base, snapshot) = (self.log.base_index(), self.log.snapshot());
+        // A node that does not know yet whether it has lost something takes nothing in.
+        let beat = self.peers.get(&peer).and_then(|known| known.beat.as_ref());
+        let blank = beat.is_some_and(|beat| !beat.admitted);
         let progress = self.leader_state()?.progress.get_mut(&peer)?;
         if !progress.may_send(window) {
             return None;
@@ -94,6 +97,9 @@ impl Replica {
             return None;
         }
         if progress.next <= base {
+            if blank {
+                return None;
+            }
             progress.snapshot(now, snapshot.index);
             return Some(Pull::Snapshot(snapshot));
         }

@@ -112,6 +112,13 @@ impl Replica {
     ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.beat = Some(beat.clone());
+        if !beat.admitted
+            && let Some(leader) = self.leader_state()
+            && let Some(progress) = leader.progress.get_mut(&from)
+            && progress.image().is_some()
+        {
+            progress.probe(); // It has thrown the image away, and shall get another one later.
+        }
         self.hear_while_joining(now, from, term, beat, effects);
     }
 
@@ -131,14 +138,22 @@ impl Replica {
             }
             return;
         }
-        // The leader has stepped down in its own term. (A beat from before it led that comes late ends
-        // before the entry that its term begins with.)
+        // The leader has stepped down in its own term. (A beat from before it led that comes late
+        // ends before the entry that its term begins with.)
         if self.leader() == Some(from) && self.verified > 0 && beat.last >= self.verified {
             return self.leader_is_gone(now);
         }
         let last = self.log.last_index();
         if !self.is_leader() {
             return;
+        }
+        if beat.last < self.matched(from)
+            && let Some(leader) = self.leader_state()
+            && let Some(progress) = leader.progress.get_mut(&from)
+        {
+            // It has lost its disk, and what it had acknowledged before came late.
+            progress.link_is_new(now, last);
+            effects.pull.insert(from);
         }
         if beat.matched <= last && beat.matched > self.matched(from) {
             self.peer_accepted(now, from, beat.matched, effects);

@@ -1,8 +1,9 @@
 //! Elections: who stands when, who votes for whom, and the ways into each role.
 //!
-//! Rank decides who stands first: each alive, fit node with a higher id adds to a node's patience. A
-//! peer whose port refuses connections is gone for certain; when that peer was the leader, the best
-//! ranked node stands at once and asks again after a moment while the others are still noticing.
+//! Rank decides who stands first: each alive, fit node with a higher id adds to a node's patience.
+//! A peer whose port refuses connections is gone for certain; when that peer was the leader, the
+//! best ranked node stands at once and asks again after a moment while the others are still
+//! noticing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -243,7 +244,8 @@ impl Replica {
         }
     }
 
-    /// Follows `leader`, or nobody for now. What this node's clients wait for goes to the new leader.
+    /// Follows `leader`, or nobody for now. What this node's clients wait for goes to the new
+    /// leader.
     pub(super) fn become_follower(
         &mut self,
         now: Now,

@@ -1,39 +1,42 @@
 //! # Raft, as it is done here
 //!
-//! The names and most of the rules are those of Ongaro and Ousterhout, *In Search of an Understandable
-//! Consensus Algorithm* (2014, "Raft"), and of Ongaro's thesis (2014, "thesis").
+//! The names and most of the rules are those of Ongaro and Ousterhout, *In Search of an
+//! Understandable Consensus Algorithm* (2014, "Raft"), and of Ongaro's thesis (2014, "thesis").
 //!
-//! **Terms and roles.** Time is cut into terms; a term has at most one leader, because a node votes at
-//! most once in it and makes the vote durable before it says so (Raft §5.2). A node is a *follower*,
-//! a *pre-candidate*, a *candidate* or the *leader*; each role holds only the state that it needs
-//! ([`Role`]), and there is one way into each (`become_*` in [`election`]).
+//! **Terms and roles.** Time is cut into terms; a term has at most one leader, because a node votes
+//! at most once in it and makes the vote durable before it says so (Raft §5.2). A node is a
+//! *follower*, a *pre-candidate*, a *candidate* or the *leader*; each role holds only the state
+//! that it needs ([`Role`]), and there is one way into each (`become_*` in [`election`]).
 //!
 //! **Elections** ([`election`]). A follower that hears no leader for its patience asks the others
-//! whether they would vote for it (pre-vote, thesis §9.6): nobody who still hears a leader says yes, so
-//! a node with a bad link deposes nobody. Patience grows with rank: of the alive nodes the one with
-//! the highest id stands first. A vote goes only to a log that is at least as complete (Raft §5.4.1).
+//! whether they would vote for it (pre-vote, thesis §9.6): nobody who still hears a leader says
+//! yes, so a node with a bad link deposes nobody. Patience grows with rank: of the alive nodes the
+//! one with the highest id stands first. A vote goes only to a log that is at least as complete
+//! (Raft §5.4.1).
 //!
-//! **Replication** ([`append`]). The leader appends to its own log and sends at once; its disk and its
-//! followers' disks sync side by side (thesis §10.2.1). An entry is committed when a majority holds it
-//! durably *and* it is of the leader's own term (Raft §5.4.2), which is why a leader begins with a
-//! no-op. Appends are pulled by the thread that owns the link and hold whatever has gathered since.
+//! **Replication** ([`append`]). The leader appends to its own log and sends at once; its disk and
+//! its followers' disks sync side by side (thesis §10.2.1). An entry is committed when a majority
+//! holds it durably *and* it is of the leader's own term (Raft §5.4.2), which is why a leader
+//! begins with a no-op. Appends are pulled by the thread that owns the link and hold whatever has
+//! gathered since.
 //!
-//! **Reads** ([`read`]). A linearizable read costs no log entry and trusts no clock: the leader notes
-//! its commit index, makes sure that it still leads by one round of beats that all waiting reads
-//! share, and the read waits until that index is applied (thesis §6.4). A follower asks the leader for
-//! the index and then reads its own store.
+//! **Reads** ([`read`]). A linearizable read costs no log entry and trusts no clock: the leader
+//! notes its commit index, makes sure that it still leads by one round of beats that all waiting
+//! reads share, and the read waits until that index is applied (thesis §6.4). A follower asks the
+//! leader for the index and then reads its own store.
 //!
-//! **Leadership goes to the highest id** ([`transfer`]): by rank in elections, and by transfer when a
-//! higher node has come back and caught up (thesis §3.10).
+//! **Leadership goes to the highest id** ([`transfer`]): by rank in elections, and by transfer when
+//! a higher node has come back and caught up (thesis §3.10).
 //!
-//! **Beats** ([`beat`]). All nodes tell all others that they are alive, on a rhythm of their own and
-//! ahead of bulk data, so that a slow disk or a long append never looks like death. A leader that does
-//! not hear from a majority within the election timeout steps down (check-quorum, thesis §6.2).
+//! **Beats** ([`beat`]). All nodes tell all others that they are alive, on a rhythm of their own
+//! and ahead of bulk data, so that a slow disk or a long append never looks like death. A leader
+//! that does not hear from a majority within the election timeout steps down (check-quorum, thesis
+//! §6.2).
 //!
 //! **Snapshots** ([`snapshot`]) bound the log (Raft §7).
 //!
-//! **Left out**: changes of membership (the members are fixed when the cluster is founded), learners,
-//! reads by lease.
+//! **Left out**: changes of membership (the members are fixed when the cluster is founded),
+//! learners, reads by lease.
 
 pub mod append;
 pub mod beat;

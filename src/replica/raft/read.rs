@@ -1,14 +1,15 @@
 //! Linearizable reads without a log entry (ReadIndex, thesis §6.4).
 //!
 //! At the leader, reads gather in `open`. A *round* takes all of them, notes the commit index, and
-//! sends a beat with the round's number to all peers. When a majority, the leader included, has echoed
-//! it, the leader was still the leader after the reads were asked, so the noted index covers every
-//! write acknowledged before. One round is under way at a time; whoever comes meanwhile takes the
-//! next. A follower gathers reads in the same way and asks the leader for an index for all of them.
+//! sends a beat with the round's number to all peers. When a majority, the leader included, has
+//! echoed it, the leader was still the leader after the reads were asked, so the noted index covers
+//! every write acknowledged before. One round is under way at a time; whoever comes meanwhile takes
+//! the next. A follower gathers reads in the same way and asks the leader for an index for all of
+//! them.
 //!
-//! A follower's question is itself an echo: it was sent after its reads had begun, by a node that was
-//! in the leader's term then. Where two nodes are a majority, leader and asker are one, and the leader
-//! answers at once.
+//! A follower's question is itself an echo: it was sent after its reads had begun, by a node that
+//! was in the leader's term then. Where two nodes are a majority, leader and asker are one, and the
+//! leader answers at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,8 +79,8 @@ pub struct FollowerReads {
 }
 
 impl FollowerReads {
-    /// No reads. Each process of a node counts from a `position` of its own, so that an answer to an
-    /// earlier one, late on an old link, is never taken for an answer to this one.
+    /// No reads. Each process of a node counts from a `position` of its own, so that an answer to
+    /// an earlier one, late on an old link, is never taken for an answer to this one.
     pub fn new(position: u64) -> FollowerReads {
         FollowerReads { open: Vec::new(), waiting: Vec::new(), position, asked_at: Now(0) }
     }

@@ -1,6 +1,6 @@
-//! Snapshots (Raft §7): taken by each node on its own, to bound the log; sent to a follower whose next
-//! entry the leader no longer has. The images themselves are the node's business; here is only what
-//! they mean for the log.
+//! Snapshots (Raft §7): taken by each node on its own, to bound the log; sent to a follower whose
+//! next entry the leader no longer has. The images themselves are the node's business; here is only
+//! what they mean for the log.
 
 use super::super::{Append, AppendAck, Apply, Effects, Message, Record, Replica, Standing};
 use super::Role;
@@ -24,8 +24,9 @@ impl Replica {
         effects.persist.push(Record::Snapshot(meta));
     }
 
-    /// Where the log in memory may begin when the log on disk begins after `snapshot`: some way before
-    /// it, at least one entry; and, within a bound, before what any follower that is up will need.
+    /// Where the log in memory may begin when the log on disk begins after `snapshot`: some way
+    /// before it, at least one entry; and, within a bound, before what any follower that is up will
+    /// need.
     fn keep_after(&self, snapshot: Index) -> Index {
         let needed_after = match &self.role {
             Role::Leader(leader) => {

@@ -1,13 +1,13 @@
-//! Leadership transfer (thesis §3.10): to the highest alive node once it has caught up, and to anyone
-//! fit when this node is about to stop.
+//! Leadership transfer (thesis §3.10): to the highest alive node once it has caught up, and to
+//! anyone fit when this node is about to stop.
 //!
-//! While a transfer is under way the leader appends nothing, so that the target can reach the end of
-//! its log; requests wait, they do not fail. If the target has not taken over within an election
+//! While a transfer is under way the leader appends nothing, so that the target can reach the end
+//! of its log; requests wait, they do not fail. If the target has not taken over within an election
 //! timeout the leader goes on as if nothing had been.
 //!
 //! Flapping is prevented three times: the target must have been alive, fit and caught up without a
-//! break for `takeover_delay`; a failed transfer is not tried again for a while; and a node that lost
-//! the leadership because of its disk calls itself unfit for a while.
+//! break for `takeover_delay`; a failed transfer is not tried again for a while; and a node that
+//! lost the leadership because of its disk calls itself unfit for a while.
 
 use super::super::progress::{Progress, State};
 use super::super::{Cause, Effects, Event, Message, Replica};
@@ -18,8 +18,8 @@ use crate::types::NodeId;
 /// A follower this many entries behind has as good as caught up: the rest takes a moment.
 const NEARLY_ENTRIES: u64 = 1024;
 
-/// How long a failed transfer is not tried again, in election timeouts; doubled with each failure, up
-/// to so many times.
+/// How long a failed transfer is not tried again, in election timeouts; doubled with each failure,
+/// up to so many times.
 const RETRY_TIMEOUTS: u32 = 10;
 const RETRY_DOUBLINGS_MAX: u32 = 6;
 
