@@ -63,7 +63,8 @@ impl Holdings {
             let now = Holdings::now();
             let new: Vec<_> =
                 now.threads.iter().filter(|(id, _)| !self.threads.contains_key(*id)).collect();
-            // A number may be given anew, and the directory that is being listed has one of its own.
+            // A number may be given anew, and the directory that is being listed has one of its
+            // own.
             if new.is_empty() && now.descriptors.len() <= self.descriptors.len() {
                 return;
             }

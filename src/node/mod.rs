@@ -22,9 +22,9 @@
 //!   election ──┤                    │
 //!   detector ──┘                    └──▶ apply ──▶ client-i woken
 //! ```
-//! Readers and clients are threads of one pool. The arrows have no cycle of waiting: nobody blocks on a queue that it feeds. Nobody holds two
-//! locks at once but the store's slots, in ascending order, and nobody holds a lock across I/O.
-//! Queues are bounded by what the replica admits.
+//! Readers and clients are threads of one pool. The arrows have no cycle of waiting: nobody blocks
+//! on a queue that it feeds. Nobody holds two locks at once but the store's slots, in ascending
+//! order, and nobody holds a lock across I/O. Queues are bounded by what the replica admits.
 //!
 //! # How it ends
 //!
@@ -163,7 +163,7 @@ impl Node {
             ..Options::new(home.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
-        let (mut log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&e))?;
+        let (mut log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&config, &e))?;
         let images = Images::new(&config.dir);
         let mut writer = Writer::new();
         if recovered.snapshot.index > 0 {
@@ -172,7 +172,7 @@ impl Node {
         // All that is there is sound: from here on the directory is written to.
         home.claim().map_err(|e| home_error(&e))?;
         images.remove_unfinished().map_err(|e| Fatal::Io(e.to_string()))?;
-        let incarnation = incarnation(&home, &mut log)?;
+        let incarnation = incarnation(&home, &mut log).map_err(|e| wal_error(&config, &e))?;
         let recovery = started.elapsed();
         let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
         let settings = settings(&config, home.boot(), incarnation);
@@ -369,17 +369,17 @@ fn wake_listener(shared: &Shared) {
 /// knew the old one must not take this node for the one that it knew (see
 /// [`crate::replica::joining`]). A new directory's log gets its first record here, so that the two
 /// can be told apart.
-fn incarnation(home: &Home, log: &mut Log) -> Result<u64, Fatal> {
+fn incarnation(home: &Home, log: &mut Log) -> Result<u64, WalError> {
     if !log.is_new() {
         return Ok(home.incarnation());
     }
     if home.blank() {
         log.append(&[Record::Hard(HardState::default())]);
-        log.commit().map_err(|error| wal_error(&error))?;
+        log.commit()?;
         return Ok(home.incarnation());
     }
     log::warn!(target: "NodeSync", "This directory has lost its log: joining as if it were empty");
-    getrandom::u64().map_err(|error| Fatal::Io(format!("no random numbers: {error}")))
+    Ok(getrandom::u64().map_err(std::io::Error::other)?)
 }
 
 fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
@@ -440,9 +440,10 @@ fn home_error(error: &HomeError) -> Fatal {
     }
 }
 
-fn wal_error(error: &WalError) -> Fatal {
+fn wal_error(config: &Config, error: &WalError) -> Fatal {
+    let text = format!("{}: {error}", config.dir.display());
     match error {
-        WalError::Corrupt { .. } | WalError::NewerFormat { .. } => Fatal::Data(error.to_string()),
-        WalError::Full | WalError::Io(_) => Fatal::Io(error.to_string()),
+        WalError::Corrupt { .. } | WalError::NewerFormat { .. } => Fatal::Data(text),
+        WalError::Full | WalError::Io(_) => Fatal::Io(text),
     }
 }

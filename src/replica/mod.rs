@@ -349,7 +349,7 @@ impl Replica {
                 self.snapshot_arrived(now, from, meta, effects);
             }
             Input::SnapshotSent { to, sent } => self.snapshot_sent(now, to, sent, effects),
-            Input::DiskFull(full) => self.disk_full = full,
+            Input::DiskFull(full) => self.disk_changed(now, full, effects),
             Input::Stop => self.stop(now, effects),
         }
         if (effects.persist.len(), effects.after_persist.len()) != before {
@@ -520,6 +520,14 @@ impl Replica {
         self.durable = self.durable.min(last);
         for (_, job_last, _) in &mut self.jobs {
             *job_last = (*job_last).min(last);
+        }
+    }
+
+    /// A leader without room hands over to one who has it.
+    fn disk_changed(&mut self, now: Now, full: bool, effects: &mut Effects) {
+        self.disk_full = full;
+        if full {
+            self.start_transfer_to_best(now, effects);
         }
     }
 

@@ -168,7 +168,11 @@ impl Home {
     /// # Errors
     /// [`HomeError::Io`].
     pub fn claim(&self) -> Result<(), HomeError> {
-        self.stored.write(&self.dir).map_err(failed(&self.dir))
+        self.stored.write(&self.dir).map_err(|error| {
+            let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            let remedy = if full { "; make room and start the node again" } else { "" };
+            failed(&self.dir)(io::Error::new(error.kind(), format!("{error}{remedy}")))
+        })
     }
 
     /// The random number that the directory was created with; never 0.
@@ -291,11 +295,15 @@ impl Stored {
         );
         text.push_str(&checksum_line(&text));
         let part = dir.join("identity.part");
-        let mut file = File::create(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, dir.join(IDENTITY))?;
-        sync_dir(dir)
+        let written = File::create(&part).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&part, dir.join(IDENTITY))
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        written.and_then(|()| sync_dir(dir))
     }
 }
 

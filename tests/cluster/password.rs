@@ -34,8 +34,8 @@ fn without_the_password_a_client_gets_nothing() {
     }
 }
 
-/// Starts the last node of three with what makes it a stranger, sees it turned away, and then takes it
-/// in as it should be.
+/// Starts the last node of three with what makes it a stranger, sees it turned away, and then takes
+/// it in as it should be.
 fn turned_away(reason: &str, mut cluster: Cluster, estrange: impl Fn(&mut Cluster)) {
     let mut strange = Cluster::new(0, &[]);
     estrange(&mut cluster);

@@ -22,7 +22,8 @@ fn nodesync<W: AsRef<str>>(dir: &Path, words: &[W]) -> Command {
     command
 }
 
-/// Runs a command that must end with `code`, say all of `parts`, and leave what is below `dir` as it is.
+/// Runs a command that must end with `code`, say all of `parts`, and leave what is below `dir` as
+/// it is.
 #[track_caller]
 fn refused(dir: &Path, command: Command, code: i32, parts: &[&str]) -> String {
     let shown = format!("{command:?}");
@@ -50,8 +51,8 @@ fn refused_before_any_directory<W: AsRef<str>>(words: &[W], code: i32, parts: &[
     assert!(!dir.exists(), "made although {parts:?}");
 }
 
-/// A node that has been alone in its cluster, has acknowledged `writes` writes, one after the other, and
-/// was killed.
+/// A node that has been alone in its cluster, has acknowledged `writes` writes, one after the
+/// other, and was killed.
 fn with_data(writes: usize) -> Cluster {
     let mut cluster = Cluster::start(1, &["--segment-size", "64kb"]);
     let mut client = cluster.nodes[0].resp();
@@ -165,7 +166,8 @@ fn a_directory_in_use_is_left_to_its_user() {
     let words = [other.number.to_string(), "--id".into(), node.port.to_string()];
     let shown = node.dir.display().to_string();
     let says = [&*shown, "in use by a running node", "--dir"];
-    // The user itself may be making a spare segment meanwhile: what must not change is its identity.
+    // The user itself may be making a spare segment meanwhile: what must not change is its
+    // identity.
     let identity = || fs::read(node.dir.join("identity")).unwrap();
     let before = identity();
     let (code, errors) = run_to_end(nodesync(&node.dir, &words), SOON);

@@ -1,5 +1,5 @@
-//! Two small blocking clients, written against the protocols' descriptions and not with the code under
-//! test. Every wait has a limit, so a server that hangs fails its test.
+//! Two small blocking clients, written against the protocols' descriptions and not with the code
+//! under test. Every wait has a limit, so a server that hangs fails its test.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};

@@ -1,5 +1,5 @@
-//! Clusters of real processes on this machine: started, killed, paused and asked to stop, each with a
-//! directory of its own and a log that is shown when the test fails.
+//! Clusters of real processes on this machine: started, killed, paused and asked to stop, each with
+//! a directory of its own and a log that is shown when the test fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -192,8 +192,8 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| node.child.is_none()).for_each(Node::start);
     }
 
-    /// Waits until all members follow the one with the highest port, and can write and read. No error
-    /// is expected from a node that has a leader, but that it has yet to catch up.
+    /// Waits until all members follow the one with the highest port, and can write and read. No
+    /// error is expected from a node that has a leader, but that it has yet to catch up.
     #[track_caller]
     pub fn wait_until_ready(&self) {
         let highest = self.nodes.last().expect("a cluster has members").port;

@@ -1,10 +1,10 @@
 //! Clients that load a cluster and know what they may see.
 //!
 //! Each client has a counter of its own, which only it increments, and texts of its own; it reads
-//! everybody's counters. So at any moment there is a number that a counter must have reached, because
-//! an increment to it was acknowledged, and one that it cannot have passed, because no more were asked
-//! for. A read below the first is stale or shows a loss; an answer to an increment that is not the
-//! next number shows one that was lost or done twice.
+//! everybody's counters. So at any moment there is a number that a counter must have reached,
+//! because an increment to it was acknowledged, and one that it cannot have passed, because no more
+//! were asked for. A read below the first is stale or shows a loss; an answer to an increment that
+//! is not the next number shows one that was lost or done twice.
 //!
 //! A request whose connection breaks may or may not be done, even later. For a counter that widens
 //! the bounds by one. A text in such doubt is left alone, and the client goes on with the next one.
@@ -30,7 +30,8 @@ pub enum Tolerance {
     Nothing,
     /// Its node dies: the connection breaks, and a new one is refused for a while.
     Disconnects,
-    /// There is no quorum for a while: requests are also answered `CLUSTERDOWN`, `TRYAGAIN`, `UNKNOWN`.
+    /// There is no quorum for a while: requests are also answered `CLUSTERDOWN`, `TRYAGAIN`,
+    /// `UNKNOWN`.
     Outages,
 }
 

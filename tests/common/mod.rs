@@ -1,9 +1,9 @@
-//! What the tests with real parts share: clusters of real processes on free ports ([`cluster`]), two
-//! small blocking clients ([`client`]), and a load that knows what it may see ([`load`]).
+//! What the tests with real parts share: clusters of real processes on free ports ([`cluster`]),
+//! two small blocking clients ([`client`]), and a load that knows what it may see ([`load`]).
 //!
-//! Rules: a test waits by asking ([`eventually`]) and has a deadline, it never sleeps for luck. Ports
-//! come from the system and stay reserved as long as they are needed. Only processes that were started
-//! here are ended, by their handles.
+//! Rules: a test waits by asking ([`eventually`]) and has a deadline, it never sleeps for luck.
+//! Ports come from the system and stay reserved as long as they are needed. Only processes that
+//! were started here are ended, by their handles.
 
 #![allow(dead_code, reason = "each test uses its own part of this")]
 
@@ -47,9 +47,10 @@ pub fn long() -> bool {
 
 /// A free port of 127.0.0.1 that nobody else gets.
 ///
-/// It is held by a socket that is bound and does not listen: a server that reuses addresses, as ours
-/// does, can bind beside it and listen, while the system gives the port to nobody else, neither as a
-/// free port nor as the source of a connection. A connection to it is refused while no server listens.
+/// It is held by a socket that is bound and does not listen: a server that reuses addresses, as
+/// ours does, can bind beside it and listen, while the system gives the port to nobody else,
+/// neither as a free port nor as the source of a connection. A connection to it is refused while no
+/// server listens.
 #[derive(Debug)]
 pub struct Port {
     /// Its number.

@@ -37,9 +37,12 @@ impl Replica {
         }
     }
 
-    /// Why this leader takes no proposals now, if it does not.
+    /// Why this leader takes no proposals now, if it does not. While it hands over they wait.
     pub(in super::super) fn refusal(&self) -> Option<Rejected> {
         let Role::Leader(leader) = &self.role else { return None };
+        if leader.transfer.is_some() {
+            return None;
+        }
         let bytes_max = self.settings.pending_bytes_max * self.settings.members.len();
         if self.disk_full {
             Some(Rejected::DiskFull)

@@ -1,5 +1,5 @@
 //! Leadership transfer (thesis §3.10): to the highest alive node once it has caught up, and to
-//! anyone fit when this node is about to stop.
+//! anyone fit when this node is about to stop or its disk is full.
 //!
 //! While a transfer is under way the leader appends nothing, so that the target can reach the end
 //! of its log; requests wait, they do not fail. If the target has not taken over within an election
@@ -39,7 +39,8 @@ impl Replica {
         self.try_to_hand_over(to, effects);
     }
 
-    /// This node is about to stop: the highest fit follower shall lead, or else the fullest one.
+    /// This node should not lead: the fit follower shall that has most of the log; among equals the
+    /// highest.
     pub(in super::super) fn start_transfer_to_best(&mut self, now: Now, effects: &mut Effects) {
         let commit = self.commit;
         let Role::Leader(leader) = &self.role else { return };
@@ -67,7 +68,7 @@ impl Replica {
     pub(super) fn look_after_transfer(&mut self, now: Now, effects: &mut Effects) {
         self.note_who_is_ready(now);
         let (timeout, delay) = (self.settings.election_timeout, self.settings.takeover_delay);
-        let (stopping, id) = (self.stopping, self.settings.id);
+        let (stopping, disk_full, id) = (self.stopping, self.disk_full, self.settings.id);
         let Some(leader) = self.leader_state() else { return };
         match leader.transfer {
             Some(Transfer { to, since }) if now.since(since) > timeout => {
@@ -83,7 +84,9 @@ impl Replica {
             }
             Some(Transfer { to, .. }) => self.try_to_hand_over(to, effects),
             None if stopping => self.start_transfer_to_best(now, effects),
-            None if now >= leader.no_transfer_before => {
+            None if now < leader.no_transfer_before => {}
+            None if disk_full => self.start_transfer_to_best(now, effects),
+            None => {
                 let ready = |progress: &Progress| {
                     progress.ready_since.is_some_and(|since| now.since(since) >= delay)
                 };
@@ -93,7 +96,6 @@ impl Replica {
                     self.start_transfer(now, to, effects);
                 }
             }
-            None => {}
         }
     }
 
