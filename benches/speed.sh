@@ -14,7 +14,7 @@ base=$((20000 + RANDOM % 20000)) leader=$((base + 2))
 
 "$root/run_cluster.sh" --port "$base" --dir "$scratch" >"$scratch/log" 2>&1 &
 cluster=$!
-trap 'kill -INT $cluster 2>/dev/null; wait $cluster 2>/dev/null; rm -rf "$scratch"' EXIT
+trap 'kill -TERM $cluster 2>/dev/null; wait $cluster 2>/dev/null; rm -rf "$scratch"' EXIT
 until grep -q '^Ready' "$scratch/log"; do
     kill -0 $cluster || { cat "$scratch/log" >&2; exit 1; }
     sleep 0.1

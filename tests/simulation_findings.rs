@@ -1,0 +1,133 @@
+//! What the simulator has found in the consensus core, each as the few steps that show it. Seeds do
+//! not last: any change of the simulator gives them another meaning.
+
+use nodesync::clock::Now;
+use nodesync::replica::{
+    Alarm, Append, AppendAck, Beat, Effects, Envelope, HardState, Input, Message, Pull, Recovered,
+    Replica, RoleName, Settings, Standing, VoteReply,
+};
+use nodesync::rng::Rng;
+use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta};
+
+const IMAGE: SnapshotMeta = SnapshotMeta { index: 10, term: 1 };
+const VOTER: NodeId = NodeId(1);
+const PEER: NodeId = NodeId(2);
+const LEADER: NodeId = NodeId(3);
+
+/// A replica whose disk is at hand: what it asks for is durable at once.
+struct Bench {
+    replica: Replica,
+    now: Now,
+    sent: Vec<Envelope>,
+}
+
+impl Bench {
+    fn new(id: NodeId, recovered: Recovered) -> Bench {
+        let settings = Settings { incarnation: 7, ..Settings::new(id, vec![VOTER, PEER, LEADER]) };
+        let now = Now(10_000_000);
+        let replica = Replica::new(now, settings, recovered, Rng::new(1));
+        Bench { replica, now, sent: Vec::new() }
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut effects = Effects::default();
+        self.replica.step(self.now, input, &mut effects);
+        self.sent.extend(effects.send.into_iter().chain(effects.after_persist));
+        if effects.job > 0 {
+            self.step(Input::Persisted(effects.job));
+        }
+    }
+
+    fn hear(&mut self, from: NodeId, term: u64, message: Message) {
+        let to = self.replica.status().id;
+        self.step(Input::Message(Envelope { from, to, term, message }));
+    }
+
+    fn raise(&mut self, alarm: Alarm) {
+        self.now = self.now.max(self.replica.deadline(alarm));
+        self.step(Input::Alarm(alarm));
+    }
+
+    fn progress(&self) -> Option<(u64, &'static str)> {
+        let status = self.replica.status();
+        status.peers.into_iter().find(|peer| peer.id == PEER)?.progress
+    }
+}
+
+/// A leader in term 2 whose log begins with an image, and whose peer needs it.
+fn leader_with_an_image() -> Bench {
+    let standing = Standing::Voter { founders: Default::default() };
+    let hard = HardState { term: 1, vote: None, standing };
+    let mut bench = Bench::new(LEADER, Recovered { hard, snapshot: IMAGE, entries: Vec::new() });
+    bench.raise(Alarm::Election);
+    bench.hear(VOTER, 1, Message::VoteReply(VoteReply { pre: true, granted: true }));
+    bench.hear(VOTER, 2, Message::VoteReply(VoteReply { pre: false, granted: true }));
+    assert!(bench.replica.is_leader());
+    let probe = bench.replica.pull(bench.now, PEER, 1_000);
+    let Some(Pull::Message(Envelope { message: Message::Append(append), .. })) = probe else {
+        panic!("{probe:?}")
+    };
+    let prev_index = append.prev_index;
+    let missing = AppendAck::Missing { prev_index, hint_index: 0, hint_term: 0 };
+    bench.hear(PEER, 2, Message::AppendAck(missing));
+    bench
+}
+
+fn fetches_the_image(bench: &mut Bench) -> bool {
+    bench.replica.pull(bench.now, PEER, 1_000) == Some(Pull::Snapshot(IMAGE))
+}
+
+#[test]
+fn a_node_that_has_caught_up_is_a_member_again_though_nobody_writes() {
+    let hard = HardState { term: 2, vote: Some(VOTER), standing: Standing::CatchingUp };
+    let entries = vec![Entry { index: 1, term: 2, payload: Payload::Noop }];
+    let recovered = Recovered { hard, snapshot: SnapshotMeta::default(), entries };
+    let mut bench = Bench::new(VOTER, recovered);
+    let append = Append { prev_index: 1, prev_term: 2, commit: 1, entries: Vec::new() };
+    bench.hear(LEADER, 2, Message::Append(append));
+    let beat = Beat { leader: Some(LEADER), commit: 1, last: 1, ..Beat::default() };
+    bench.hear(LEADER, 2, Message::Beat(beat.clone()));
+    assert_eq!(bench.replica.status().role, RoleName::Joining);
+    bench.hear(LEADER, 2, Message::Beat(Beat { answers: Some(7), ..beat }));
+    assert_eq!(bench.replica.status().role, RoleName::Follower);
+}
+
+#[test]
+fn a_leader_asks_whether_an_image_was_installed_that_nobody_acknowledges() {
+    let mut bench = leader_with_an_image();
+    assert!(fetches_the_image(&mut bench));
+    bench.step(Input::SnapshotSent { to: PEER, sent: true });
+    bench.sent.clear();
+    bench.raise(Alarm::Heartbeat);
+    let asks = |sent: &Envelope| {
+        let Message::Append(append) = &sent.message else { return false };
+        sent.to == PEER && append.prev_index == IMAGE.index && append.entries.is_empty()
+    };
+    assert!(bench.sent.iter().any(asks), "{:?}", bench.sent);
+    bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index)));
+    assert_eq!(bench.progress(), Some((IMAGE.index, "replicate")));
+}
+
+#[test]
+fn a_node_without_memory_is_sent_no_image_and_one_that_it_got_does_not_count() {
+    let blank = Beat { admitted: false, ..Beat::default() };
+    let mut bench = leader_with_an_image();
+    bench.hear(PEER, 0, Message::Beat(blank.clone()));
+    assert!(!fetches_the_image(&mut bench));
+    bench.hear(PEER, 2, Message::Beat(Beat { admitted: true, ..blank.clone() }));
+    assert!(fetches_the_image(&mut bench));
+    bench.step(Input::SnapshotSent { to: PEER, sent: true });
+    assert_eq!(bench.progress(), Some((0, "snapshot")));
+    bench.hear(PEER, 0, Message::Beat(blank));
+    assert_eq!(bench.progress(), Some((0, "probe")));
+}
+
+#[test]
+fn an_acknowledgement_from_before_a_lost_disk_is_not_believed_for_long() {
+    let mut bench = leader_with_an_image();
+    bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index + 1)));
+    assert_eq!(bench.progress(), Some((IMAGE.index + 1, "replicate")));
+    let beat = Beat { leader: Some(LEADER), admitted: true, ..Beat::default() };
+    bench.hear(PEER, 2, Message::Beat(beat));
+    assert_eq!(bench.progress(), Some((0, "probe")));
+}
