@@ -27,16 +27,22 @@ pub fn run(
 ) {
     let mut readers = Readers::new();
     let mut answers = Vec::new();
-    let mut failed = false;
+    let (mut failed, mut refusing) = (false, false);
     for work in work {
         match work {
             ApplyWork::Stop => break,
-            ApplyWork::Read(index, waiter) => readers.entry(index).or_default().push(waiter),
-            _ if failed => {} // The node is about to stop; those who wait are told so below.
+            ApplyWork::RefuseReads => {
+                refusing = true;
+                refuse(&mut readers);
+            }
+            ApplyWork::Read(_, waiter) if refusing => waiter.answer(stopping()),
+            ApplyWork::Read(index, waiter) => park(&mut readers, index, waiter),
+            _ if failed => {} // The node is about to stop.
             ApplyWork::Entries(entries) => {
                 if let Err(fatal) = apply(shared, &mut writer, &entries, &mut answers) {
                     shared.stop.fail(fatal);
-                    failed = true;
+                    (failed, refusing) = (true, true);
+                    refuse(&mut readers);
                     continue;
                 }
                 shared.core.answer(&mut answers);
@@ -56,9 +62,27 @@ pub fn run(
         }
         wake_readers(&mut readers, writer.applied().index);
     }
-    for waiter in readers.into_values().flatten() {
-        waiter.answer(Answer::Unserved(Rejected::Stopping.into()));
+    refuse(&mut readers);
+}
+
+fn stopping() -> Answer {
+    Answer::Unserved(Rejected::Stopping.into())
+}
+
+fn refuse(readers: &mut Readers) {
+    for waiter in std::mem::take(readers).into_values().flatten() {
+        waiter.answer(stopping());
     }
+}
+
+/// Keeps a reader until its index is applied. Those who have given up meanwhile are let go, so that
+/// a node that lags for long does not collect them.
+fn park(readers: &mut Readers, index: Index, waiter: Arc<Waiter>) {
+    let parked = readers.entry(index).or_default();
+    if parked.len().is_power_of_two() {
+        parked.retain(|waiter| Arc::strong_count(waiter) > 1);
+    }
+    parked.push(waiter);
 }
 
 fn apply(

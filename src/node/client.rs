@@ -36,6 +36,8 @@ const OUTPUT_BYTES: usize = 64 << 10;
 #[derive(Default)]
 pub struct Clients {
     connections: Arc<AtomicUsize>,
+    /// Clients whose requests are being executed or answered.
+    busy: Arc<AtomicUsize>,
     next_id: AtomicU64,
     table: Mutex<BTreeMap<u64, Client>>,
     /// Clients accepted since the start.
@@ -63,10 +65,17 @@ pub struct Client {
     pub profile: Profile,
 }
 
-/// A connection that counts as long as it lives.
-pub struct Connection(Arc<AtomicUsize>);
+/// Something that counts as long as it lives.
+pub struct Counted(Arc<AtomicUsize>);
 
-impl Drop for Connection {
+impl Counted {
+    fn new(counter: &Arc<AtomicUsize>) -> Counted {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(counter))
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -79,9 +88,17 @@ impl Clients {
     }
 
     /// Counts a connection.
-    pub fn connect(&self) -> Connection {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Connection(Arc::clone(&self.connections))
+    pub fn connect(&self) -> Counted {
+        Counted::new(&self.connections)
+    }
+
+    fn busy(&self) -> Counted {
+        Counted::new(&self.busy)
+    }
+
+    /// True if no client waits for an answer.
+    pub fn are_idle(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
     }
 
     /// A view of all clients, by id.
@@ -145,7 +162,10 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     if is_peer {
         return reader::serve(shared, stream, address);
     }
-    let Some(id) = shared.clients.enter(address, shared.config.maxclients) else {
+    // The places beyond the clients' are for peers, even where silent connections hold clients'.
+    let max = shared.config.maxclients;
+    let crowded = shared.clients.connections() > max + 2 * shared.config.peers.len();
+    let Some(id) = shared.clients.enter(address, if crowded { 0 } else { max }) else {
         let _ = stream.write_all(TOO_MANY_CLIENTS).and_then(|()| close_gently(&mut stream));
         return;
     };
@@ -190,8 +210,10 @@ impl Driver<'_> {
                 Err(error) => return Err(error),
             };
             self.session.filled(len);
+            let busy = self.shared.clients.busy();
             let open = self.work_off(stream)?;
             self.flush(stream)?;
+            drop(busy);
             self.shared.clients.publish(self.id, self.session.profile());
             if !open {
                 return close_gently(stream);
@@ -219,7 +241,10 @@ impl Driver<'_> {
                             let store = &self.shared.store;
                             self.session.finish_read(Ok(&mut |command| store.read(command)));
                         }
-                        Err(unserved) => self.session.finish_read(Err(unserved)),
+                        Err(unserved) => {
+                            self.waiter = Arc::default();
+                            self.session.finish_read(Err(unserved));
+                        }
                     }
                 }
                 Work::Ask(question) => {

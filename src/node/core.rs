@@ -61,6 +61,8 @@ pub enum ApplyWork {
     Restore(Box<Image>),
     /// Take an image.
     Snapshot(SnapshotMeta),
+    /// The node is about to stop: turn away all readers.
+    RefuseReads,
     /// End.
     Stop,
 }
@@ -235,7 +237,9 @@ impl Core {
         Some(Answer::Unserved(unserved))
     }
 
-    /// Waits until the store may be read so that the read is linearizable, until `deadline`.
+    /// Waits until the store may be read so that the read is linearizable, until `deadline`. After
+    /// an error the waiter must not be used again: a read that waits for apply keeps it, and may
+    /// answer late.
     pub fn may_read(&self, waiter: &Arc<Waiter>, deadline: Instant) -> Result<(), Unserved> {
         let id = {
             let mut afterwards = Afterwards::default();
@@ -248,15 +252,15 @@ impl Core {
             self.route(&mut state, &mut afterwards);
             id
         };
-        let answer = waiter.wait_until(deadline).or_else(|| {
+        let answer = waiter.wait_until(deadline).unwrap_or_else(|| {
             let mut state = self.state.lock();
-            state.reads.remove(&id)?;
-            let State { replica, effects, .. } = &mut *state;
-            replica.step(self.clock.now(), Input::AbandonRead(id), effects);
-            Some(Answer::Unserved(Rejected::NoLeader.into()))
+            if state.reads.remove(&id).is_some() {
+                let State { replica, effects, .. } = &mut *state;
+                replica.step(self.clock.now(), Input::AbandonRead(id), effects);
+            }
+            Answer::Unserved(Rejected::NoLeader.into())
         });
-        // A read that is in apply's queue is served as soon as apply gets there.
-        match answer.unwrap_or_else(|| waiter.wait()) {
+        match answer {
             Answer::MayRead => Ok(()),
             Answer::Unserved(unserved) => Err(unserved),
             Answer::Outcomes(_) => Err(Rejected::Busy.into()),
@@ -352,6 +356,7 @@ impl Core {
         for (_, waiter) in mem::take(&mut state.reads) {
             afterwards.answers.push((waiter, Answer::Unserved(Rejected::Stopping.into())));
         }
+        let _ = self.queues.apply.send(ApplyWork::RefuseReads);
     }
 
     /// Ends the threads behind the queues.
@@ -371,12 +376,14 @@ impl Core {
         let _ = self.queues.wal.send(WalWork::LookForSpare);
     }
 
-    /// Returns true when all that was decided before this call is durable, and false if the log
-    /// ends before.
-    pub fn wait_until_durable(&self) -> bool {
+    /// The snapshot that the log relies on, durably: waits until it does. `None` if the log ends
+    /// before that.
+    pub fn durable_snapshot(&self) -> Option<SnapshotMeta> {
+        // Its mark was queued under the lock, and so before the barrier.
+        let snapshot = self.state.lock().replica.snapshot();
         let (sender, durable) = bounded(1);
         let _ = self.queues.wal.send(WalWork::Barrier(sender));
-        durable.recv().is_ok()
+        durable.recv().ok().map(|()| snapshot)
     }
 
     /// Ends the log's and the store's thread after what they have queued.

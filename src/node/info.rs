@@ -11,7 +11,7 @@ use crate::replica::{PeerStatus, RoleName, Status};
 use crate::types::{Index, NodeId};
 
 /// How often WAIT looks whether the replicas are there.
-const WAIT_STEP: Duration = Duration::from_millis(2);
+const WAIT_STEP: Duration = Duration::from_millis(10);
 
 /// Answers a question of a session.
 pub fn answer(driver: &Driver<'_>, question: &Question) -> Reply {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::{Shared, client};
+use super::{PanicWatch, Shared, client};
 
 const BACKLOG: i32 = 1024;
 
@@ -87,7 +87,8 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
     let task = {
         let shared = Arc::clone(shared);
         move || {
-            client::serve(&shared, stream, address);
+            let watch = PanicWatch(&shared);
+            client::serve(watch.0, stream, address);
             drop(connection);
         }
     };

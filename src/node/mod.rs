@@ -283,7 +283,8 @@ impl Node {
         let shared = &self.shared;
         shared.core.step([Input::Stop]);
         let deadline = Instant::now() + FINISH_MAX;
-        while !shared.core.is_idle() && Instant::now() < deadline && !shared.stop.has_failed() {
+        let idle = || shared.core.is_idle() && shared.clients.are_idle();
+        while !idle() && Instant::now() < deadline && !shared.stop.has_failed() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -293,8 +294,8 @@ impl Node {
         let Node { shared, threads, signs, heartbeat, _home } = self;
         shared.stop.set();
         shared.core.abandon_all();
-        wake_listener(&shared);
         shared.pool.join();
+        wake_listener(&shared);
         let _ = signs.send(Sign::Stop);
         let _ = heartbeat.try_send(());
         shared.core.stop_links();

@@ -44,6 +44,8 @@ pub enum SnapshotWork {
     Discard(Box<Image>),
     /// Make a spare log segment.
     Spare(SpareJob<FileDisk>),
+    /// The log has a spare segment, however it came by it.
+    SpareThere,
     /// End.
     Stop,
 }
@@ -248,6 +250,9 @@ impl Incoming {
         }
         open.file.write_all(&chunk.data)?;
         open.offset += chunk.data.len() as u64;
+        if open.offset / SYNC_BYTES as u64 != chunk.offset / SYNC_BYTES as u64 {
+            open.file.sync_data()?;
+        }
         let complete = open.offset == open.total;
         Ok(if complete { incoming.take().and_then(|mut done| done.path.take()) } else { None })
     }
@@ -275,6 +280,11 @@ pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
             Ok(SnapshotWork::Arrived { from, meta, path }) => arrived(shared, from, meta, &path),
             Ok(SnapshotWork::Discard(old)) => drop(old),
             Ok(SnapshotWork::Spare(job)) => spare_failed = !make_spare(shared, job, spare_failed),
+            Ok(SnapshotWork::SpareThere) => {
+                if std::mem::take(&mut spare_failed) {
+                    room_again(shared);
+                }
+            }
             Ok(SnapshotWork::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => shared.core.look_for_spare(),
         }
@@ -293,7 +303,7 @@ fn write_own(shared: &Shared, image: &Image) {
                 meta.index,
                 took.as_millis()
             );
-            remove_older(shared, meta);
+            remove_older(shared);
         }
         Err(error) if is_full(&error) => {
             log::error!(target: "FAILURE", "Disk full: no room for a snapshot");
@@ -314,7 +324,10 @@ fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, path: &Path) {
                 image.stats().keys
             );
             shared.core.snapshot_arrived(from, Box::new(image));
-            remove_older(shared, meta);
+            remove_older(shared);
+        }
+        Err(ImageError::Io(error)) if !is_full(&error) => {
+            shared.stop.fail(Fatal::Io(format!("receiving a snapshot: {error}")));
         }
         Err(error) => {
             log::warn!(target: "NodeSync", "Snapshot from {from} refused: {error}");
@@ -323,10 +336,11 @@ fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, path: &Path) {
     }
 }
 
-/// The log relies on the older image until its mark for the newer one is durable.
-fn remove_older(shared: &Shared, meta: SnapshotMeta) {
-    if shared.core.wait_until_durable()
-        && let Err(error) = shared.images.remove_older(meta)
+/// Removes images older than the one that the log relies on. That need not be the latest: one that
+/// came from a peer too late was not taken.
+fn remove_older(shared: &Shared) {
+    if let Some(relied_on) = shared.core.durable_snapshot()
+        && let Err(error) = shared.images.remove_older(relied_on)
     {
         log::warn!(target: "NodeSync", "Cannot remove an old snapshot: {error}");
     }
@@ -337,8 +351,7 @@ fn make_spare(shared: &Shared, job: SpareJob<FileDisk>, failed_before: bool) -> 
     match job.run() {
         Ok(()) => {
             if failed_before {
-                log::info!(target: "RECOVERED", "The disk has room again");
-                shared.core.step([Input::DiskFull(false)]);
+                room_again(shared);
             }
             true
         }
@@ -356,6 +369,72 @@ fn make_spare(shared: &Shared, job: SpareJob<FileDisk>, failed_before: bool) -> 
     }
 }
 
+fn room_again(shared: &Shared) {
+    log::info!(target: "RECOVERED", "The disk has room again");
+    shared.core.step([Input::DiskFull(false)]);
+}
+
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::super::Node;
+    use super::super::waiters::Waiter;
+    use super::*;
+    use crate::config::{Args, Config};
+    use crate::store::Writer;
+    use crate::types::{Command, Entry, Payload, When};
+    use clap::Parser;
+
+    fn start(dir: &Path) -> Node {
+        let dir = dir.to_str().unwrap();
+        let args = ["nodesync", "1", "--dir", dir, "--snapshot-log", "8kb"];
+        let config = Config::new(Args::try_parse_from(args).unwrap()).unwrap();
+        Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config).unwrap()
+    }
+
+    fn write(shared: &Shared) {
+        let mut commands = Vec::new();
+        let (value, when) = (&[7; 200][..], When::Always);
+        Command::Set { key: b"k", value, when, get: false }.encode(&mut commands);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let waiter = Arc::<Waiter>::default();
+        loop {
+            let result = shared.core.propose(commands.clone().into(), &waiter, deadline);
+            match result {
+                Ok(_) => return,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_comes_too_late_removes_nothing_that_the_log_relies_on() {
+        let scratch = tempfile::tempdir().unwrap();
+        let node = start(scratch.path());
+        let shared = &node.shared;
+        while shared.core.status().snapshot == 0 {
+            write(shared);
+        }
+        let relied_on = shared.core.durable_snapshot().unwrap();
+        (0..3).for_each(|_| write(shared));
+        let mut late = Writer::new();
+        for index in 1..=relied_on.index + 1 {
+            late.apply(&Entry { index, term: 1, payload: Payload::Noop }, false).unwrap();
+        }
+        let image = late.image();
+        let path = shared.images.part("from-2-0");
+        image.write(&mut File::create(&path).unwrap()).unwrap();
+        assert!(relied_on < image.meta() && image.meta().index < shared.core.status().commit);
+        arrived(shared, NodeId(2), image.meta(), &path);
+        assert!(shared.images.load(relied_on).is_ok());
+        node.stop().unwrap();
+        start(scratch.path()).stop().unwrap();
+    }
 }

@@ -32,7 +32,7 @@ pub fn run(
     let mut after: Vec<Envelope> = Vec::new();
     let mut barriers: Vec<Sender<()>> = Vec::new();
     while let Ok(first) = work.recv() {
-        let mut stopping = false;
+        let (mut stopping, mut looked) = (false, false);
         let mut last_job: JobNo = 0;
         let mut next = Some(first);
         while let Some(work_now) = next {
@@ -42,7 +42,7 @@ pub fn run(
                     after.extend(messages);
                     last_job = job;
                 }
-                WalWork::LookForSpare => {}
+                WalWork::LookForSpare => looked = true,
                 WalWork::Barrier(durable) => barriers.push(durable),
                 WalWork::Stop => stopping = true,
             }
@@ -60,10 +60,13 @@ pub fn run(
         if last_job != 0 {
             shared.core.step([Input::Persisted(last_job)]);
         }
-        if let Some(job) = log.spare_wanted() {
-            // The receiver is gone only when the node has stopped.
-            let _ = snapshots.send(SnapshotWork::Spare(job));
-        }
+        let news = match log.spare_wanted() {
+            Some(job) => Some(SnapshotWork::Spare(job)),
+            None if looked && log.has_spare() => Some(SnapshotWork::SpareThere),
+            None => None,
+        };
+        // The receiver is gone only when the node has stopped.
+        let _ = news.map(|news| snapshots.send(news));
         if stopping {
             break;
         }

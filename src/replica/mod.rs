@@ -389,6 +389,11 @@ impl Replica {
         }
     }
 
+    /// The snapshot that the log relies on, once what was decided so far is durable.
+    pub fn snapshot(&self) -> SnapshotMeta {
+        self.log.snapshot()
+    }
+
     /// Whom this node follows (itself, if it leads).
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {

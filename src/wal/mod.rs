@@ -271,6 +271,11 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
+    /// True if there is a spare segment, so that the next roll needs no room.
+    pub fn has_spare(&self) -> bool {
+        self.spares.is_ready()
+    }
+
     /// A job for another thread, if the log has no spare segment: run it before the current segment
     /// is full, and the log need not make its next segment itself. `None` while a job is under way.
     pub fn spare_wanted(&self) -> Option<SpareJob<D>> {

@@ -85,6 +85,11 @@ impl<D: Disk> Spares<D> {
         Ok(())
     }
 
+    /// True if there is a spare.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.shelf.lock().ready.is_empty()
+    }
+
     /// A job if there is no spare and none is being made.
     pub(super) fn wanted(&self) -> Option<SpareJob<D>> {
         let mut shelf = self.shelf.lock();

@@ -13,7 +13,7 @@ use super::super::progress::{Progress, State};
 use super::super::{Cause, Effects, Event, Message, Replica};
 use super::Role;
 use crate::clock::Now;
-use crate::types::NodeId;
+use crate::types::{Index, NodeId};
 
 /// A follower this many entries behind has as good as caught up: the rest takes a moment.
 const NEARLY_ENTRIES: u64 = 1024;
@@ -22,6 +22,12 @@ const NEARLY_ENTRIES: u64 = 1024;
 /// up to so many times.
 const RETRY_TIMEOUTS: u32 = 10;
 const RETRY_DOUBLINGS_MAX: u32 = 6;
+
+/// True if the follower has as good as caught up.
+fn is_near(progress: &Progress, last: Index) -> bool {
+    let replicating = matches!(progress.state, State::Replicate { .. });
+    replicating && last.saturating_sub(progress.matched) <= NEARLY_ENTRIES
+}
 
 /// A hand-over under way.
 #[derive(Clone, Copy, Debug)]
@@ -39,16 +45,19 @@ impl Replica {
         self.try_to_hand_over(to, effects);
     }
 
-    /// This node should not lead: the fit follower shall that has most of the log; among equals the
-    /// highest.
+    /// This node should not lead: the highest fit follower that has as good as caught up shall, or
+    /// else the one that has most of the log.
     pub(in super::super) fn start_transfer_to_best(&mut self, now: Now, effects: &mut Effects) {
-        let commit = self.commit;
+        let last = self.log.last_index();
         let Role::Leader(leader) = &self.role else { return };
         if leader.transfer.is_some() {
             return;
         }
         let fit = leader.progress.iter().filter(|(peer, _)| self.peer_is_fit(**peer));
-        let best = fit.max_by_key(|(peer, progress)| (progress.matched.min(commit), **peer));
+        let best = fit.max_by_key(|(peer, progress)| {
+            let near = is_near(progress, last);
+            (near, if near { peer.0.into() } else { progress.matched })
+        });
         if let Some((&to, _)) = best {
             self.start_transfer(now, to, effects);
         }
@@ -105,10 +114,8 @@ impl Replica {
             self.settings.peers().filter(|peer| self.peer_is_fit(*peer)).collect();
         let Some(leader) = self.leader_state() else { return };
         for (peer, progress) in &mut leader.progress {
-            let near = matches!(progress.state, State::Replicate { .. })
-                && last - progress.matched <= NEARLY_ENTRIES;
             progress.ready_since = match progress.ready_since {
-                _ if !near || !fit.contains(peer) => None,
+                _ if !is_near(progress, last) || !fit.contains(peer) => None,
                 None => Some(now),
                 since => since,
             };
