@@ -419,8 +419,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let node = start(scratch.path());
         let shared = &node.shared;
+        // Enough for one snapshot, and too little for a second one.
+        (0..36).for_each(|_| write(shared));
         while shared.core.status().snapshot == 0 {
-            write(shared);
+            std::thread::yield_now();
         }
         let relied_on = shared.core.durable_snapshot().unwrap();
         (0..3).for_each(|_| write(shared));
