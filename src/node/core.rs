@@ -187,14 +187,20 @@ impl Core {
 
     /// Tells the replica what has happened.
     pub fn step(&self, inputs: impl IntoIterator<Item = Input>) {
+        self.act(|State { replica, effects, .. }, now| {
+            for input in inputs {
+                replica.step(now, input, effects);
+            }
+        });
+    }
+
+    /// Locks, lets `act` step the replica, routes what follows, unlocks, and then wakes who waits.
+    fn act<T>(&self, act: impl FnOnce(&mut State, Now) -> T) -> T {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
-        let now = self.clock.now();
-        let State { replica, effects, .. } = &mut *state;
-        for input in inputs {
-            replica.step(now, input, effects);
-        }
+        let result = act(&mut state, self.clock.now());
         self.route(&mut state, &mut afterwards);
+        result
     }
 
     /// Executes a batch of encoded commands and waits for what comes of it, until `deadline`.
@@ -204,17 +210,12 @@ impl Core {
         waiter: &Arc<Waiter>,
         deadline: Instant,
     ) -> Result<Vec<Outcome>, Unserved> {
-        let id = {
-            let mut afterwards = Afterwards::default();
-            let mut state = self.state.lock();
-            let now = self.clock.now();
-            let State { replica, effects, writes, .. } = &mut *state;
+        let id = self.act(|State { replica, effects, writes, .. }, now| {
             let id = replica.next_request();
             writes.insert(id.seq, Arc::clone(waiter));
             replica.step(now, Input::Propose { id, commands }, effects);
-            self.route(&mut state, &mut afterwards);
             id
-        };
+        });
         let answer = waiter.wait_until(deadline).or_else(|| self.withdraw(id));
         match answer.unwrap_or_else(|| waiter.wait()) {
             Answer::Outcomes(outcomes) => Ok(outcomes),
@@ -241,23 +242,18 @@ impl Core {
     /// an error the waiter must not be used again: a read that waits for apply keeps it, and may
     /// answer late.
     pub fn may_read(&self, waiter: &Arc<Waiter>, deadline: Instant) -> Result<(), Unserved> {
-        let id = {
-            let mut afterwards = Afterwards::default();
-            let mut state = self.state.lock();
-            let now = self.clock.now();
-            let State { replica, effects, reads, .. } = &mut *state;
+        let id = self.act(|State { replica, effects, reads, .. }, now| {
             let id = replica.next_read();
             reads.insert(id, Arc::clone(waiter));
             replica.step(now, Input::Read(id), effects);
-            self.route(&mut state, &mut afterwards);
             id
-        };
+        });
         let answer = waiter.wait_until(deadline).unwrap_or_else(|| {
-            let mut state = self.state.lock();
-            if state.reads.remove(&id).is_some() {
-                let State { replica, effects, .. } = &mut *state;
-                replica.step(self.clock.now(), Input::AbandonRead(id), effects);
-            }
+            self.act(|State { replica, effects, reads, .. }, now| {
+                if reads.remove(&id).is_some() {
+                    replica.step(now, Input::AbandonRead(id), effects);
+                }
+            });
             Answer::Unserved(Rejected::NoLeader.into())
         });
         match answer {
@@ -299,14 +295,11 @@ impl Core {
 
     /// An image from a peer is durable and verified.
     pub fn snapshot_arrived(&self, from: NodeId, image: Box<Image>) {
-        let mut afterwards = Afterwards::default();
-        let mut state = self.state.lock();
-        let meta = image.meta();
-        state.arrived = Some(image);
-        let State { replica, effects, .. } = &mut *state;
-        replica.step(self.clock.now(), Input::SnapshotArrived { from, meta }, effects);
-        self.route(&mut state, &mut afterwards);
-        state.arrived = None;
+        self.act(|State { replica, effects, arrived, .. }, now| {
+            let meta = image.meta();
+            *arrived = Some(image);
+            replica.step(now, Input::SnapshotArrived { from, meta }, effects);
+        });
     }
 
     /// See [`Replica::pull`].
@@ -432,6 +425,7 @@ impl Core {
             };
             let _ = self.queues.apply.send(work);
         }
+        *arrived = None; // The replica had no use for it.
         for (id, index) in effects.reads.drain(..) {
             let Some(waiter) = reads.remove(&id) else { continue };
             if self.store.applied() >= index {

@@ -12,8 +12,9 @@
 //! types and attributes.
 
 use super::args::Span;
-use super::number::{parse_i64, put_i64, put_len};
+use super::number::{put_i64, put_len};
 use super::reply::Reply;
+use crate::types::parse_integer;
 
 /// The longest length line that makes sense, with room for zeros that will be refused as such.
 const LENGTH_LINE_BYTES_MAX: usize = 32;
@@ -196,7 +197,7 @@ fn length_line(line: &[u8]) -> Length {
     };
     match line[end..] {
         [b'\r'] => Length::Incomplete,
-        [b'\r', b'\n', ..] => match parse_i64(&line[..end]) {
+        [b'\r', b'\n', ..] => match parse_integer(&line[..end]) {
             Some(number) => Length::Is(number, end + 2),
             None => Length::NoNumber,
         },

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::slot::{LockOrder, SLOTS, slot_of};
 use super::{Key, Map, Stats, Store};
-use crate::types::{Command, Failure, Outcome, Value, When};
+use crate::types::{Command, Failure, Outcome, Value, When, parse_integer};
 
 /// The longest value, in bytes (Redis: `proto-max-bulk-len`).
 const VALUE_LEN_MAX: usize = 512 << 20;
@@ -182,18 +182,6 @@ fn take(slot: &mut Arc<Map>, key: &[u8], stats: &mut Stats) -> Option<(Key, Valu
 /// The length of two joined values, if it is allowed.
 fn joined_len(head_len: usize, tail_len: usize) -> Option<usize> {
     head_len.checked_add(tail_len).filter(|&len| len <= VALUE_LEN_MAX)
-}
-
-/// A 64-bit integer in the one notation that Redis counts as such (`string2ll` in its util.c): no
-/// plus sign, no leading zero, no space, no `-0`.
-fn parse_integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let canonical = match digits {
-        [b'0'] => text.len() == 1,
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 
 mod command;
 mod entry;
+mod integer;
 
 pub use command::{Command, Failure, Outcome, Value, When};
 pub use entry::{Entry, Payload, Proposal, SnapshotMeta};
+pub use integer::parse_integer;
 
 use std::fmt;
 

@@ -5,8 +5,9 @@ use super::{Answer, not_an_integer, syntax_error, wrong_count};
 use crate::protocol::Question;
 use crate::protocol::args::Args;
 use crate::protocol::caller::{Caller, Protocol};
-use crate::protocol::number::{parse_i64, parse_u64};
+use crate::protocol::number::parse_u64;
 use crate::protocol::reply::{Reply, Shape};
+use crate::types::parse_integer;
 
 type Answered = Result<Answer, Reply>;
 
@@ -60,7 +61,7 @@ pub(super) fn reset(_: Args<'_>, caller: &mut Caller) -> Answered {
 
 /// `SELECT index`
 pub(super) fn select(args: Args<'_>, _: &mut Caller) -> Answered {
-    match parse_i64(args.at(1)) {
+    match parse_integer(args.at(1)) {
         Some(0) => now(Reply::OK),
         Some(_) => Err(Reply::error("ERR DB index is out of range")),
         None => Err(not_an_integer()),
@@ -101,7 +102,7 @@ pub(super) fn hello(args: Args<'_>, caller: &mut Caller) -> Answered {
     if caller.profile.protocol == Protocol::Line {
         return Err(Reply::error("ERR HELLO is for RESP clients"));
     }
-    let protocol = match args.rest(1).next().map(parse_i64) {
+    let protocol = match args.rest(1).next().map(parse_integer) {
         None => caller.profile.protocol,
         Some(Some(2)) => Protocol::Resp2,
         Some(Some(3)) => Protocol::Resp3,
@@ -274,8 +275,8 @@ pub(super) fn time(_: Args<'_>, _: &mut Caller) -> Answered {
 
 /// `WAIT numreplicas timeout`, the timeout in milliseconds, 0 for none
 pub(super) fn wait(args: Args<'_>, _: &mut Caller) -> Answered {
-    let replicas = parse_i64(args.at(1)).ok_or_else(not_an_integer)?;
-    let timeout = parse_i64(args.at(2))
+    let replicas = parse_integer(args.at(1)).ok_or_else(not_an_integer)?;
+    let timeout = parse_integer(args.at(2))
         .ok_or_else(|| Reply::error("ERR timeout is not an integer or out of range"))?;
     let timeout_ms = u64::try_from(timeout).map_err(|_| Reply::error("ERR timeout is negative"))?;
     ask(Question::Wait { replicas, timeout_ms })

@@ -3,8 +3,9 @@
 
 use super::{Order, not_an_integer, syntax_error, wrong_count};
 use crate::protocol::args::Args;
-use crate::protocol::number::{parse_i64, parse_u64};
+use crate::protocol::number::parse_u64;
 use crate::protocol::reply::{Reply, Shape};
+use crate::types::parse_integer;
 use crate::types::{Command, When};
 
 type Ordered<'a> = Result<Order<'a>, Reply>;
@@ -100,13 +101,13 @@ pub(super) fn decr(args: Args<'_>) -> Ordered<'_> {
 
 /// `INCRBY key increment`
 pub(super) fn incrby(args: Args<'_>) -> Ordered<'_> {
-    let by = parse_i64(args.at(2)).ok_or_else(not_an_integer)?;
+    let by = parse_integer(args.at(2)).ok_or_else(not_an_integer)?;
     order(Command::Increment { key: args.at(1), by }, Shape::Plain)
 }
 
 /// `DECRBY key decrement`
 pub(super) fn decrby(args: Args<'_>) -> Ordered<'_> {
-    let decrement = parse_i64(args.at(2)).ok_or_else(not_an_integer)?;
+    let decrement = parse_integer(args.at(2)).ok_or_else(not_an_integer)?;
     // The least number has no opposite.
     let by = decrement.checked_neg().ok_or_else(|| Reply::error("ERR decrement would overflow"))?;
     order(Command::Increment { key: args.at(1), by }, Shape::Plain)
@@ -146,7 +147,7 @@ pub(super) fn scan(args: Args<'_>) -> Ordered<'_> {
         if args.is(index, "match") {
             pattern = Some(value);
         } else if args.is(index, "count") {
-            let number = parse_i64(value).ok_or_else(not_an_integer)?;
+            let number = parse_integer(value).ok_or_else(not_an_integer)?;
             count = u64::try_from(number).ok().filter(|&n| n > 0).ok_or_else(syntax_error)?;
         } else if args.is(index, "type") {
             other_type = !value.eq_ignore_ascii_case(b"string");
