@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::types::NodeId;
+use crate::types::{Consistency, NodeId};
 
 /// What was typed. Each flag can also be given as an environment variable `NODESYNC_<FLAG>`; the
 /// command line wins.
@@ -91,6 +91,22 @@ pub struct Args {
     #[arg(long, env = "NODESYNC_MAX_PENDING", value_name = "BYTES", default_value = "256mb")]
     pub max_pending: Bytes,
 
+    /// What new sessions start with: strong or eventual
+    #[arg(long, env = "NODESYNC_CONSISTENCY", value_name = "MODE", default_value = "strong")]
+    pub consistency: Mode,
+
+    /// Milliseconds that the clocks of two nodes may differ before eventual writes are refused
+    #[arg(long, env = "NODESYNC_MAX_CLOCK_OFFSET", value_name = "MS", default_value_t = 500)]
+    pub max_clock_offset: u64,
+
+    /// Most bytes of eventual writes that wait to be brought into the log; beyond, sessions wait
+    #[arg(long, env = "NODESYNC_MAX_BACKLOG", value_name = "BYTES", default_value = "64mb")]
+    pub max_backlog: Bytes,
+
+    /// Seconds for which deletions are remembered while a member may hold older eventual writes
+    #[arg(long, env = "NODESYNC_TOMBSTONE_HORIZON", value_name = "S", default_value_t = 86_400)]
+    pub tombstone_horizon: u64,
+
     /// Least important messages to log: error, warn, info, debug or trace
     #[arg(long, env = "NODESYNC_LOG_LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
@@ -166,6 +182,15 @@ pub enum Switch {
     No,
 }
 
+/// A consistency mode by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Writes on a majority, linearizable reads.
+    Strong,
+    /// Answered by one node, the newest version wins.
+    Eventual,
+}
+
 /// What it means: settings that fit together.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -203,6 +228,14 @@ pub struct Config {
     pub value_bytes_max: usize,
     /// See [`Args::max_pending`], bytes.
     pub pending_bytes_max: usize,
+    /// See [`Args::consistency`].
+    pub consistency: Consistency,
+    /// See [`Args::max_clock_offset`].
+    pub clock_offset_max: Duration,
+    /// See [`Args::max_backlog`], bytes.
+    pub backlog_bytes_max: usize,
+    /// See [`Args::tombstone_horizon`].
+    pub tombstone_horizon: Duration,
 }
 
 impl Config {
@@ -232,6 +265,12 @@ impl Config {
         if args.max_key_size.0 == 0 || args.maxclients == 0 || args.request_timeout == 0 {
             return Err("--max-key-size, --maxclients and --request-timeout must not be 0".into());
         }
+        if args.max_backlog.0 > 1 << 30 {
+            return Err("--max-backlog is at most 1gb".into());
+        }
+        if args.max_clock_offset == 0 || args.tombstone_horizon == 0 {
+            return Err("--max-clock-offset and --tombstone-horizon must not be 0".into());
+        }
         let default_dir = || PathBuf::from("nodesync-data").join(args.port.to_string());
         Ok(Config {
             id,
@@ -251,6 +290,13 @@ impl Config {
             key_bytes_max: args.max_key_size.0,
             value_bytes_max: args.max_value_size.0,
             pending_bytes_max: args.max_pending.0,
+            consistency: match args.consistency {
+                Mode::Strong => Consistency::Strong,
+                Mode::Eventual => Consistency::Eventual,
+            },
+            clock_offset_max: Duration::from_millis(args.max_clock_offset),
+            backlog_bytes_max: args.max_backlog.0,
+            tombstone_horizon: Duration::from_secs(args.tombstone_horizon),
         })
     }
 
@@ -270,12 +316,15 @@ impl Config {
             ("appendonly", "yes".into()),
             ("bind", self.bind.to_string()),
             ("cluster", self.cluster.clone()),
+            ("consistency", self.consistency.as_str().into()),
             ("databases", "1".into()),
             ("dir", self.dir.display().to_string()),
             ("disk-timeout", millis(self.disk_timeout)),
             ("election-timeout", millis(self.election_timeout)),
             ("heartbeat-interval", millis(self.heartbeat_interval)),
             ("id", self.id.to_string()),
+            ("max-backlog", self.backlog_bytes_max.to_string()),
+            ("max-clock-offset", millis(self.clock_offset_max)),
             ("max-key-size", self.key_bytes_max.to_string()),
             ("max-pending", self.pending_bytes_max.to_string()),
             ("max-value-size", self.value_bytes_max.to_string()),
@@ -288,11 +337,18 @@ impl Config {
             ("segment-size", self.segment_bytes.to_string()),
             ("snapshot-log", self.snapshot_log_bytes.to_string()),
             ("timeout", "0".into()),
+            ("tombstone-horizon", self.tombstone_horizon.as_secs().to_string()),
         ]
     }
 }
 
+/// A version's origin has a byte, and one of its values is taken.
+const MEMBERS_MAX: usize = 255;
+
 fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[Peer]) -> Result<(), String> {
+    if peers.len() >= MEMBERS_MAX {
+        return Err(format!("a cluster has at most {MEMBERS_MAX} members"));
+    }
     for peer in peers {
         let same_host =
             peer.host.parse() == Ok(bind) || (peer.host == "localhost" && bind.is_loopback());
@@ -369,6 +425,9 @@ mod tests {
             ("5000 --bind 0.0.0.0", "without a password"),
             ("5000 --election-timeout 100", "three --heartbeat-interval"),
             ("5000 --snapshot-log 1tb", "unknown unit"),
+            ("5000 --consistency weak", "weak"),
+            ("5000 --max-backlog 2gb", "at most 1gb"),
+            ("5000 --max-clock-offset 0", "must not be 0"),
             ("5000 --requirepass-file /nowhere/at/all", "/nowhere/at/all"),
         ];
         for (line, wanted) in cases {

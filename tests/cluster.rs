@@ -6,6 +6,8 @@ mod common;
 
 #[path = "cluster/disk_full.rs"]
 mod disk_full;
+#[path = "cluster/eventual.rs"]
+mod eventual;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/outage.rs"]

@@ -6,7 +6,8 @@
 //! - `> SET k v` sends a line; `lines "SET k v" "GET k"` sends several at once
 //! - `resp SET k v` sends a RESP request; `pipeline "SET k v" "GET k"` sends several at once
 //! - `send "*1\r\n"` sends bytes; `fill 70000 x` sends as many bytes `x`
-//! - `session key_bytes_max=10 …` opens a new connection to the same node, with these limits
+//! - `session key_bytes_max=10 …` opens a new connection to the same node, with these limits;
+//!   `consistency=eventual` is what it starts with
 //! - `node leader=none refuse=NoQuorum` changes how the node answers; `profile` shows the profile
 //!
 //! Each command is answered with the work that the session asked for and, behind `<`, its output: a
@@ -14,13 +15,15 @@
 
 #[path = "protocol/desk.rs"]
 mod desk;
+#[path = "protocol/modes.rs"]
+mod modes;
 
 use std::error::Error;
 use std::fmt::Write as _;
 
 use desk::{Desk, replies, request};
 use nodesync::protocol::Limits;
-use nodesync::types::{NodeId, Rejected, Unknown, Unserved};
+use nodesync::types::{Consistency, NodeId, Rejected, Unknown, Unserved};
 use proptest::prelude::*;
 
 /// A script's text stands for bytes: each character is one.
@@ -61,10 +64,16 @@ impl Script {
 
     fn open(&mut self, settings: &[(String, String)]) -> Result<(), Box<dyn Error>> {
         let (mut limits, mut password) = (Limits::default(), None);
+        let mut consistency = Consistency::Strong;
         for (name, value) in settings {
             let limit = match name.as_str() {
                 "password" => {
                     password = Some(value.as_str());
+                    continue;
+                }
+                "consistency" => {
+                    assert_eq!(value, "eventual");
+                    consistency = Consistency::Eventual;
                     continue;
                 }
                 "key_bytes_max" => &mut limits.key_bytes_max,
@@ -79,7 +88,7 @@ impl Script {
             };
             *limit = value.parse()?;
         }
-        let mut desk = Desk::new(limits, password);
+        let mut desk = Desk::with(limits, password, consistency);
         (desk.leader, desk.refuse) = (self.0.leader, self.0.refuse);
         desk.store = std::mem::take(&mut self.0.store);
         self.0 = desk;
@@ -104,13 +113,14 @@ impl Script {
     }
 }
 
-fn reasons() -> [(&'static str, Unserved); 9] {
+fn reasons() -> [(&'static str, Unserved); 10] {
     [
         ("NoQuorum", Rejected::NoQuorum.into()),
         ("NoLeader", Rejected::NoLeader.into()),
         ("Busy", Rejected::Busy.into()),
         ("Stopping", Rejected::Stopping.into()),
         ("DiskFull", Rejected::DiskFull.into()),
+        ("ClockSkew", Rejected::ClockSkew.into()),
         ("Joining", Rejected::Joining.into()),
         ("TimedOut", Unknown::TimedOut.into()),
         ("ResultLost", Unknown::ResultLost.into()),
@@ -207,10 +217,19 @@ fn conversation() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(any::<u8>(), 0..30),
     ];
     let name = prop::sample::select(&NAMES[..]).prop_map(|name| name.as_bytes().to_vec());
-    let words = (name, prop::collection::vec(word, 0..4)).prop_map(|(name, mut words)| {
-        words.insert(0, name);
-        words
-    });
+    let prefix = prop_oneof![
+        8 => Just(&[][..]),
+        1 => Just(&["with", "eventual"][..]),
+        1 => Just(&["With", "STRONG"][..]),
+    ];
+    let words =
+        (prefix, name, prop::collection::vec(word, 0..4)).prop_map(|(prefix, name, words)| {
+            let prefix = prefix.iter().map(|word| word.as_bytes().to_vec());
+            prefix.chain([name]).chain(words).collect::<Vec<_>>()
+        });
+    let switch = prop::sample::select(&modes::SWITCHES[..])
+        .prop_map(|words| words.split(' ').map(|word| word.as_bytes().to_vec()).collect());
+    let words = prop_oneof![8 => words, 1 => switch];
     let resp = words
         .clone()
         .prop_map(|words| request(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()));
@@ -226,18 +245,61 @@ fn conversation() -> impl Strategy<Value = Vec<u8>> {
     .prop_map(|parts| parts.concat())
 }
 
-const NAMES: [&str; 46] = [
-    "get", "SET", "setnx", "GetSet", "getdel", "mget", "mset", "append", "strlen", "incr", "decr",
-    "incrby", "decrby", "del", "unlink", "exists", "type", "dbsize", "keys", "scan", "flushall",
-    "ping", "echo", "hello", "auth", "select", "reset", "time", "client", "command", "config",
-    "info", "role", "wait", "readonly", "leader", "nodes", "set", "set", "get", "get", "incr",
-    "del", "nonsense", "post", "quit",
+const NAMES: [&str; 48] = [
+    "get",
+    "SET",
+    "setnx",
+    "GetSet",
+    "getdel",
+    "mget",
+    "mset",
+    "append",
+    "strlen",
+    "incr",
+    "decr",
+    "incrby",
+    "decrby",
+    "del",
+    "unlink",
+    "exists",
+    "type",
+    "dbsize",
+    "keys",
+    "scan",
+    "flushall",
+    "ping",
+    "echo",
+    "hello",
+    "auth",
+    "select",
+    "reset",
+    "time",
+    "client",
+    "command",
+    "config",
+    "info",
+    "role",
+    "wait",
+    "readonly",
+    "leader",
+    "nodes",
+    "set",
+    "set",
+    "get",
+    "get",
+    "incr",
+    "del",
+    "nonsense",
+    "post",
+    "quit",
+    "Consistency",
+    "with",
 ];
 
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 26] = [
     "nx", "XX", "get", "ex", "keepttl", "match", "count", "type", "*", "async", "0", "2", "3",
     "id", "list", "setname", "setinfo", "lib-name", "docs", "info", "filterby", "pattern",
-    "default", "secret",
+    "default", "secret", "strong", "Eventual",
 ];
 
 const JUNK: [&str; 12] = [

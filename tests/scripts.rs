@@ -2,9 +2,9 @@
 //! its name is the sentence that it proves. `UPDATE_GOLDENFILES=1 cargo test --test scripts` writes
 //! the transcripts anew: a change is accepted only when its cause is understood.
 //!
-//! `raft/` and `joining/` drive whole clusters of replicas by hand: every message is delivered, and
-//! every disk job completed, by a command (see `harness/commands.rs`). `log/` and `progress/` drive
-//! those two types alone.
+//! `raft/`, `joining/` and `eventual/` drive whole clusters of replicas by hand: every message is
+//! delivered, and every disk job completed, by a command (see `harness/commands.rs`). `log/` and
+//! `progress/` drive those two types alone.
 
 #[path = "scripts/harness/mod.rs"]
 mod harness;
@@ -47,6 +47,11 @@ fn raft() {
 #[test]
 fn joining() {
     run_folder::<harness::Cluster>("joining");
+}
+
+#[test]
+fn eventual() {
+    run_folder::<harness::Cluster>("eventual");
 }
 
 #[test]

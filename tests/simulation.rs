@@ -65,7 +65,7 @@ fn the_promises_hold_in_every_seeded_run() {
     let sum = |field: fn(&Report) -> u64| reports.iter().map(field).sum::<u64>();
     println!(
         "{} runs: {} events, {} commits, {} terms led, {} snapshots, {} restored, {} requests, \
-         {} answered, {} keys undecided",
+         {} answered, {} eventual writes, {} keys undecided",
         reports.len(),
         sum(|r| r.events),
         sum(|r| r.commits),
@@ -74,6 +74,7 @@ fn the_promises_hold_in_every_seeded_run() {
         sum(|r| r.restored),
         sum(|r| r.requests),
         sum(|r| r.answered),
+        sum(|r| r.eventual),
         sum(|r| r.undecided),
     );
 }

@@ -58,7 +58,7 @@ impl Bench {
 fn leader_with_an_image() -> Bench {
     let standing = Standing::Voter { founders: Default::default() };
     let hard = HardState { term: 1, vote: None, standing };
-    let mut bench = Bench::new(LEADER, Recovered { hard, snapshot: IMAGE, entries: Vec::new() });
+    let mut bench = Bench::new(LEADER, Recovered { hard, snapshot: IMAGE, ..Recovered::default() });
     bench.raise(Alarm::Election);
     bench.hear(VOTER, 1, Message::VoteReply(VoteReply { pre: true, granted: true }));
     bench.hear(VOTER, 2, Message::VoteReply(VoteReply { pre: false, granted: true }));
@@ -81,7 +81,7 @@ fn fetches_the_image(bench: &mut Bench) -> bool {
 fn a_node_that_has_caught_up_is_a_member_again_though_nobody_writes() {
     let hard = HardState { term: 2, vote: Some(VOTER), standing: Standing::CatchingUp };
     let entries = vec![Entry { index: 1, term: 2, payload: Payload::Noop }];
-    let recovered = Recovered { hard, snapshot: SnapshotMeta::default(), entries };
+    let recovered = Recovered { hard, entries, ..Recovered::default() };
     let mut bench = Bench::new(VOTER, recovered);
     let append = Append { prev_index: 1, prev_term: 2, commit: 1, entries: Vec::new() };
     bench.hear(LEADER, 2, Message::Append(append));

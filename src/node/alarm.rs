@@ -1,11 +1,12 @@
-//! The heartbeat and the election thread: each waits for one deadline of the replica and raises the
-//! alarm when it has passed. What an alarm means is the replica's affair.
+//! The heartbeat, election and drain threads: each waits for one deadline of the replica and raises
+//! the alarm when it has passed. What an alarm means is the replica's affair.
 
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::Shared;
+use crate::clock::wall_micros;
 use crate::replica::{Alarm, Input};
 
 /// How often a node that waits for other members says so.
@@ -16,7 +17,8 @@ pub fn run_heartbeat(shared: &Shared, stopped: &Receiver<()>) {
     let mut remind_at = Instant::now() + REMIND;
     while !shared.stop.is_set() {
         let _ = stopped.recv_deadline(shared.core.deadline(Alarm::Heartbeat));
-        shared.core.step([Input::Alarm(Alarm::Heartbeat)]);
+        let wall = Input::Clock(wall_micros());
+        shared.core.step([wall, Input::Alarm(Alarm::Heartbeat)]);
         if Instant::now() >= remind_at {
             remind_at += REMIND;
             remind(shared);
@@ -36,13 +38,12 @@ fn remind(shared: &Shared) {
     }
 }
 
-/// Raises the election alarm until the node ends. A note in `sooner` says that the deadline has
-/// come closer.
-pub fn run_election(shared: &Shared, sooner: &Receiver<()>) {
+/// Raises `alarm` until the node ends. A note in `sooner` says that the deadline has come closer.
+pub fn run(shared: &Shared, alarm: Alarm, sooner: &Receiver<()>) {
     while !shared.stop.is_set() {
-        match sooner.recv_deadline(shared.core.deadline(Alarm::Election)) {
+        match sooner.recv_deadline(shared.core.deadline(alarm)) {
             Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => shared.core.step([Input::Alarm(Alarm::Election)]),
+            Err(RecvTimeoutError::Timeout) => shared.core.step([Input::Alarm(alarm)]),
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }

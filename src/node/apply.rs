@@ -8,10 +8,11 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Shared;
-use super::core::ApplyWork;
+use super::queues::ApplyWork;
 use super::snapshot::SnapshotWork;
 use super::stop::Fatal;
 use super::waiters::{Answer, Waiter};
+use crate::replica::Input;
 use crate::store::{Applied, Writer};
 use crate::types::{Entry, Index, Outcome, Payload, Rejected};
 
@@ -52,7 +53,8 @@ pub fn run(
                 // Freeing a large state takes a while.
                 let _ = snapshots.send(SnapshotWork::Discard(old));
                 let requests = writer.requests();
-                shared.core.restored(shared.id, shared.boot, |id| requests.contains(id));
+                let latest = writer.latest();
+                shared.core.restored(shared.id, shared.boot, latest, |id| requests.contains(id));
             }
             ApplyWork::Snapshot(meta) => {
                 debug_assert_eq!(meta, writer.applied());
@@ -93,7 +95,9 @@ fn apply(
 ) -> Result<(), Fatal> {
     for entry in entries {
         let own = match &entry.payload {
-            Payload::Batch(p) if p.id.node == shared.id && p.id.boot == shared.boot => {
+            Payload::Batch { proposal: p, .. }
+                if p.id.node == shared.id && p.id.boot == shared.boot =>
+            {
                 Some(p.id.seq)
             }
             _ => None,
@@ -106,6 +110,9 @@ fn apply(
                      machine behind, or is the node running twice?",
                     shared.id
                 )));
+            }
+            (Ok(Applied::Marked { digest }), _) => {
+                shared.core.step([Input::Marked { index: entry.index, digest }]);
             }
             (Ok(_), _) => {}
             (Err(broken), _) => return Err(Fatal::Bug(broken.to_string())),

@@ -13,11 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::waiters::Waiter;
 use super::{Shared, info, reader};
 use crate::protocol::{Profile, Session, Work};
+use crate::types::{self, NodeId, Rejected, Unknown, Unserved};
 use crate::wire::handshake;
 
 /// What a client reads that comes when `--maxclients` are there.
@@ -28,6 +30,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a connection beyond `--maxclients` may be silent at first.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Eventual writes that are stamped in one go.
+const ACCEPT_WRITES_MAX: usize = 1024;
 
 /// Replies are written when this much has gathered, even within a pipeline.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -50,6 +55,10 @@ pub struct Clients {
     pub writes: AtomicU64,
     /// See [`Clients::writes`].
     pub reads: AtomicU64,
+    /// Batches of eventual writes taken, and eventual reads served, since the start.
+    pub accepts: AtomicU64,
+    /// See [`Clients::accepts`].
+    pub looks: AtomicU64,
 }
 
 /// One client.
@@ -175,6 +184,7 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
         id,
         session: Session::new(id, Arc::clone(&shared.facts)),
         waiter: Arc::default(),
+        acceptor: None,
     };
     let ready = ready.and_then(|()| stream.set_write_timeout(Some(WRITE_TIMEOUT)));
     if let Err(error) = ready.and_then(|()| driver.run(&mut stream)) {
@@ -198,6 +208,8 @@ pub struct Driver<'a> {
     pub(super) id: u64,
     session: Session,
     waiter: Arc<Waiter>,
+    /// Who stamped this client's latest eventual writes.
+    acceptor: Option<NodeId>,
 }
 
 impl Driver<'_> {
@@ -229,10 +241,24 @@ impl Driver<'_> {
                 Work::Wait => return Ok(true),
                 Work::Close => return Ok(false),
                 Work::Flush => self.flush(stream)?,
-                Work::Write { commands } => {
+                Work::Write { commands, eventual } => {
                     self.shared.clients.writes.fetch_add(1, Ordering::Relaxed);
-                    let result = self.shared.core.propose(commands, &self.waiter, deadline());
+                    let commands =
+                        if eventual { self.with_undrained(commands) } else { Ok(commands) };
+                    let result = commands.and_then(|commands| {
+                        self.shared.core.propose(commands, &self.waiter, deadline())
+                    });
                     self.session.finish_write(result, self.shared.core.leader());
+                }
+                Work::Accept { writes } => {
+                    self.shared.clients.accepts.fetch_add(1, Ordering::Relaxed);
+                    let existed = self.accept(writes, deadline());
+                    self.session.finish_accept(existed, self.acceptor);
+                }
+                Work::Look => {
+                    self.shared.clients.looks.fetch_add(1, Ordering::Relaxed);
+                    let store = &self.shared.store;
+                    self.session.finish_read(Ok(&mut |command| store.read_newest(command)));
                 }
                 Work::Read => {
                     self.shared.clients.reads.fetch_add(1, Ordering::Relaxed);
@@ -257,6 +283,43 @@ impl Driver<'_> {
                 self.flush(stream)?;
             }
         }
+    }
+
+    /// Has eventual writes stamped and makes them visible here, part after part, so that a command
+    /// with a million keys does not keep the core's lock. For each write: whether its key existed.
+    fn accept(
+        &mut self,
+        writes: Vec<types::Write>,
+        deadline: Instant,
+    ) -> Result<Vec<bool>, Unserved> {
+        let mut existed = Vec::with_capacity(writes.len());
+        let mut rest = writes.into_iter();
+        while !rest.as_slice().is_empty() {
+            let part = rest.by_ref().take(ACCEPT_WRITES_MAX).collect();
+            let (result, acceptor) = self.shared.core.accept(part, &self.waiter, deadline);
+            self.acceptor = acceptor;
+            match result {
+                Ok(stamped) => existed.extend(self.shared.store.accept(&stamped)),
+                Err(unserved) if existed.is_empty() => return Err(unserved),
+                Err(_) => return Err(Unknown::Partly.into()),
+            }
+        }
+        Ok(existed)
+    }
+
+    /// Commands of an eventual session that go through the log take along what the log may not
+    /// have yet of the keys concerned, so that they see what the session has seen. If that is more
+    /// than a request may be long, they have to come again when it is in the log.
+    fn with_undrained(&self, commands: Bytes) -> Result<Bytes, Unserved> {
+        let mut undrained = self.shared.store.undrained(&commands);
+        if undrained.is_empty() {
+            return Ok(commands);
+        }
+        if undrained.len() + commands.len() > self.shared.facts.limits.request_bytes_max {
+            return Err(Rejected::Busy.into());
+        }
+        undrained.extend_from_slice(&commands);
+        Ok(undrained.into())
     }
 
     fn flush(&mut self, stream: &mut &TcpStream) -> io::Result<()> {

@@ -9,128 +9,43 @@
 //! The requests and reads that sessions wait for are kept under the same lock, so that a request
 //! and the one who waits for it come and go together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use super::events;
+use super::queues::{ApplyWork, LinkQueue, LinkWork, Queues, WalWork};
 use super::stop::{Fatal, Stop};
 use super::waiters::{Answer, Waiter};
 use crate::clock::{Clock, Now};
 use crate::replica::pending::Withdrawn;
 use crate::replica::{
-    Alarm, Apply, Cause, Effects, Envelope, Event, Input, JobNo, Pull, ReadId, Record, Replica,
-    Status,
+    Alarm, Apply, Effects, Envelope, Event, Input, Pull, ReadId, Replica, Status,
 };
 use crate::store::{Image, Store};
 use crate::types::{
-    Entry, Index, NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Unserved,
+    NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Unserved, Version, Write, Writes,
 };
-
-/// Work for the thread that owns the log.
-pub enum WalWork {
-    /// Write the records, sync, release the messages, report the job.
-    Job {
-        /// See [`Effects::persist`].
-        records: Vec<Record>,
-        /// See [`Effects::after_persist`].
-        after: Vec<Envelope>,
-        /// See [`Effects::job`].
-        job: JobNo,
-    },
-    /// See whether a spare segment is wanted.
-    LookForSpare,
-    /// Tell when everything before this is durable.
-    Barrier(Sender<()>),
-    /// Finish and end.
-    Stop,
-}
-
-/// Work for the thread that owns the store.
-pub enum ApplyWork {
-    /// Apply committed entries.
-    Entries(Vec<Entry>),
-    /// Wake the reader once the index is applied.
-    Read(Index, Arc<Waiter>),
-    /// Take this image in place of everything.
-    Restore(Box<Image>),
-    /// Take an image.
-    Snapshot(SnapshotMeta),
-    /// The node is about to stop: turn away all readers.
-    RefuseReads,
-    /// End.
-    Stop,
-}
-
-/// Work for the thread that owns the link to a peer.
-pub enum LinkWork {
-    /// Send this.
-    Message(Envelope),
-    /// [`Core::pull`] has something.
-    Pull,
-    /// The peer is there: try to connect now, if there is no link.
-    Reconnect,
-    /// End.
-    Stop,
-}
-
-/// The queue of a link.
-pub struct LinkQueue {
-    sender: Sender<LinkWork>,
-    pull_wanted: AtomicBool,
-}
-
-impl LinkQueue {
-    /// The queue whose other end the link's thread reads.
-    pub fn new(sender: Sender<LinkWork>) -> LinkQueue {
-        LinkQueue { sender, pull_wanted: AtomicBool::new(false) }
-    }
-
-    /// Queues something to send.
-    pub fn send(&self, work: LinkWork) {
-        // The receiver is gone only when the node has stopped.
-        let _ = self.sender.send(work);
-    }
-
-    fn want_pull(&self) {
-        if !self.pull_wanted.swap(true, Ordering::AcqRel) {
-            self.send(LinkWork::Pull);
-        }
-    }
-
-    /// To be called before pulling, so that what comes later asks again.
-    pub fn begin_pull(&self) {
-        self.pull_wanted.store(false, Ordering::Release);
-    }
-}
-
-/// The queues into which effects are routed.
-pub struct Queues {
-    /// To the log's thread.
-    pub wal: Sender<WalWork>,
-    /// To the store's thread.
-    pub apply: Sender<ApplyWork>,
-    /// To each peer's link.
-    pub links: BTreeMap<NodeId, LinkQueue>,
-    /// Tells the election thread that its deadline has come closer; one note is enough.
-    pub election: Sender<()>,
-}
 
 /// What the lock guards.
 struct State {
     replica: Replica,
     effects: Effects,
     writes: HashMap<u64, Arc<Waiter>>,
+    accepts: HashMap<u64, Arc<Waiter>>,
     reads: HashMap<ReadId, Arc<Waiter>>,
     /// An image that has just arrived, for the `Apply::Restore` that the same step may ask for.
     arrived: Option<Box<Image>>,
-    /// The deadline that the election thread is waiting for.
+    /// The deadline that the election thread is waiting for …
     election_at: Now,
+    /// … and the drain thread's.
+    drain_at: Now,
 }
 
 /// See the module.
@@ -152,15 +67,22 @@ const NO_LEADER: u64 = u64::MAX;
 #[derive(Default)]
 struct Afterwards {
     answers: Vec<(Arc<Waiter>, Answer)>,
+    /// Peers' eventual writes, for the overlay.
+    spread: Option<(Arc<Store>, Vec<Writes>)>,
     events: Vec<Event>,
 }
 
 impl Drop for Afterwards {
     fn drop(&mut self) {
+        if let Some((store, spread)) = self.spread.take() {
+            for writes in spread {
+                store.accept(&writes);
+            }
+        }
         for (waiter, answer) in self.answers.drain(..) {
             waiter.answer(answer);
         }
-        self.events.iter().for_each(log_event);
+        self.events.iter().for_each(events::log);
     }
 }
 
@@ -177,9 +99,11 @@ impl Core {
             replica,
             effects: Effects::default(),
             writes: HashMap::new(),
+            accepts: HashMap::new(),
             reads: HashMap::new(),
             arrived: None,
             election_at: Now(u64::MAX),
+            drain_at: Now(u64::MAX),
         };
         let leader = AtomicU64::new(NO_LEADER);
         Core { state: Mutex::new(state), queues, clock, store, stop, leader }
@@ -220,8 +144,58 @@ impl Core {
         match answer.unwrap_or_else(|| waiter.wait()) {
             Answer::Outcomes(outcomes) => Ok(outcomes),
             Answer::Unserved(unserved) => Err(unserved),
-            Answer::MayRead => Err(Unknown::TimedOut.into()),
+            Answer::MayRead | Answer::Accepted(_) => Err(Unknown::TimedOut.into()),
         }
+    }
+
+    /// Has eventual writes stamped, here or by another node, until `deadline`: the stamped writes,
+    /// which belong into the overlay next, and who stamps them.
+    pub fn accept(
+        &self,
+        writes: Vec<Write>,
+        waiter: &Arc<Waiter>,
+        deadline: Instant,
+    ) -> (Result<Writes, Unserved>, Option<NodeId>) {
+        let (id, acceptor, taken) = self.act(|State { replica, effects, accepts, .. }, now| {
+            let id = replica.next_accept();
+            replica.step(now, Input::Accept { id, writes }, effects);
+            // Where this node stamps, and there is room, nobody has to be woken.
+            let at = effects.accepted.iter().position(|(accepted, _)| *accepted == id);
+            let taken = at.map(|at| effects.accepted.swap_remove(at).1);
+            if taken.is_none() {
+                accepts.insert(id.seq, Arc::clone(waiter));
+            }
+            (id, replica.acceptor(), taken)
+        });
+        if let Some(writes) = taken {
+            return (Ok(writes), acceptor);
+        }
+        let answer = waiter.wait_until(deadline).or_else(|| self.withdraw_accept(id));
+        let result = match answer.unwrap_or_else(|| waiter.wait()) {
+            Answer::Accepted(writes) => Ok(writes),
+            Answer::Unserved(unserved) => Err(unserved),
+            Answer::MayRead | Answer::Outcomes(_) => Err(Unknown::TimedOut.into()),
+        };
+        (result, self.acceptor())
+    }
+
+    /// Gives a request for eventual writes up. `None` if its answer is on its way to the waiter.
+    fn withdraw_accept(&self, id: RequestId) -> Option<Answer> {
+        let mut state = self.state.lock();
+        state.accepts.remove(&id.seq)?;
+        let unserved = match state.replica.withdraw_accept(id) {
+            Some(Withdrawn::Unsent) if state.replica.acceptor().is_none() => {
+                Rejected::NoLeader.into()
+            }
+            Some(Withdrawn::Unsent) => Rejected::Busy.into(),
+            _ => Unknown::TimedOut.into(),
+        };
+        Some(Answer::Unserved(unserved))
+    }
+
+    /// Who stamps eventual writes now: the leader, or the highest node alive.
+    pub fn acceptor(&self) -> Option<NodeId> {
+        self.state.lock().replica.acceptor()
     }
 
     /// Gives a request up. `None` if its answer is already on its way to the waiter.
@@ -259,7 +233,7 @@ impl Core {
         match answer {
             Answer::MayRead => Ok(()),
             Answer::Unserved(unserved) => Err(unserved),
-            Answer::Outcomes(_) => Err(Rejected::Busy.into()),
+            Answer::Outcomes(_) | Answer::Accepted(_) => Err(Rejected::Busy.into()),
         }
     }
 
@@ -279,10 +253,17 @@ impl Core {
 
     /// A snapshot from the leader has taken the place of the store. Requests that `was_applied`
     /// finds in it are done, but their results are lost.
-    pub fn restored(&self, node: NodeId, boot: u64, was_applied: impl Fn(RequestId) -> bool) {
+    pub fn restored(
+        &self,
+        node: NodeId,
+        boot: u64,
+        latest: Version,
+        was_applied: impl Fn(RequestId) -> bool,
+    ) {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         let State { replica, writes, .. } = &mut *state;
+        replica.restored(latest);
         let ids = writes.keys().map(|&seq| RequestId { node, boot, seq });
         let lost: Vec<RequestId> = ids.filter(|id| was_applied(*id)).collect();
         for id in lost {
@@ -312,8 +293,10 @@ impl Core {
     pub fn deadline(&self, alarm: Alarm) -> Instant {
         let mut state = self.state.lock();
         let at = state.replica.deadline(alarm);
-        if alarm == Alarm::Election {
-            state.election_at = at;
+        match alarm {
+            Alarm::Heartbeat => {}
+            Alarm::Election => state.election_at = at,
+            Alarm::Drain => state.drain_at = at,
         }
         self.clock.instant(at)
     }
@@ -336,14 +319,16 @@ impl Core {
     /// True if this node leads nothing and nobody waits for anything.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.replica.is_idle() && state.writes.is_empty() && state.reads.is_empty()
+        let waiting = state.writes.len() + state.accepts.len() + state.reads.len();
+        state.replica.is_idle() && waiting == 0
     }
 
     /// Whoever still waits when the node ends is told so.
     pub fn abandon_all(&self) {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
-        for (_, waiter) in mem::take(&mut state.writes) {
+        let writes = mem::take(&mut state.writes).into_values();
+        for waiter in writes.chain(mem::take(&mut state.accepts).into_values()) {
             afterwards.answers.push((waiter, Answer::Unserved(Unknown::Stopped.into())));
         }
         for (_, waiter) in mem::take(&mut state.reads) {
@@ -359,9 +344,11 @@ impl Core {
         }
     }
 
-    /// Has the election thread look at its deadline, and at whether the node has stopped.
-    pub fn poke_election(&self) {
+    /// Has the election and the drain thread look at their deadlines, and at whether the node has
+    /// stopped.
+    pub fn poke_alarms(&self) {
         let _ = self.queues.election.try_send(());
+        let _ = self.queues.drain.try_send(());
     }
 
     /// Has the log's thread see whether it wants a spare segment.
@@ -401,7 +388,8 @@ impl Core {
 
     /// Sends effects on their way, in the order that [`Effects`] demands.
     fn route(&self, state: &mut State, afterwards: &mut Afterwards) {
-        let State { replica, effects, writes, reads, arrived, election_at } = state;
+        let State { replica, effects, writes, accepts, reads, arrived, election_at, drain_at } =
+            state;
         if effects.job != 0 {
             let records = mem::take(&mut effects.persist);
             let after = mem::take(&mut effects.after_persist);
@@ -439,6 +427,20 @@ impl Core {
                 afterwards.answers.push((waiter, Answer::Unserved(unserved)));
             }
         }
+        for (id, writes) in effects.accepted.drain(..) {
+            match accepts.remove(&id.seq) {
+                Some(waiter) => afterwards.answers.push((waiter, Answer::Accepted(writes))),
+                None => effects.spread.push(writes), // Nobody waits, but it is taken.
+            }
+        }
+        if !effects.spread.is_empty() {
+            afterwards.spread = Some((Arc::clone(&self.store), mem::take(&mut effects.spread)));
+        }
+        for (id, unserved) in effects.refuse_accepts.drain(..) {
+            if let Some(waiter) = accepts.remove(&id.seq) {
+                afterwards.answers.push((waiter, Answer::Unserved(unserved)));
+            }
+        }
         for (id, rejected) in effects.refuse_reads.drain(..) {
             if let Some(waiter) = reads.remove(&id) {
                 afterwards.answers.push((waiter, Answer::Unserved(rejected.into())));
@@ -451,38 +453,16 @@ impl Core {
         if replica.deadline(Alarm::Election) < *election_at {
             let _ = self.queues.election.try_send(());
         }
+        if replica.deadline(Alarm::Drain) < *drain_at {
+            *drain_at = replica.deadline(Alarm::Drain);
+            let _ = self.queues.drain.try_send(());
+        }
         afterwards.events.append(&mut effects.events);
         if let Some(broken) = effects.fatal.take() {
             self.stop.fail(Fatal::Bug(format!("broken invariant: {broken}")));
         }
-    }
-}
-
-/// Writes what the replica found worth telling.
-fn log_event(event: &Event) {
-    match event {
-        Event::Campaign { term, cause } => {
-            log::info!(target: "ELECTION", "Standing for term {term}: {}", cause.as_str());
+        if let Some(index) = effects.diverged.take() {
+            self.stop.fail(events::diverged(index));
         }
-        Event::Leader { leader, term } => {
-            log::info!(target: "ELECTION", "New leader elected: {leader} (term {term})");
-        }
-        Event::SteppedDown(cause) => {
-            let level =
-                if *cause == Cause::NewerTerm { log::Level::Info } else { log::Level::Warn };
-            log::log!(target: "ELECTION", level, "No longer leader: {}", cause.as_str());
-        }
-        Event::Transfer { to } => {
-            log::info!(target: "ELECTION", "Handing the leadership to {to}");
-        }
-        Event::TransferFailed { to } => {
-            log::warn!(target: "ELECTION", "{to} did not take the leadership over in time");
-        }
-        Event::Founded => log::info!(target: "NodeSync", "All members met: the cluster is founded"),
-        Event::CatchingUp => log::warn!(
-            target: "NodeSync",
-            "This directory is new to a cluster that exists: catching up before taking part"
-        ),
-        Event::CaughtUp => log::info!(target: "NodeSync", "Caught up: a full member again"),
     }
 }

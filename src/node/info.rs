@@ -18,7 +18,7 @@ pub fn answer(driver: &Driver<'_>, question: &Question) -> Reply {
     let shared = driver.shared;
     match question {
         Question::Info { sections } => Reply::Verbatim(info(shared, sections)),
-        Question::Leader => Reply::leader(shared.core.leader()),
+        Question::Leader => Reply::leader(leader(shared)),
         Question::Nodes => nodes(shared),
         Question::Role => role(shared),
         Question::ClientList { ids } => {
@@ -38,6 +38,14 @@ pub fn answer(driver: &Driver<'_>, question: &Question) -> Reply {
         }
         Question::Wait { replicas, timeout_ms } => wait(shared, *replicas, *timeout_ms),
     }
+}
+
+/// Who leads; while fewer nodes than a majority are alive, who takes eventual writes.
+fn leader(shared: &Shared) -> Option<NodeId> {
+    shared.core.leader().or_else(|| {
+        let status = shared.core.status();
+        status.acceptor.filter(|_| !status.quorum)
+    })
 }
 
 fn client_line(id: u64, client: &Client) -> String {
@@ -180,7 +188,7 @@ type Section = fn(&Shared, &Status, &mut String);
 
 /// INFO (Redis): the sections asked for, or all of them.
 fn info(shared: &Shared, wanted: &[String]) -> String {
-    let sections: [(&str, Section); 8] = [
+    let sections: [(&str, Section); 9] = [
         ("Server", server),
         ("Clients", clients),
         ("Memory", memory),
@@ -188,6 +196,7 @@ fn info(shared: &Shared, wanted: &[String]) -> String {
         ("Stats", stats),
         ("Replication", replication),
         ("Raft", raft),
+        ("Eventual", eventual),
         ("Keyspace", keyspace),
     ];
     let all = wanted.is_empty()
@@ -265,6 +274,8 @@ fn stats(shared: &Shared, _: &Status, out: &mut String) {
     line(out, "total_commands_processed", gone + present);
     line(out, "strong_write_batches", clients.writes.load(Ordering::Relaxed));
     line(out, "strong_read_batches", clients.reads.load(Ordering::Relaxed));
+    line(out, "eventual_write_batches", clients.accepts.load(Ordering::Relaxed));
+    line(out, "eventual_read_batches", clients.looks.load(Ordering::Relaxed));
 }
 
 fn replication(shared: &Shared, status: &Status, out: &mut String) {
@@ -305,6 +316,21 @@ fn raft(shared: &Shared, status: &Status, out: &mut String) {
         let value = format!("addr={host}:{port},alive={alive},state={state},match={matched}");
         line(out, &format!("raft_node{}", peer.id), value);
     }
+}
+
+fn eventual(shared: &Shared, status: &Status, out: &mut String) {
+    let acceptor = status.acceptor.map(|acceptor| acceptor.to_string());
+    line(out, "eventual_acceptor", acceptor.as_deref().unwrap_or("none"));
+    line(out, "eventual_backlog_writes", status.backlog.0);
+    line(out, "eventual_backlog_bytes", status.backlog.1);
+    line(out, "eventual_unsynced_writes", status.unsynced);
+    line(out, "eventual_overlaid_keys", shared.store.overlaid());
+    line(out, "eventual_late_writes", shared.store.late());
+    line(out, "tombstones", shared.store.stats().tombstones);
+    line(out, "clock_trusted", if status.clock_trusted { "yes" } else { "no" });
+    let (index, digest) = status.mark.unwrap_or_default();
+    line(out, "mark_index", index);
+    line(out, "mark_digest", format!("{digest:016x}"));
 }
 
 fn keyspace(shared: &Shared, _: &Status, out: &mut String) {

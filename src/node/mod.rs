@@ -9,6 +9,7 @@
 //! | `reader-p` | the stream of peer p | decodes frames, steps the core (`reader.rs`) |
 //! | `heartbeat` | the heartbeat deadline | raises the alarm (`alarm.rs`) |
 //! | `election` | the election deadline | raises the alarm (`alarm.rs`) |
+//! | `drain` | the drain deadline | raises the alarm: eventual writes go into the log |
 //! | `detector` | a sign, or the next suspicion | says who is alive (`detector.rs`) |
 //! | `replicate-p` | its queue | owns the stream to peer p (`replication.rs`) |
 //! | `wal` | jobs | writes, syncs, releases what waited for it (`wal.rs`) |
@@ -20,6 +21,7 @@
 //!   reader-p ──┤                    │              ▼
 //!   heartbeat ─┼──▶ core (a lock) ──┼──▶ replicate-p ──▶ peer p
 //!   election ──┤                    │
+//!   drain ─────┤                    │
 //!   detector ──┘                    └──▶ apply ──▶ client-i woken
 //! ```
 //! Readers and clients are threads of one pool. The arrows have no cycle of waiting: nobody blocks
@@ -37,9 +39,11 @@ mod apply;
 mod client;
 mod core;
 mod detector;
+mod events;
 mod info;
 mod listener;
 mod pool;
+mod queues;
 mod reader;
 mod replication;
 mod snapshot;
@@ -51,24 +55,25 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, wall_micros};
 use crate::config::{Config, Peer};
 use crate::protocol::{Facts, Limits, Password};
 use crate::replica::detector::FailureDetector;
-use crate::replica::{HardState, Input, Record, Replica, Settings};
+use crate::replica::{Alarm, HardState, Input, Record, Replica, Settings};
 use crate::rng::Rng;
 use crate::store::{Store, Writer};
 use crate::types::NodeId;
 use crate::wal::{FileDisk, Home, HomeError, Identity, Options, Wal, WalError};
 use crate::wire::handshake;
 use client::Clients;
-use core::{Core, LinkQueue, Queues};
+use core::Core;
 use detector::{Contacts, Sign};
 use pool::Pool;
+use queues::{LinkQueue, Queues};
 use snapshot::{Images, SnapshotWork};
 pub use stop::{Fatal, Stop};
 
@@ -155,20 +160,22 @@ impl Node {
             members: config.members(),
             node: config.id,
         };
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall_ms = since_epoch.as_millis() as u64;
-        let home = Home::open(&config.dir, &identity, wall_ms).map_err(|e| home_error(&e))?;
+        let home =
+            Home::open(&config.dir, &identity, wall_micros() / 1000).map_err(|e| home_error(&e))?;
         let options = Options {
             segment_bytes: config.segment_bytes as u64,
             ..Options::new(home.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
-        let (mut log, recovered) = Wal::open(disk, options).map_err(|e| wal_error(&config, &e))?;
+        let (mut log, mut recovered) =
+            Wal::open(disk, options).map_err(|e| wal_error(&config, &e))?;
         let images = Images::new(&config.dir);
         let mut writer = Writer::new();
         if recovered.snapshot.index > 0 {
             writer.restore(images.load(recovered.snapshot)?);
         }
+        writer.store().accept(&recovered.held);
+        recovered.clock = recovered.clock.max(writer.latest());
         // All that is there is sound: from here on the directory is written to.
         home.claim().map_err(|e| home_error(&e))?;
         images.remove_unfinished().map_err(|e| Fatal::Io(e.to_string()))?;
@@ -184,7 +191,8 @@ impl Node {
         let (wal_sender, wal_work) = unbounded();
         let (apply_sender, apply_work) = unbounded();
         let (snapshots, snapshot_work) = unbounded();
-        let (election_sender, election_notes) = bounded(1);
+        let (election, election_notes) = bounded(1);
+        let (drain, drain_notes) = bounded(1);
         let (heartbeat, heartbeat_stop) = bounded(1);
         let (signs, sign_queue) = unbounded();
         let mut links = BTreeMap::new();
@@ -194,8 +202,7 @@ impl Node {
             links.insert(peer.id, LinkQueue::new(sender));
             link_work.push((peer.clone(), work));
         }
-        let queues =
-            Queues { wal: wal_sender, apply: apply_sender, links, election: election_sender };
+        let queues = Queues { wal: wal_sender, apply: apply_sender, links, election, drain };
         let store = writer.store();
         let core = Core::new(replica, queues, clock, Arc::clone(&store), Arc::clone(&stop));
         let peers = || config.peers.iter().map(|peer| peer.id);
@@ -228,8 +235,9 @@ impl Node {
             alarm::run_heartbeat(shared, &heartbeat_stop);
         })?;
         threads.spawn("election", move |shared| {
-            alarm::run_election(shared, &election_notes);
+            alarm::run(shared, Alarm::Election, &election_notes);
         })?;
+        threads.spawn("drain", move |shared| alarm::run(shared, Alarm::Drain, &drain_notes))?;
         threads.spawn("detector", move |shared| {
             detector::run(shared, failure_detector, &sign_queue);
         })?;
@@ -299,7 +307,7 @@ impl Node {
         let _ = signs.send(Sign::Stop);
         let _ = heartbeat.try_send(());
         shared.core.stop_links();
-        shared.core.poke_election();
+        shared.core.poke_alarms();
         shared.core.stop_workers();
         let _ = shared.snapshots.send(SnapshotWork::Stop);
         for thread in threads {
@@ -392,6 +400,10 @@ fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
         disk_timeout: config.disk_timeout,
         takeover_delay: 2 * config.election_timeout,
         pending_bytes_max: config.pending_bytes_max,
+        wall_micros: wall_micros(),
+        clock_offset_max: config.clock_offset_max,
+        backlog_bytes_max: config.backlog_bytes_max,
+        tombstone_horizon: config.tombstone_horizon,
         snapshot_log_bytes: config.snapshot_log_bytes,
         log_retain_bytes: config.snapshot_log_bytes / 4,
         ..Settings::new(config.id, config.members())
@@ -415,6 +427,7 @@ fn facts(config: &Config, port: u16) -> Facts {
         version: env!("CARGO_PKG_VERSION"),
         password: config.password.as_ref().map(|password| Password::new(password.as_bytes())),
         limits,
+        consistency: config.consistency,
         config: described,
     }
 }

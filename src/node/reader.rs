@@ -8,8 +8,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::core::LinkWork;
 use super::detector::Sign;
+use super::queues::LinkWork;
 use super::replication::{dial, nonce};
 use super::snapshot::{Incoming, SnapshotWork};
 use super::{Shared, listener};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::Shared;
-use super::core::{LinkQueue, LinkWork};
+use super::queues::{LinkQueue, LinkWork};
 use super::reader::{gone, read_message};
 use super::snapshot::Outgoing;
 use crate::config::Peer;

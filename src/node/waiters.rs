@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::types::{Outcome, Unserved};
+use crate::types::{Outcome, Unserved, Writes};
 
 /// What a session has waited for.
 #[derive(Debug)]
 pub enum Answer {
     /// A batch was applied: one outcome for each command.
     Outcomes(Vec<Outcome>),
+    /// Eventual writes are taken: stamped, to be put into the overlay.
+    Accepted(Writes),
     /// The store may be read now.
     MayRead,
     /// Neither.

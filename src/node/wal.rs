@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::core::WalWork;
+use super::queues::WalWork;
 use super::snapshot::SnapshotWork;
 use super::stop::Fatal;
 use super::{Log, Shared};

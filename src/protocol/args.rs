@@ -45,6 +45,11 @@ impl<'a> Args<'a> {
         self.spans[index].of(self.request)
     }
 
+    /// The request that begins behind the first `words` words.
+    pub(super) fn behind(&self, words: usize) -> Args<'a> {
+        Args { request: self.request, spans: &self.spans[words..] }
+    }
+
     /// The words from `first` on.
     pub(super) fn rest(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let all = *self;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::Facts;
 use super::args::Args;
-use super::command::{self, Row};
+use super::command::{self, Does, Row};
 use super::reply::Reply;
 use super::resp::Bounds;
+use crate::types::{Command, Consistency};
 
 /// Which protocol a connection speaks, by its first byte and by HELLO.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,15 @@ pub struct Profile {
     pub revision: u64,
 }
 
+/// A command that its caller may give.
+pub(super) struct Call<'a> {
+    pub(super) row: &'static Row,
+    /// Its words; behind WITH, those of the command that it introduces.
+    pub(super) args: Args<'a>,
+    /// The mode that WITH asks for.
+    pub(super) mode: Option<Consistency>,
+}
+
 /// The session as its commands see it.
 pub(super) struct Caller {
     pub(super) id: u64,
@@ -53,12 +63,30 @@ pub(super) struct Caller {
     pub(super) authenticated: bool,
     /// True once the connection is to be closed behind the output.
     pub(super) closing: bool,
+    /// CONSISTENCY.
+    pub(super) consistency: Consistency,
+    /// True from READONLY to READWRITE.
+    pub(super) readonly: bool,
 }
 
 impl Caller {
     pub(super) fn new(id: u64, facts: Arc<Facts>) -> Caller {
         let authenticated = facts.password.is_none();
-        Caller { id, facts, profile: Profile::default(), authenticated, closing: false }
+        Caller {
+            id,
+            profile: Profile::default(),
+            authenticated,
+            closing: false,
+            consistency: facts.consistency,
+            readonly: false,
+            facts,
+        }
+    }
+
+    /// What `command` is promised if it comes without WITH.
+    pub(super) fn consistency_of(&self, command: &Command<'_>) -> Consistency {
+        let eventual_read = self.readonly && !command.is_write();
+        if eventual_read { Consistency::Eventual } else { self.consistency }
     }
 
     /// The session's id as a reply's number.
@@ -100,26 +128,52 @@ impl Caller {
     }
 
     /// The command that a request names, if this caller may give it; an error is the reply. The
-    /// order of the checks is Redis's: even a stranger learns which commands there are.
-    pub(super) fn admit(&self, args: Args<'_>) -> Result<&'static Row, Reply> {
-        let row = match command::find(args.at(0)) {
-            Some(row) => row.resolve(args)?,
-            None if self.profile.protocol == Protocol::Line => {
-                return Err(Reply::error("ERR Invalid command"));
-            }
-            None => return Err(command::unknown(args)),
-        };
+    /// order of the checks is Redis's: even a stranger learns which commands there are. WITH gives
+    /// way to the store command that it introduces; its own row is what a request gets that has
+    /// none.
+    pub(super) fn admit<'a>(&self, args: Args<'a>) -> Result<Call<'a>, Reply> {
+        let row = self.find(args)?.resolve(args)?;
         if !self.authenticated && !row.is_for_strangers() {
             return Err(Reply::error("NOAUTH Authentication required."));
         }
+        let mut call = Call { row, args, mode: None };
+        if matches!(row.does, Does::With) {
+            let mode = mode_called(args.at(1))?;
+            let args = args.behind(command::WITH_WORDS);
+            let inner = self.find(args)?;
+            if matches!(inner.does, Does::Store(_)) {
+                call = Call { row: inner.resolve(args)?, args, mode: Some(mode) };
+            }
+        }
+        self.check_keys(&call)?;
+        Ok(call)
+    }
+
+    /// The row of the command that the first word names, whatever the other words are.
+    fn find(&self, args: Args<'_>) -> Result<&'static Row, Reply> {
+        command::find(args.at(0)).ok_or_else(|| match self.profile.protocol {
+            Protocol::Line => Reply::error("ERR Invalid command"),
+            _ => command::unknown(args),
+        })
+    }
+
+    fn check_keys(&self, call: &Call<'_>) -> Result<(), Reply> {
         let bytes_max = self.facts.limits.key_bytes_max;
-        for word in row.key_words(args.count()) {
-            let bytes = args.at(word).len();
+        for word in call.row.key_words(call.args.count()) {
+            let bytes = call.args.at(word).len();
             if bytes > bytes_max {
                 let text = format!("ERR key of {bytes} bytes is longer than {bytes_max}");
                 return Err(Reply::error(text));
             }
         }
-        Ok(row)
+        Ok(())
     }
+}
+
+/// The mode with this name, in upper or lower case; an error is the reply.
+pub(super) fn mode_called(name: &[u8]) -> Result<Consistency, Reply> {
+    [Consistency::Strong, Consistency::Eventual]
+        .into_iter()
+        .find(|&mode| name.eq_ignore_ascii_case(mode.as_str().as_bytes()))
+        .ok_or_else(|| Reply::error("ERR invalid consistency mode"))
 }

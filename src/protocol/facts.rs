@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::types::NodeId;
+use crate::types::{Consistency, NodeId};
 
 /// Shared by all sessions of a node, through an `Arc`.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Facts {
     pub password: Option<Password>,
     /// What a client may ask for at most.
     pub limits: Limits,
+    /// What new sessions start with, and come back to with RESET.
+    pub consistency: Consistency,
     /// Names (lower case) and values that CONFIG GET answers from.
     pub config: Vec<(&'static str, String)>,
 }
@@ -45,11 +47,11 @@ pub struct Limits {
     /// When this much output waits, [`Work::Flush`](super::Work::Flush) asks the driver to write it
     /// before more is made. Default 1 MiB.
     pub output_bytes_max: usize,
-    /// About how many bytes of encoded commands one [`Work::Write`](super::Work::Write) holds at
-    /// most, unless a single command is longer. Default 1 MiB.
+    /// About how many bytes of encoded commands one [`Work::Write`](super::Work::Write), or of
+    /// encoded writes one [`Work::Accept`](super::Work::Accept), holds at most, unless a single
+    /// command is longer. Default 1 MiB.
     pub batch_bytes_max: usize,
-    /// Most commands in one [`Work::Write`](super::Work::Write) or
-    /// [`Work::Read`](super::Work::Read). Default 4096.
+    /// Most commands in one run, whoever serves it. Default 4096.
     pub batch_commands_max: usize,
     /// Before authentication: most arguments of a RESP request. Default 10, as in Redis.
     pub stranger_arguments_max: usize,

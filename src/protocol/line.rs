@@ -1,7 +1,7 @@
 //! The line protocol, for telnet and netcat: one line in, one line out, ended by `\n` or `\r\n` in
 //! and by `\n` out. Empty lines are ignored. Words are separated by blanks; where the last argument
-//! is a value (SET, SETNX, GETSET, APPEND, ECHO), it is the rest of the line, so SET takes no
-//! options here. All commands of the table work:
+//! is a value (SET, SETNX, GETSET, APPEND, ECHO), it is the rest of the line, behind WITH, too; so
+//! SET takes no options here. All commands of the table work:
 //!
 //! | line | answer |
 //! |---|---|
@@ -17,6 +17,10 @@
 //! | `MGET k …`, `KEYS *`, `TIME`, `ROLE`, `CONFIG GET x` | `VALUES: a b "with blanks" (nil)` |
 //! | `SCAN 0` | `VALUES: 17 [a b]`; the number goes into the next SCAN |
 //! | `MSET k v …`, `FLUSHALL`, `AUTH password`, `SELECT 0`, … | `OK` |
+//! | `CONSISTENCY` | `VALUE: strong` |
+//! | `CONSISTENCY eventual` | `OK: consistency set to eventual` |
+//! | `CONSISTENCY other`, `WITH other GET k` | `ERROR: invalid consistency mode` |
+//! | `WITH eventual SET k the rest of the line` | what the command answers |
 //! | `NODES` | `NODES {id=5001 …} {id=5002 …}` |
 //! | `INFO`, `CLIENT LIST` | `VALUE: # Server \| version:0.1.0 \| …`, lines joined by bars |
 //! | `QUIT` | `OK`, and the connection is closed |
@@ -27,11 +31,11 @@
 //! | not done for another reason | `FAIL: too many requests in flight`, … |
 //! | perhaps done | `UNKNOWN: no result within the request timeout` |
 //!
-//! So `FAIL` means that nothing was done and `UNKNOWN` that it may have been. In an answer a line
-//! feed is shown as `\n` and a carriage return as `\r`; a backslash stays as it is, so the two
-//! cannot always be told apart. Within a list an item with blanks, quotes or brackets is quoted,
-//! and there a quote or backslash has a backslash before it. A program that needs exact bytes
-//! speaks RESP.
+//! So `FAIL` means that nothing was done and `UNKNOWN` that it may have been. The node that an
+//! eventual SET names is the one that accepted it. In an answer a line feed is shown as `\n` and a
+//! carriage return as `\r`; a backslash stays as it is, so the two cannot always be told apart.
+//! Within a list an item with blanks, quotes or brackets is quoted, and there a quote or backslash
+//! has a backslash before it. A program that needs exact bytes speaks RESP.
 //!
 //! A web page can make a browser send an HTTP request to any port, with command lines of its choice
 //! in the body (Redis's cross-protocol scripting). So a first line that ends in ` HTTP/1.x`, and
@@ -40,7 +44,7 @@
 use crate::types::{NodeId, Rejected, Unserved};
 
 use super::args::Span;
-use super::command;
+use super::command::{self, Does};
 use super::number::put_i64;
 use super::reply::{Reply, Shape};
 
@@ -110,9 +114,10 @@ fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// Finds the words of `line`; the last of them is the rest of the line where the command says so.
+/// Finds the words of `line`; the last of them is the rest of the line where the command says so,
+/// also behind WITH.
 fn split(line: &[u8], spans: &mut Vec<Span>) {
-    let mut rest_at = 0;
+    let (mut name_at, mut rest_at) = (0, 0);
     let mut at = 0;
     loop {
         at += line[at..].iter().take_while(|&&byte| is_blank(byte)).count();
@@ -121,8 +126,12 @@ fn split(line: &[u8], spans: &mut Vec<Span>) {
         }
         let takes_rest = rest_at > 0 && spans.len() == rest_at;
         let word = line[at..].iter().take_while(|&&byte| takes_rest || !is_blank(byte)).count();
-        if spans.is_empty() {
-            rest_at = command::find(&line[at..at + word]).map_or(0, |row| row.rest_at);
+        if spans.len() == name_at {
+            match command::find(&line[at..at + word]) {
+                Some(row) if matches!(row.does, Does::With) => name_at += command::WITH_WORDS,
+                Some(row) if row.rest_at > 0 => rest_at = name_at + row.rest_at,
+                _ => {}
+            }
         }
         spans.push(Span::new(at, at + word));
         at += word;
@@ -140,6 +149,10 @@ pub(super) fn write(out: &mut Vec<u8>, shape: Shape, reply: &Reply) {
         (Shape::Deleted, Reply::Integer(_)) => {
             put_scalar(out, "OK: ", reply);
             out.extend_from_slice(b" deleted");
+        }
+        (Shape::Chosen(mode), Reply::Simple(_)) => {
+            out.extend_from_slice(b"OK: consistency set to ");
+            out.extend_from_slice(mode.as_str().as_bytes());
         }
         (_, Reply::Simple(word)) => out.extend_from_slice(word.as_bytes()),
         (_, Reply::Error(text)) => {
@@ -159,7 +172,7 @@ pub(super) fn write(out: &mut Vec<u8>, shape: Shape, reply: &Reply) {
     out.push(b'\n');
 }
 
-/// Appends SET's answer.
+/// Appends SET's answer; `leader` is who leads, or who accepted an eventual write.
 pub(super) fn write_stored(out: &mut Vec<u8>, key: &[u8], leader: Option<NodeId>) {
     out.extend_from_slice(b"OK: ");
     put_escaped(out, key);

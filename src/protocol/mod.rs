@@ -28,24 +28,41 @@
 //!
 //! # Runs and order
 //!
-//! A run with a write in it becomes one batch, and its reads travel along in the batch, so that
-//! they see what was written before them and not what comes after. A run that only reads is served
-//! from the local store once that is fresh enough. Reads of the whole store (DBSIZE, KEYS, SCAN)
-//! are never put into the log and make a run of their own. Everything else ends the run before it.
+//! All commands of a run are served in one way, which the promise that the session has chosen
+//! (CONSISTENCY, READONLY) or the command's own (WITH) decides together with what the command does:
+//!
+//! | promise | command | [`Work`] |
+//! |---|---|---|
+//! | strong | a run with a write in it | `Write`, one batch |
+//! | strong | a run that only reads | `Read`, from the store once that is fresh enough |
+//! | eventual | SET without options, MSET, DEL, UNLINK | `Accept`, by one node |
+//! | eventual | every other write, FLUSHALL among them | `Write` with `eventual`, one batch |
+//! | eventual | reads | `Look`, at what this node holds |
+//!
+//! In a strong batch the reads travel along, so that they see what was written before them and not
+//! what comes after. Reads of the whole store (DBSIZE, KEYS, SCAN) are never put into the log and
+//! make a run of their own. A command that is served in another way than the run before it, and
+//! everything that is no store command, waits until that run is answered: within a pipeline every
+//! command takes effect behind those before it, whatever the mode of each.
+//!
+//! A session's reads are eventual if the session is, or from READONLY to READWRITE; its writes only
+//! if the session is. WITH outranks both, for one command. RESET goes back to
+//! [`Facts::consistency`].
 //!
 //! # Errors
 //!
 //! The first word of a RESP error is a contract: `CLUSTERDOWN` (no leader or no quorum), `TRYAGAIN`
-//! (queue full, node stopping), `MISCONF` (disk full) and `LOADING` (node joining) mean that
-//! nothing was done, `UNKNOWN` that it may or may not have been; `ERR`, `NOAUTH`, `WRONGPASS` and
-//! `NOPROTO` are Redis's. After a protocol error the connection is closed, since nothing behind it
-//! can be understood; any other error concerns its own command only.
+//! (queue full, node stopping, clocks too far apart), `MISCONF` (disk full) and `LOADING` (node
+//! joining) mean that nothing was done, `UNKNOWN` that it may or may not have been; `ERR`,
+//! `NOAUTH`, `WRONGPASS` and `NOPROTO` are Redis's. After a protocol error the connection is
+//! closed, since nothing behind it can be understood; any other error concerns its own command
+//! only.
 //!
 //! # Left out
 //!
 //! Expiry (refused in words), other types than strings, transactions, publish and subscribe,
-//! scripts, several databases, several users, and a choice between consistency modes: READONLY and
-//! READWRITE are accepted and change nothing.
+//! scripts, several databases and several users. Stamping, keeping and draining what eventual
+//! sessions write is the node's affair.
 
 mod args;
 mod caller;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::types::{NodeId, Outcome, Rejected, Unknown, Unserved, Value};
+use crate::types::{Consistency, NodeId, Outcome, Rejected, Unknown, Unserved, Value};
 
 /// An answer, rendered by the session as RESP2, RESP3 or one line of the line protocol.
 ///
@@ -85,12 +85,14 @@ impl Reply {
     pub fn code(unserved: &Unserved) -> &'static str {
         match unserved {
             Unserved::Rejected(Rejected::NoQuorum | Rejected::NoLeader) => "CLUSTERDOWN",
-            Unserved::Rejected(Rejected::Busy | Rejected::Stopping) => "TRYAGAIN",
+            Unserved::Rejected(Rejected::Busy | Rejected::Stopping | Rejected::ClockSkew) => {
+                "TRYAGAIN"
+            }
             Unserved::Rejected(Rejected::DiskFull) => "MISCONF",
             Unserved::Rejected(Rejected::Joining) => "LOADING",
-            Unserved::Unknown(Unknown::TimedOut | Unknown::ResultLost | Unknown::Stopped) => {
-                "UNKNOWN"
-            }
+            Unserved::Unknown(
+                Unknown::TimedOut | Unknown::ResultLost | Unknown::Partly | Unknown::Stopped,
+            ) => "UNKNOWN",
         }
     }
 
@@ -123,6 +125,8 @@ pub(super) enum Shape {
     Leader,
     /// NODES; on a line `NODES …`.
     Nodes,
+    /// CONSISTENCY with a mode; on a line it is repeated.
+    Chosen(Consistency),
 }
 
 impl Shape {

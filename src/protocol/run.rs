@@ -1,9 +1,12 @@
-//! The store commands at the front of a pipeline that are served together: one write batch, or one
-//! turn at the store.
+//! The store commands at the front of a pipeline that are served together, in one way: one write
+//! batch, one handful of writes to accept, or one turn at the store.
 //!
 //! A run is kept as encoded [`Command`]s. That is what a write batch has to be anyway; a read is
 //! decoded again when its turn comes, so nothing points into the receive buffer while the driver is
-//! busy. Reads of the whole store have no encoded form and make a run of their own.
+//! busy. Reads of the whole store have no encoded form and make a run of their own. Blind writes to
+//! be accepted are kept as the [`Write`]s that they stand for, so that a value is copied once.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -12,11 +15,39 @@ use super::command::Order;
 use super::input::KEEP_BYTES;
 use super::reply::Shape;
 use crate::codec::Reader;
-use crate::types::Command;
+use crate::types::{Command, Consistency, Key, Outcome, Write};
+
+/// Who serves a run. Commands that are served in different ways never share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Service {
+    /// The log; or the store, once that is fresh enough, if there are only reads.
+    #[default]
+    Strong,
+    /// The log, for what an eventual session writes depending on what is there.
+    Update,
+    /// The node that accepts an eventual session's blind writes.
+    Accept,
+    /// What the node asked holds, at once.
+    Look,
+}
+
+impl Service {
+    /// Who serves `command` under this promise.
+    pub(super) fn of(command: &Command<'_>, consistency: Consistency) -> Service {
+        match consistency {
+            Consistency::Strong => Service::Strong,
+            Consistency::Eventual if !command.is_write() => Service::Look,
+            Consistency::Eventual if command.is_blind_write() => Service::Accept,
+            Consistency::Eventual => Service::Update,
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Run {
+    /// How all of its commands are served.
+    service: Service,
     /// Encoded commands, one after the other.
     encoded: Vec<u8>,
     /// Where in `encoded` the first unanswered command begins.
@@ -29,6 +60,47 @@ pub(super) struct Run {
     writes: bool,
     /// The one command of a run that reads the whole store.
     whole: Option<Whole>,
+    /// The writes of a run to be accepted.
+    blind: Blind,
+}
+
+/// Commands as the writes that they stand for.
+#[derive(Debug, Default)]
+struct Blind {
+    /// Until they are handed out.
+    writes: Vec<Write>,
+    /// How many bytes they would have in encoded form.
+    bytes: usize,
+    /// What each command is made of.
+    parts: Vec<Part>,
+    /// The first key of each command, if the answers are to name keys.
+    keys: Vec<Key>,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// How many writes, at least one.
+    writes: usize,
+    /// True if it deletes, so that its outcome is how many of its keys there were.
+    deletes: bool,
+}
+
+impl Blind {
+    fn push(&mut self, command: &Command<'_>) {
+        let before = self.writes.len();
+        command.push_writes(&mut self.writes);
+        let new = &self.writes[before..];
+        self.bytes += new.iter().map(Write::encoded_len).sum::<usize>();
+        let deletes = matches!(command, Command::Delete { .. });
+        self.parts.push(Part { writes: new.len(), deletes });
+    }
+
+    fn clear(&mut self) {
+        self.writes.clear();
+        self.parts.clear();
+        self.keys.clear();
+        self.bytes = 0;
+    }
 }
 
 /// A read of the whole store, with its own copy of the pattern.
@@ -67,16 +139,29 @@ impl Run {
         self.writes
     }
 
-    /// Adds a command whose request was `len` bytes long, if the run has room for it and it may
-    /// share one. An empty run takes any command.
-    pub(super) fn push(&mut self, order: &Order<'_>, len: usize, limits: &Limits) -> bool {
-        // Encoded a command takes no more room than as a RESP request; on a line a few bytes more.
+    /// How the commands are served.
+    pub(super) fn service(&self) -> Service {
+        self.service
+    }
+
+    /// Adds a command whose request was `len` bytes long, if the run has room for it, is served in
+    /// the same way, and the command may share one. An empty run takes any command.
+    pub(super) fn push(
+        &mut self,
+        order: &Order<'_>,
+        service: Service,
+        len: usize,
+        limits: &Limits,
+    ) -> bool {
+        // Encoded a command takes no more room than as a RESP request; on a line a few bytes more,
+        // and so do the writes that it stands for.
         let full = self.shapes.len() >= limits.batch_commands_max
-            || self.encoded.len() + len > limits.batch_bytes_max;
+            || self.encoded.len() + self.blind.bytes + len > limits.batch_bytes_max;
         let alone = self.whole.is_some() || !order.command.is_loggable();
-        if !self.is_empty() && (full || alone) {
+        if !self.is_empty() && (full || alone || service != self.service) {
             return false;
         }
+        self.service = service;
         match &order.command {
             Command::Count => self.whole = Some(Whole::Count),
             Command::Keys { pattern } => {
@@ -86,6 +171,7 @@ impl Run {
                 let pattern = pattern.map(<[u8]>::to_vec);
                 self.whole = Some(Whole::Scan { cursor: *cursor, pattern, count: *count });
             }
+            command if service == Service::Accept => self.blind.push(command),
             command => {
                 if len > KEEP_BYTES {
                     self.encoded.reserve_exact(len);
@@ -110,6 +196,37 @@ impl Run {
         }
     }
 
+    /// The writes of a run to be accepted. With `keep` the answers can name their keys.
+    pub(super) fn take_writes(&mut self, keep: bool) -> Vec<Write> {
+        let Blind { writes, parts, keys, .. } = &mut self.blind;
+        if keep {
+            let mut at = 0;
+            for part in parts {
+                keys.push(Arc::clone(&writes[at].key));
+                at += part.writes;
+            }
+        }
+        std::mem::take(writes)
+    }
+
+    /// What the commands of an accepted run came to, by what is known of each write: whether its
+    /// key existed before.
+    pub(super) fn accepted(&self, mut existed: &[bool]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(self.blind.parts.len());
+        for part in &self.blind.parts {
+            let Some((own, others)) = existed.split_at_checked(part.writes) else {
+                break;
+            };
+            existed = others;
+            outcomes.push(if part.deletes {
+                Outcome::Integer(own.iter().filter(|&&existed| existed).count() as i64)
+            } else {
+                Outcome::Done
+            });
+        }
+        outcomes
+    }
+
     /// The next command to answer, as [`Run::batch`] kept it, and its shape.
     pub(super) fn next_command(&mut self) -> Option<(Command<'_>, Shape)> {
         let shape = *self.shapes.get(self.answered)?;
@@ -121,6 +238,24 @@ impl Run {
         let command = Command::decode(&mut reader).expect("the run holds what was encoded");
         self.at = self.encoded.len() - reader.rest().len();
         Some((command, shape))
+    }
+
+    /// The shape of the next command to answer and, with `named`, the key if it is a SET. Only a
+    /// line repeats the key, so only then it is worth looking at the command again.
+    pub(super) fn next_told(&mut self, named: bool) -> Option<(Shape, Option<&[u8]>)> {
+        if !named {
+            return self.next_shape().map(|shape| (shape, None));
+        }
+        if self.service == Service::Accept {
+            let index = self.answered;
+            let shape = self.next_shape()?;
+            return Some((shape, self.blind.keys.get(index).map(|key| &key[..])));
+        }
+        let (command, shape) = self.next_command()?;
+        match command {
+            Command::Set { key, .. } => Some((shape, Some(key))),
+            _ => Some((shape, None)),
+        }
     }
 
     /// The shape of the next command to answer, when the command itself is of no interest.
@@ -139,6 +274,7 @@ impl Run {
             self.shapes.clear();
             (self.at, self.answered) = (0, 0);
             (self.writes, self.whole) = (false, None);
+            self.blind.clear();
         }
         finished
     }

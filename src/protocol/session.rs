@@ -7,20 +7,22 @@
 //! ```text
 //! loop {
 //!     match session.next() {
-//!         Wait                => write output(), clear it; read into space(), then filled(n)
-//!         Flush               => write output(), clear it
-//!         Write { commands }  => propose them, then finish_write(outcomes, leader)
-//!         Read                => wait for a ReadIndex, then finish_read(access to the store)
-//!         Ask(question)       => finish_ask(answer)
-//!         Close               => write output(), close
+//!         Wait              => write output(), clear it; read into space(), then filled(n)
+//!         Flush             => write output(), clear it
+//!         Write { .. }      => propose the commands, then finish_write(outcomes, leader)
+//!         Read              => wait for a ReadIndex, then finish_read(access to the store)
+//!         Accept { writes } => have them accepted, then finish_accept(existed, acceptor)
+//!         Look              => finish_read(access to what this node holds)
+//!         Ask(question)     => finish_ask(answer)
+//!         Close             => write output(), close
 //!     }
 //! }
 //! ```
 //!
 //! Rules:
-//! - Replies leave in the order of the requests. Neighbouring store commands share a run; anything
-//!   else (PING, a wrong argument, INFO) stays unread until the run before it is answered, and
-//!   takes effect only then.
+//! - Replies leave in the order of the requests. Neighbouring store commands that are served in the
+//!   same way share a run; anything else (PING, a wrong argument, INFO, CONSISTENCY) stays unread
+//!   until the run before it is answered, and takes effect only then.
 //! - One piece of work at a time: until it is finished, `next` gives `Wait`.
 //! - Memory is bounded by [`Limits`](super::Limits) and by what the client has sent. A client that
 //!   does not read its replies is held back by the driver, which calls `next` only when the output
@@ -29,13 +31,13 @@
 use std::sync::Arc;
 
 use super::args::{Args, Span};
-use super::caller::{Caller, Profile, Protocol};
+use super::caller::{Call, Caller, Profile, Protocol};
 use super::command::{Answer, Does, Row};
 use super::input::{Input, KEEP_BYTES};
 use super::line::{self, Lines, Refused};
 use super::reply::{Reply, Shape};
 use super::resp::{self, Parser};
-use super::run::Run;
+use super::run::{Run, Service};
 use super::{Facts, Question, Work};
 use crate::types::{Command, NodeId, Outcome, Unknown, Unserved};
 
@@ -49,7 +51,7 @@ pub struct Session {
     lines: Lines,
     run: Run,
     pending: Pending,
-    /// What a write came to and has not been told yet, because the output was full.
+    /// What writes came to and has not been told yet, because the output was full.
     untold: Option<Told>,
     output: Vec<u8>,
 }
@@ -59,11 +61,12 @@ pub struct Session {
 enum Pending {
     Nothing,
     Write,
+    Accept,
     Read,
     Answer(Shape),
 }
 
-/// What a write came to, and who led.
+/// What writes came to, and who led or accepted them.
 struct Told {
     outcomes: std::vec::IntoIter<Outcome>,
     leader: Option<NodeId>,
@@ -155,18 +158,21 @@ impl Session {
     /// why there are none, which is then the reply to each. `leader` is who leads now, if known.
     pub fn finish_write(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {
         debug_assert_eq!(self.pending, Pending::Write);
-        self.pending = Pending::Nothing;
-        match result {
-            Ok(outcomes) => {
-                self.untold = Some(Told { outcomes: outcomes.into_iter(), leader });
-                self.tell();
-            }
-            Err(unserved) => self.refuse(unserved),
-        }
+        self.conclude(result, leader);
     }
 
-    /// Finishes a [`Work::Read`]: with access to the store, or with the reason why there is none.
-    /// When the replies grow large the rest of the run is asked for again, after a `Flush`.
+    /// Finishes a [`Work::Accept`]: for each of its writes with whether the key existed just before
+    /// it, or with the reason why none was accepted, which is then the reply to each command.
+    /// `acceptor` is who has stamped them, if known.
+    pub fn finish_accept(&mut self, result: Result<Vec<bool>, Unserved>, acceptor: Option<NodeId>) {
+        debug_assert_eq!(self.pending, Pending::Accept);
+        let outcomes = result.map(|existed| self.run.accepted(&existed));
+        self.conclude(outcomes, acceptor);
+    }
+
+    /// Finishes a [`Work::Read`] or a [`Work::Look`]: with access to the store, or to what this
+    /// node holds, or with the reason why there is none. When the replies grow large the rest of
+    /// the run is asked for again, after a `Flush`.
     pub fn finish_read(
         &mut self,
         result: Result<&mut dyn FnMut(&Command<'_>) -> Outcome, Unserved>,
@@ -202,7 +208,19 @@ impl Session {
         self.output.len() >= self.caller.facts.limits.output_bytes_max
     }
 
-    /// Replies with what a write came to, as far as the output has room.
+    /// Takes note of what writes came to.
+    fn conclude(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {
+        self.pending = Pending::Nothing;
+        match result {
+            Ok(outcomes) => {
+                self.untold = Some(Told { outcomes: outcomes.into_iter(), leader });
+                self.tell();
+            }
+            Err(unserved) => self.refuse(unserved),
+        }
+    }
+
+    /// Replies with what writes came to, as far as the output has room.
     fn tell(&mut self) {
         let Some(mut told) = self.untold.take() else {
             return;
@@ -210,17 +228,11 @@ impl Session {
         let on_line = self.caller.profile.protocol == Protocol::Line;
         let limits = &self.caller.facts.limits;
         while self.output.len() < limits.output_bytes_max {
-            // Only a line repeats the key, so only then it is worth looking at the command again.
-            let next = if on_line {
-                self.run.next_command().map(|(command, shape)| (Some(command), shape))
-            } else {
-                self.run.next_shape().map(|shape| (None, shape))
-            };
-            let Some((command, shape)) = next else {
+            let Some((shape, key)) = self.run.next_told(on_line) else {
                 break;
             };
-            let reply = match (told.outcomes.next(), command) {
-                (Some(Outcome::Done), Some(Command::Set { key, .. })) if shape == Shape::Stored => {
+            let reply = match (told.outcomes.next(), key) {
+                (Some(Outcome::Done), Some(key)) if shape == Shape::Stored => {
                     line::write_stored(&mut self.output, key, told.leader);
                     continue;
                 }
@@ -249,15 +261,22 @@ impl Session {
     /// Hands the run out; without one there is nothing to do but wait.
     fn launch(&mut self) -> Work {
         if self.run.is_empty() {
-            Work::Wait
-        } else if self.run.writes() {
-            self.pending = Pending::Write;
-            let keep = self.caller.profile.protocol == Protocol::Line;
-            Work::Write { commands: self.run.batch(keep) }
-        } else {
-            self.pending = Pending::Read;
-            Work::Read
+            return Work::Wait;
         }
+        let keep = self.caller.profile.protocol == Protocol::Line;
+        let (pending, work) = match self.run.service() {
+            Service::Strong if !self.run.writes() => (Pending::Read, Work::Read),
+            Service::Look => (Pending::Read, Work::Look),
+            Service::Accept => {
+                (Pending::Accept, Work::Accept { writes: self.run.take_writes(keep) })
+            }
+            service @ (Service::Strong | Service::Update) => {
+                let eventual = service == Service::Update;
+                (Pending::Write, Work::Write { commands: self.run.batch(keep), eventual })
+            }
+        };
+        self.pending = pending;
+        work
     }
 
     /// Deals with the request at the front of the input.
@@ -311,9 +330,9 @@ impl Session {
     /// Does what the words say, or adds it to the run. What cannot join the run stays where it is
     /// until the run is answered.
     fn execute(&mut self, len: usize) -> Step {
-        let args = Args::new(self.input.unread(), &self.words);
-        let row = match self.caller.admit(args) {
-            Ok(row) => row,
+        let words = Args::new(self.input.unread(), &self.words);
+        let Call { row, args, mode } = match self.caller.admit(words) {
+            Ok(call) => call,
             Err(reply) => return self.settle(len, None, Err(reply)),
         };
         match row.does {
@@ -324,7 +343,9 @@ impl Session {
             }
             Does::Store(parse) => match parse(args) {
                 Ok(order) => {
-                    if !self.run.push(&order, len, &self.caller.facts.limits) {
+                    let mode = mode.unwrap_or_else(|| self.caller.consistency_of(&order.command));
+                    let service = Service::of(&order.command, mode);
+                    if !self.run.push(&order, service, len, &self.caller.facts.limits) {
                         return Step::Stop;
                     }
                     self.caller.count(row);
@@ -333,6 +354,10 @@ impl Session {
                 }
                 Err(reply) => self.settle(len, Some(row), Err(reply)),
             },
+            Does::With => {
+                let text = "ERR WITH takes a command that reads or writes keys";
+                self.settle(len, Some(row), Err(Reply::error(text)))
+            }
         }
     }
 
@@ -351,7 +376,11 @@ impl Session {
         }
         self.consume(len);
         match answer {
-            Ok(Answer::Now(reply)) | Err(reply) => {
+            Ok(Answer::Now(reply, shape)) => {
+                self.put(shape, &reply);
+                Step::Done
+            }
+            Err(reply) => {
                 self.put(Shape::Plain, &reply);
                 Step::Done
             }

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::types::Write;
+
 /// What the driver has to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -15,10 +17,24 @@ pub enum Work {
         /// the whole store. The batch limits bound their number and size; a single longer command
         /// is a batch of its own.
         commands: Bytes,
+        /// True if all of them are commands of an eventual context that write depending on what is
+        /// there (INCR, SET NX, GETSET, FLUSHALL, …). What the node asked has accepted for their
+        /// keys, and the log may not have yet, belongs in front of them. False if none of them is.
+        eventual: bool,
     },
     /// Serve a run that only reads: wait until the store may be read (ReadIndex, thesis §6.4), then
     /// `finish_read`.
     Read,
+    /// Have a run of blind writes of an eventual context (SET without options, MSET, DEL, UNLINK)
+    /// stamped and accepted; then `finish_accept`.
+    Accept {
+        /// One for each key named, in the order of the commands, not stamped yet. A key may come
+        /// more than once: the last of its writes is the newest. The limits of a batch bound them.
+        writes: Vec<Write>,
+    },
+    /// Serve a run that only reads, in an eventual context: from what this node holds, without
+    /// waiting. Then `finish_read`, as for `Read`.
+    Look,
     /// Answer this, with `finish_ask`.
     Ask(Question),
     /// Write the output and close the connection.

@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::detector::Liveness;
 use super::{Envelope, Record};
-use crate::types::{Entry, Index, NodeId, Rejected, RequestId, SnapshotMeta, Term, Unserved};
+use crate::types::{
+    Entry, Index, NodeId, Rejected, RequestId, SnapshotMeta, Term, Unserved, Write, Writes,
+};
 
 /// Numbers the batches that a replica has asked to be made durable.
 pub type JobNo = u64;
@@ -16,13 +18,15 @@ pub type JobNo = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadId(pub u64);
 
-/// The two deadlines of a replica, each watched by a thread of its own.
+/// The deadlines of a replica, each watched by a thread of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
     /// Time to tell the peers that this node is alive, and to look after what is overdue.
     Heartbeat,
     /// Time to campaign, or to give a campaign up.
     Election,
+    /// Time to bring eventual writes into the log.
+    Drain,
 }
 
 /// What happened.
@@ -35,6 +39,14 @@ pub enum Input {
         id: RequestId,
         /// Encoded commands, see [`Proposal`](crate::types::Proposal).
         commands: Bytes,
+    },
+    /// A session asks for eventual writes to be taken. `id` comes from
+    /// [`Replica::next_accept`](super::Replica::next_accept).
+    Accept {
+        /// The request's name.
+        id: RequestId,
+        /// The writes, not stamped yet.
+        writes: Vec<Write>,
     },
     /// A session asks for the right to read. The id comes from
     /// [`Replica::next_read`](super::Replica::next_read).
@@ -59,6 +71,15 @@ pub enum Input {
     LinkUp(NodeId),
     /// Everything up to and including this job is durable.
     Persisted(JobNo),
+    /// The machine's wall clock, in microseconds since 1970; to be told at each heartbeat.
+    Clock(u64),
+    /// A [mark](crate::types::Payload::Mark) was applied.
+    Marked {
+        /// Where it stands in the log.
+        index: Index,
+        /// The digest of the state there.
+        digest: u64,
+    },
     /// The image of this snapshot is durable on this node.
     SnapshotTaken(SnapshotMeta),
     /// The image asked for by [`Apply::Snapshot`] could not be written.
@@ -129,6 +150,34 @@ pub enum Event {
     CatchingUp,
     /// It has caught up and is a full member.
     CaughtUp,
+    /// Fewer nodes than a majority are alive; this one takes eventual writes.
+    QuorumLost {
+        /// Who takes them: the highest node alive.
+        accepts: NodeId,
+    },
+    /// A majority is alive again.
+    QuorumBack,
+    /// The wall clock has jumped so far that it is not believed.
+    ClockJumped {
+        /// Microseconds ahead of what it should show; negative if behind.
+        by: i64,
+    },
+    /// A peer has sent eventual writes from too far in the future, which were not taken.
+    FutureWrites {
+        /// Who.
+        from: NodeId,
+        /// How far ahead of this node's clock, in microseconds.
+        ahead: u64,
+    },
+    /// At least as many of the members that are alive show another time than this node as show the
+    /// same: it stamps nothing.
+    ClockDoubted {
+        /// How many.
+        members: usize,
+    },
+    /// Versions lie further ahead of this node's clock than clocks may differ: it stamps nothing
+    /// until the clock has caught up.
+    ClockBehind,
 }
 
 /// Why an election was held, or a leader stepped down.
@@ -169,14 +218,23 @@ pub struct Effects {
     pub apply: Vec<Apply>,
     /// These reads may be served once the index is applied.
     pub reads: Vec<(ReadId, Index)>,
+    /// These eventual writes are taken: to be put into the store's overlay and then answered.
+    pub accepted: Vec<(RequestId, Writes)>,
+    /// Eventual writes from a peer, for the overlay.
+    pub spread: Vec<Writes>,
     /// These requests end without outcomes.
     pub refuse: Vec<(RequestId, Unserved)>,
+    /// These eventual writes end without being taken.
+    pub refuse_accepts: Vec<(RequestId, Unserved)>,
     /// These reads cannot be served.
     pub refuse_reads: Vec<(ReadId, Rejected)>,
     /// For the log.
     pub events: Vec<Event>,
     /// An invariant is broken: the node must stop.
     pub fatal: Option<String>,
+    /// The state differs from that of the other members: the node must stop, and its directory
+    /// must not be used again.
+    pub diverged: Option<Index>,
 }
 
 /// Something for a peer, see [`Replica::pull`](super::Replica::pull).

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::types::{Entry, Index, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term};
+use crate::types::{
+    Entry, Index, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, Write, Writes,
+};
 
 /// A message under way. `term` is the sender's current term, whatever the message; a receiver with
 /// an older term adopts it first (Raft §5.1).
@@ -53,6 +55,24 @@ pub enum Message {
         /// Applying up to here makes every write visible that was acknowledged before the question.
         index: Index,
     },
+    /// A node hands its clients' eventual writes, not stamped yet, to the one that stamps them.
+    Accept {
+        /// The sender's wall clock, in microseconds since 1970: a request that is old when its turn
+        /// comes is not stamped.
+        sent: u64,
+        /// What is stamped must be newer: the highest version that the sender has seen.
+        seen: Version,
+        /// The sender's requests of this process below this number have their answers.
+        floor: u64,
+        /// The requests.
+        requests: Vec<(RequestId, Writes)>,
+    },
+    /// The answer to an `Accept`: for each request the version of its first write, whose others
+    /// follow it as [`Version::plus`] says; or why it was not taken.
+    Stamped(Vec<(RequestId, Result<Version, Rejected>)>),
+    /// Eventual writes that the sender holds and that are not known to be in the log: to the
+    /// leader, who brings them there; to every peer while there is none.
+    Spread(Writes),
     /// The leader hands over: the receiver shall campaign at once (TimeoutNow, thesis §3.10).
     Campaign,
 }
@@ -87,6 +107,12 @@ pub struct Beat {
     /// The receiver's incarnation, if the sender's latest beat from it said that it may not vote
     /// yet: proof that what is said here was said after that.
     pub answers: Option<u64>,
+    /// What the sender's wall clock shows, in microseconds since 1970.
+    pub clock: u64,
+    /// The sender holds no undrained write up to this version and will make none.
+    pub drained: Version,
+    /// The latest mark that the sender has applied, and the digest of its state there.
+    pub mark: Option<(Index, u64)>,
 }
 
 /// See [`Message::Append`].
@@ -166,6 +192,13 @@ pub enum Record {
     /// The image of this snapshot is durable: entries up to it are no longer needed, and if the log
     /// does not hold an entry with that index and term, the whole log gives way to the snapshot.
     Snapshot(SnapshotMeta),
+    /// Eventual writes that this node holds and that are not in the log yet.
+    Accepted(Writes),
+    /// All eventual writes that this node holds: takes the place of every `Accepted` and `Held`
+    /// before it.
+    Held(Writes),
+    /// This node may make versions up to here. Replaces the previous one.
+    Clock(Version),
 }
 
 /// Raft's persistent state beside the log (Raft §5, figure 2), and the node's standing.
@@ -206,4 +239,9 @@ pub struct Recovered {
     pub snapshot: SnapshotMeta,
     /// The log after the snapshot, without a gap.
     pub entries: Vec<Entry>,
+    /// The eventual writes that it held, in the order in which it took them; some may be in the
+    /// log by now.
+    pub held: Vec<Write>,
+    /// No version that this node has made lies above this one.
+    pub clock: Version,
 }

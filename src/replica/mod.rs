@@ -10,6 +10,7 @@
 //! | [`raft`] | elections, replication, reads, transfer: the essay on Raft as it is done here |
 //! | [`joining`] | what a node with an empty directory may do |
 //! | [`pending`] | the requests of this node's own clients, until they are committed |
+//! | [`eventual`] | writes that are answered first and brought into the log later |
 //! | [`log`], [`progress`], [`quorum`] | the parts that Raft is made of |
 //! | [`detector`] | who is alive; owned by the detector thread, not by the replica |
 //! | `contract` | what a replica is told, and what it asks to be done |
@@ -21,6 +22,7 @@
 
 mod contract;
 pub mod detector;
+pub mod eventual;
 pub mod joining;
 pub mod log;
 mod message;
@@ -38,9 +40,10 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::rng::Rng;
-use crate::types::{Index, NodeId, Rejected, RequestId, SnapshotMeta};
+use crate::types::{Index, NodeId, Rejected, RequestId, SnapshotMeta, Version};
 pub use contract::*;
 use detector::Liveness;
+use eventual::Eventual;
 use joining::Joining;
 use log::Log;
 pub use message::*;
@@ -54,8 +57,10 @@ pub use status::{PeerStatus, RoleName, Status};
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     liveness: Liveness,
-    /// The latest beat, whatever its term.
+    /// The latest beat, whatever its term, …
     beat: Option<Beat>,
+    /// … and when it came.
+    heard: Now,
 }
 
 /// See the module.
@@ -68,6 +73,7 @@ pub struct Replica {
     role: Role,
     peers: BTreeMap<NodeId, Peer>,
     pending: Pending,
+    eventual: Eventual,
     follower_reads: FollowerReads,
     next_read: u64,
     joining: Joining,
@@ -101,15 +107,18 @@ pub struct Replica {
 impl Replica {
     /// A replica that goes on from what its disk holds.
     pub fn new(now: Now, settings: Settings, recovered: Recovered, rng: Rng) -> Replica {
-        let Recovered { hard, snapshot, entries } = recovered;
+        let Recovered { hard, snapshot, entries, held, clock } = recovered;
+        let mut eventual = Eventual::new(now, &settings, &held, clock);
+        entries.iter().for_each(|entry| eventual.observe(&entry.payload));
         let log = Log::new(snapshot, entries);
-        let peer = Peer { liveness: Liveness::Alive, beat: None };
+        let peer = Peer { liveness: Liveness::Alive, beat: None, heard: now };
         let mut replica = Replica {
             durable: log.last_index(),
             commit: snapshot.index,
             peers: settings.peers().map(|id| (id, peer.clone())).collect(),
             pending: Pending::new(settings.id, settings.boot),
             role: Role::follower(now),
+            eventual,
             follower_reads: FollowerReads::new(settings.boot << 20),
             rng,
             hard,
@@ -153,6 +162,7 @@ impl Replica {
         match alarm {
             Alarm::Heartbeat => self.heartbeat_at,
             Alarm::Election => self.election_at,
+            Alarm::Drain => self.eventual.drain_at(),
         }
     }
 
@@ -166,8 +176,8 @@ impl Replica {
             Input::Message(envelope) => self.receive(now, envelope, effects),
             Input::Alarm(Alarm::Heartbeat) => self.heartbeat(now, effects),
             Input::Alarm(Alarm::Election) => self.election_alarm(now, effects),
-            Input::Peer { peer, liveness } => self.peer_changed(now, peer, liveness),
-            Input::PeerGone(peer) => self.peer_gone(now, peer),
+            Input::Peer { peer, liveness } => self.peer_changed(now, peer, liveness, effects),
+            Input::PeerGone(peer) => self.peer_gone(now, peer, effects),
             Input::LinkUp(peer) => self.link_up(now, peer, effects),
             Input::Persisted(job) => self.persisted(now, job, effects),
             Input::SnapshotTaken(meta) => self.snapshot_taken(meta, effects),
@@ -177,8 +187,13 @@ impl Replica {
             }
             Input::SnapshotSent { to, sent } => self.snapshot_sent(now, to, sent, effects),
             Input::DiskFull(full) => self.disk_changed(now, full, effects),
+            Input::Alarm(Alarm::Drain) => self.drain(now, effects),
+            Input::Accept { id, writes } => self.accept(id, writes, effects),
+            Input::Clock(wall) => self.wall_clock(now, wall, effects),
+            Input::Marked { index, digest } => self.marked(index, digest),
             Input::Stop => self.stop(now, effects),
         }
+        self.look_after_eventual(now, effects);
         if (effects.persist.len(), effects.after_persist.len()) != before {
             self.last_job += 1;
             self.jobs.push_back((self.last_job, self.log.last_index(), now));
@@ -196,16 +211,17 @@ impl Replica {
         if self.is_leader() {
             return self.pull_append(now, peer, bytes_max);
         }
-        if self.leader() != Some(peer) {
-            return None;
-        }
-        let message = if self.pending.has_unsent() {
-            Message::Forward(self.pending.take_unsent(now, bytes_max))
+        let follows = self.leader() == Some(peer);
+        let envelope = if follows && self.pending.has_unsent() {
+            let proposals = self.pending.take_unsent(now, bytes_max);
+            Some(self.envelope(peer, Message::Forward(proposals)))
         } else {
-            let position = self.follower_reads.ask(now)?;
-            Message::ReadAsk { position }
+            self.pull_accept(now, peer).or_else(|| self.pull_spread(now, peer)).or_else(|| {
+                let position = if follows { self.follower_reads.ask(now) } else { None };
+                position.map(|position| self.envelope(peer, Message::ReadAsk { position }))
+            })
         };
-        Some(Pull::Message(self.envelope(peer, message)))
+        envelope.map(Pull::Message)
     }
 
     /// Gives a request up. `None` if it is not pending: it has its answer, or is about to.
@@ -214,6 +230,11 @@ impl Replica {
             pending::Withdrawn::Unknown => None,
             known => Some(known),
         }
+    }
+
+    /// The store has taken in an image whose latest version is this.
+    pub fn restored(&mut self, latest: Version) {
+        self.eventual.restored(latest);
     }
 
     /// The snapshot that the log relies on, once what was decided so far is durable.
@@ -237,7 +258,10 @@ impl Replica {
 
     /// True if a leader that is about to stop has nothing left to finish.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && (!self.is_leader() || self.settings.members.len() == 1)
+        let drained = self.leader().is_none() || self.eventual.is_idle();
+        self.pending.is_empty()
+            && drained
+            && (!self.is_leader() || self.settings.members.len() == 1)
     }
 
     fn leader_state(&mut self) -> Option<&mut Leader> {
@@ -273,6 +297,7 @@ impl Replica {
             && !self.stopping
             && !self.disk_full
             && now >= self.unfit_until
+            && !self.eventual.doubts_clock()
             && !self.disk_is_stalled(now)
     }
 
@@ -305,7 +330,7 @@ impl Replica {
         match &self.role {
             Role::Leader(leader) if leader.transfer.is_none() => {
                 for proposal in self.pending.take_unsent(now, usize::MAX) {
-                    self.append_batch(proposal, effects);
+                    self.append_batch(now, proposal, effects);
                 }
                 self.advance_commit(now, effects);
             }
@@ -316,10 +341,11 @@ impl Replica {
         }
     }
 
-    fn peer_changed(&mut self, now: Now, peer: NodeId, liveness: Liveness) {
+    fn peer_changed(&mut self, now: Now, peer: NodeId, liveness: Liveness, effects: &mut Effects) {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.liveness = liveness;
         }
+        self.note_quorum(effects);
         self.reset_election_alarm(now);
     }
 
@@ -333,6 +359,7 @@ impl Replica {
             self.pending.send_again();
             self.follower_reads.ask_again();
         }
+        self.eventual.link_is_new(peer);
         effects.pull.insert(peer);
         effects.send.push(self.beat(now, peer));
     }
@@ -341,6 +368,7 @@ impl Replica {
         while let Some((_, last, _)) = self.jobs.pop_front_if(|(job, _, _)| *job <= upto) {
             self.durable = self.durable.max(last);
         }
+        self.eventual_persisted(now, upto, effects);
         self.try_to_finish_catching_up(effects);
         self.advance_commit(now, effects);
     }
@@ -365,6 +393,7 @@ impl Replica {
 
     fn stop(&mut self, now: Now, effects: &mut Effects) {
         self.stopping = true;
+        self.write_outbox(now, effects);
         self.start_transfer_to_best(now, effects);
     }
 

@@ -29,6 +29,21 @@ pub struct Settings {
     pub window: Window,
     /// Bytes of this node's own clients' requests that may be pending; beyond, `Rejected::Busy`.
     pub pending_bytes_max: usize,
+    /// The machine's wall clock at the start, in microseconds since 1970.
+    pub wall_micros: u64,
+    /// How far the clocks of two nodes may lie apart.
+    pub clock_offset_max: Duration,
+    /// How long eventual writes gather before they are brought into the log.
+    pub drain_interval: Duration,
+    /// After this time, eventual writes that are not in the log yet are written to the disk. Half
+    /// of the second within which they must be durable.
+    pub sync_interval: Duration,
+    /// Bytes of eventual writes that this node holds at most before sessions have to wait.
+    pub backlog_bytes_max: usize,
+    /// How often the leader marks the log, if anything has happened.
+    pub mark_interval: Duration,
+    /// How long a deletion is remembered while a member may hold older writes to the key.
+    pub tombstone_horizon: Duration,
     /// Bytes of applied entries after which an image is taken.
     pub snapshot_log_bytes: usize,
     /// Bytes of entries before the snapshot that are kept for followers that are a little behind.
@@ -50,6 +65,13 @@ impl Settings {
             takeover_delay: 2 * election_timeout,
             window: Window { messages_max: 256, bytes_max: 16 << 20 },
             pending_bytes_max: 256 << 20,
+            wall_micros: 0,
+            clock_offset_max: Duration::from_millis(500),
+            drain_interval: Duration::from_millis(10),
+            sync_interval: Duration::from_millis(500),
+            backlog_bytes_max: 64 << 20,
+            mark_interval: Duration::from_secs(5),
+            tombstone_horizon: Duration::from_secs(24 * 3600),
             snapshot_log_bytes: 64 << 20,
             log_retain_bytes: 16 << 20,
         }

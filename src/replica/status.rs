@@ -41,6 +41,16 @@ pub struct Status {
     pub pending: (usize, usize),
     /// True if a majority of members is alive.
     pub quorum: bool,
+    /// Who stamps eventual writes, as far as this node knows.
+    pub acceptor: Option<NodeId>,
+    /// Eventual writes that are not known to be in the log, and the room that they take, in bytes.
+    pub backlog: (usize, usize),
+    /// How many of them are not durable on this node's own disk.
+    pub unsynced: usize,
+    /// False while a majority of the members shows another time than this node.
+    pub clock_trusted: bool,
+    /// The latest mark that was applied here, and the digest of the state there.
+    pub mark: Option<(Index, u64)>,
     /// True while the disk has no room for further log segments.
     pub disk_full: bool,
     /// Why it last stood for election.
@@ -120,6 +130,11 @@ impl Replica {
             snapshot: self.log.snapshot().index,
             pending: (self.pending.len(), self.pending.bytes()),
             quorum: self.quorum_is_alive(),
+            acceptor: self.acceptor(),
+            backlog: self.eventual.backlog(),
+            unsynced: self.eventual.unsynced(),
+            clock_trusted: !self.eventual.doubts_clock(),
+            mark: self.mark(),
             disk_full: self.disk_full,
             last_election_cause: self.last_cause,
             peers: peers.collect(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Sabotage;
 use super::disk::{Disk, Saved, View};
+use super::eventual::Promises;
 use super::faults::{Plan, Undo};
 use super::invariants::Oracle;
 use super::network::{Link, Packet};
@@ -19,7 +20,7 @@ use super::workload::Workload;
 use crate::clock::Now;
 use crate::replica::Alarm;
 use crate::rng::Rng;
-use crate::types::NodeId;
+use crate::types::{NodeId, Writes};
 
 /// What a process waits for with a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +33,65 @@ pub enum Timer {
 #[derive(Debug)]
 pub enum Event {
     Start(usize),
-    Timer { node: usize, life: u64, timer: Timer },
+    Timer {
+        node: usize,
+        life: u64,
+        timer: Timer,
+    },
     Arrive(Packet),
-    Connect { from: usize, to: usize, life: u64 },
-    LinkBroken { from: usize, to: usize, generation: u64 },
-    Pull { from: usize, to: usize, life: u64 },
-    Synced { node: usize, life: u64 },
-    Apply { node: usize, life: u64 },
-    ImageTaken { node: usize, life: u64, image: Option<Rc<Saved>> },
-    ImageSent { from: usize, to: usize, life: u64, generation: u64, image: Rc<Saved> },
-    ImageStored { to: usize, life: u64, from: usize, image: Rc<Saved> },
-    Stopped { node: usize, life: u64, patience: u32 },
+    Connect {
+        from: usize,
+        to: usize,
+        life: u64,
+    },
+    LinkBroken {
+        from: usize,
+        to: usize,
+        generation: u64,
+    },
+    Pull {
+        from: usize,
+        to: usize,
+        life: u64,
+    },
+    Synced {
+        node: usize,
+        life: u64,
+    },
+    /// A thread puts eventual writes into the overlay, and answers the request that they are of.
+    Overlay {
+        node: usize,
+        life: u64,
+        writes: Writes,
+        operation: Option<usize>,
+    },
+    Apply {
+        node: usize,
+        life: u64,
+    },
+    ImageTaken {
+        node: usize,
+        life: u64,
+        image: Option<Rc<Saved>>,
+    },
+    ImageSent {
+        from: usize,
+        to: usize,
+        life: u64,
+        generation: u64,
+        image: Rc<Saved>,
+    },
+    ImageStored {
+        to: usize,
+        life: u64,
+        from: usize,
+        image: Rc<Saved>,
+    },
+    Stopped {
+        node: usize,
+        life: u64,
+        patience: u32,
+    },
     Client(usize),
     Timeout(usize),
     Fault,
@@ -55,6 +104,7 @@ impl Event {
         match self {
             Event::Timer { node, life, .. }
             | Event::Synced { node, life }
+            | Event::Overlay { node, life, .. }
             | Event::Apply { node, life }
             | Event::ImageTaken { node, life, .. }
             | Event::Stopped { node, life, .. }
@@ -109,9 +159,14 @@ pub struct Node {
     pub founded: bool,
     /// What was durable on directories that were lost since it was last a full member.
     pub ghosts: Vec<View>,
+    /// By how much its wall clock is ahead of the true time, in microseconds.
+    pub skew_micros: i64,
     pub disk_slow_until: Now,
     pub disk_stalled_until: Now,
 }
+
+/// How far a sound wall clock is off at most, in microseconds.
+pub const SKEW_MICROS: i64 = 200_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -126,6 +181,7 @@ pub struct World {
     pub links: Vec<Link>,
     pub load: Workload,
     pub oracle: Oracle,
+    pub promises: Promises,
     pub trace: Trace,
     pub sabotage: Option<Sabotage>,
     /// No more faults.
@@ -149,6 +205,7 @@ impl World {
             links: (0..size * size).map(|_| Link::default()).collect(),
             load,
             oracle: Oracle::new(size),
+            promises: Promises::new(size),
             rng,
             plan,
             trace,
@@ -159,6 +216,7 @@ impl World {
         };
         for node in 0..size {
             world.nodes[node].incarnation = world.rng.bits();
+            world.set_clock(node, SKEW_MICROS);
             let at = world.now + Duration::from_micros(world.rng.below(200_000));
             world.schedule(at, Event::Start(node));
         }
@@ -178,6 +236,18 @@ impl World {
     pub fn schedule_pull(&mut self, from: usize, to: usize, delay: Duration) {
         let Some(life) = self.life(from) else { return };
         self.schedule(self.now + delay, Event::Pull { from, to, life });
+    }
+
+    /// Sets a node's wall clock off by up to `micros`.
+    pub fn set_clock(&mut self, node: usize, micros: i64) {
+        let skew = self.rng.below(2 * micros.unsigned_abs() + 1).cast_signed() - micros;
+        self.nodes[node].skew_micros = skew;
+    }
+
+    /// What a node's wall clock shows, in microseconds.
+    pub fn wall(&self, node: usize) -> u64 {
+        const NOON: u64 = 1_800_000_000_000_000;
+        (NOON + self.now.0).saturating_add_signed(self.nodes[node].skew_micros)
     }
 
     /// The running process of a node.
@@ -244,6 +314,9 @@ impl World {
                 self.pull(from, to);
             }
             Event::Synced { node, .. } => self.synced(node),
+            Event::Overlay { node, writes, operation, .. } => {
+                self.overlay(node, &writes, operation);
+            }
             Event::Apply { node, .. } => self.apply_next(node),
             Event::ImageTaken { node, image, .. } => self.image_taken(node, image),
             Event::ImageSent { from, to, generation, image, .. } => {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::replica::{Envelope, HardState, JobNo, Record, Recovered};
 use crate::rng::Rng;
-use crate::types::{Entry, Index, SnapshotMeta, Term};
+use crate::types::{Entry, Index, SnapshotMeta, Term, Version, Write};
 
 /// What a sequence of records adds up to.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,9 @@ pub struct View {
     pub snapshot: SnapshotMeta,
     /// Without a gap after the snapshot.
     entries: VecDeque<Entry>,
+    /// Eventual writes.
+    pub held: Vec<Write>,
+    clock: Version,
 }
 
 impl View {
@@ -26,6 +29,8 @@ impl View {
             hard: recovered.hard.clone(),
             snapshot: recovered.snapshot,
             entries: recovered.entries.clone().into(),
+            held: recovered.held.clone(),
+            clock: recovered.clock,
         }
     }
 
@@ -59,6 +64,9 @@ impl View {
                 self.entries.truncate((index - self.snapshot.index - 1) as usize);
                 self.entries.push_back(entry.clone());
             }
+            Record::Accepted(writes) => self.held.extend(writes.iter().cloned()),
+            Record::Held(writes) => self.held = writes.to_vec(),
+            Record::Clock(version) => self.clock = self.clock.max(*version),
             Record::Snapshot(meta) => {
                 if meta.index < self.snapshot.index {
                     return Err(format!("{meta:?} after {:?}", self.snapshot));
@@ -175,6 +183,8 @@ impl Disk {
             hard: self.synced.hard.clone(),
             snapshot: self.synced.snapshot,
             entries: self.synced.entries.iter().cloned().collect(),
+            held: self.synced.held.clone(),
+            clock: self.synced.clock,
         }
     }
 }

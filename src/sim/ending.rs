@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Report;
-use super::cluster::{Event, World};
+use super::cluster::{Event, SKEW_MICROS, World};
 use super::linearizability::{self, Action, Verdict};
 use super::trace::mix_bytes;
 use super::workload::End;
@@ -31,8 +31,10 @@ impl World {
         if self.failure.is_none() {
             self.serve_fresh_requests();
         }
-        self.wait("all nodes agree", SERVICE_MAX, World::all_agree);
+        self.wait("all nodes agree", SERVICE_MAX, |world| world.all_drained() && world.all_agree());
         self.compare_states();
+        self.check_newest();
+        self.check_order();
         let undecided = self.judge();
         let requests = &self.load.requests;
         let answered = requests.iter().filter(|r| matches!(r.end, End::Done { .. })).count();
@@ -46,6 +48,7 @@ impl World {
             restored: self.oracle.restored,
             requests: requests.len() as u64,
             answered: answered as u64,
+            eventual: self.promises.acknowledged(),
             undecided,
         }
     }
@@ -63,6 +66,7 @@ impl World {
                 self.resume(node);
             }
             self.step(node, vec![Input::DiskFull(false)]);
+            self.set_clock(node, SKEW_MICROS);
             self.schedule(self.now, Event::Start(node));
             for peer in 0..self.nodes.len() {
                 self.unblock_all(node, peer);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Event, World};
+use super::cluster::{Event, SKEW_MICROS, World};
 use super::disk::Disk;
 use super::network::Travel;
 use crate::replica::progress::Window;
@@ -45,9 +45,11 @@ pub enum Fault {
     Wipe,
     /// No room for further log segments.
     DiskFull,
+    /// The wall clock jumps.
+    ClockJump,
 }
 
-const ALL: [Fault; 14] = [
+const ALL: [Fault; 15] = [
     Fault::Partition,
     Fault::OneWay,
     Fault::IsolateLeader,
@@ -62,6 +64,7 @@ const ALL: [Fault; 14] = [
     Fault::StallDisk,
     Fault::Wipe,
     Fault::DiskFull,
+    Fault::ClockJump,
 ];
 
 /// The end of a fault, or its later part.
@@ -72,6 +75,7 @@ pub enum Undo {
     Block(usize, usize),
     Resume(usize),
     HasRoom(usize),
+    Clock(usize),
 }
 
 /// What a seed makes of the world.
@@ -91,6 +95,8 @@ pub struct Plan {
     pub sync_micros: u64,
     pub apply_micros: u64,
     pub image_micros: u64,
+    /// How many of four requests are of eventual sessions.
+    pub eventual_share: u64,
     pub append_bytes_max: usize,
     /// Before the first fault.
     pub quiet: Duration,
@@ -119,6 +125,10 @@ impl Plan {
             pending_bytes_max: any(&[300, 5_000, 1 << 20]) as usize,
             snapshot_log_bytes: any(&[500, 2_000, 5_000, 20_000]) as usize,
             log_retain_bytes: any(&[0, 0, 300, 5_000]) as usize,
+            drain_interval: millis(any(&[1, 10, 100])),
+            backlog_bytes_max: any(&[1_000, 20_000, 1 << 20]) as usize,
+            mark_interval: millis(any(&[300, 1_000, 5_000])),
+            tombstone_horizon: Duration::from_secs(any(&[1, 3_600, 3_600, 3_600, 3_600])),
             ..Settings::new(NodeId(0), Vec::new())
         };
         let travel = Travel {
@@ -143,6 +153,7 @@ impl Plan {
             sync_micros: any(&[20, 200, 2_000, 10_000]),
             apply_micros: any(&[20, 200, 5_000]),
             image_micros: any(&[500, 20_000, 200_000]),
+            eventual_share: any(&[0, 1, 1, 2, 3]),
             append_bytes_max: any(&[100, 1_000, 1 << 20]) as usize,
             quiet: millis(any(&[0, 500, 1_000, 1_500])),
             trouble,
@@ -196,6 +207,7 @@ impl World {
             Fault::StallDisk => self.nodes[node].disk_stalled_until = self.soon(3_000),
             Fault::Wipe => self.crash(node, true),
             Fault::DiskFull => self.fill_disk(node),
+            Fault::ClockJump => self.jump_clock(node),
         }
     }
 
@@ -286,6 +298,7 @@ impl World {
             self.fail("records make sense", how);
         }
         self.sabotage_disk(node);
+        self.note_loss(node, false);
         if wipe {
             self.wipe(node);
         }
@@ -298,6 +311,7 @@ impl World {
         machine.incarnation = incarnation;
         machine.ghosts.push(std::mem::take(&mut machine.disk).synced);
         machine.disk = Disk::default();
+        self.note_loss(node, true);
         self.forget_candidacies(node);
         self.sabotage_wiped(node);
     }
@@ -325,6 +339,7 @@ impl World {
         if let Err(how) = self.nodes[node].disk.close() {
             self.fail("records make sense", how);
         }
+        self.note_loss(node, false);
         let again = self.soon(2_000);
         self.schedule(again, Event::Start(node));
     }
@@ -343,6 +358,13 @@ impl World {
         self.step(node, vec![Input::DiskFull(true)]);
     }
 
+    fn jump_clock(&mut self, node: usize) {
+        const JUMP_MICROS: i64 = 3_000_000;
+        self.set_clock(node, JUMP_MICROS);
+        let end = self.soon(3_000);
+        self.schedule(end, Event::Undo(Undo::Clock(node)));
+    }
+
     /// A fault ends.
     pub fn undo(&mut self, undo: Undo) {
         match undo {
@@ -352,6 +374,7 @@ impl World {
             Undo::Block(from, to) => self.block(from, to),
             Undo::Resume(node) if self.nodes[node].paused => self.resume(node),
             Undo::Resume(_) => {}
+            Undo::Clock(node) => self.set_clock(node, SKEW_MICROS),
             Undo::HasRoom(node) => self.step(node, vec![Input::DiskFull(false)]),
         }
     }

@@ -9,7 +9,9 @@ use super::process::Process;
 use super::trace::{mix, mix_bytes};
 use crate::replica::{Apply, Envelope, Message, Record};
 use crate::store::Applied;
-use crate::types::{Entry, Index, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term};
+use crate::types::{
+    Entry, Index, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term, encode_writes,
+};
 
 /// A committed entry.
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +182,7 @@ impl World {
         process.handed = index;
         let (is, hash) = (self.oracle.committed(index).copied(), hash(entry));
         let Some(known) = is else {
+            self.promises.commit(&entry.payload);
             self.oracle.committed.push(Committed { term, hash, since, digest: None });
             return self.check_majority(index, term);
         };
@@ -255,6 +258,7 @@ impl World {
 
     /// The store of one node applies one entry.
     pub fn apply_entry(&mut self, node: usize, entry: &Entry) {
+        self.check_merge(node, entry);
         let Some(process) = &mut self.nodes[node].process else { return };
         let renamed = renamed(self.sabotage, entry);
         let applied = match process.writer.apply(renamed.as_ref().unwrap_or(entry), true) {
@@ -264,7 +268,8 @@ impl World {
         process.digest = Process::digest(process.digest, entry, hash_applied(&applied));
         let digest = process.digest;
         self.check_digest(node, entry.index, digest);
-        let Payload::Batch(proposal) = &entry.payload else { return };
+        self.merged(node, entry.index, &applied);
+        let Payload::Batch { proposal, .. } = &entry.payload else { return };
         let waiting = self.nodes[node].process.as_mut();
         let operation = waiting.and_then(|process| process.waiting.remove(&proposal.id));
         match (applied, operation) {
@@ -309,20 +314,36 @@ impl World {
     }
 }
 
-/// With the sabotage [`Sabotage::ExecutedTwice`], every copy of a request has a name of its own.
+/// With the sabotage [`Sabotage::ExecutedTwice`], every copy of a request has a name of its own;
+/// with [`Sabotage::LastMergeWins`], every eventual write is newer than those before it.
 fn renamed(sabotage: Option<Sabotage>, entry: &Entry) -> Option<Entry> {
     let mut renamed = entry.clone();
-    let Payload::Batch(proposal) = &mut renamed.payload else { return None };
-    proposal.id.node.0 += 10_000 + entry.index as u32;
-    proposal.floor = 0;
-    (sabotage == Some(Sabotage::ExecutedTwice)).then_some(renamed)
+    match (&mut renamed.payload, sabotage?) {
+        (Payload::Batch { proposal, .. }, Sabotage::ExecutedTwice) => {
+            proposal.id.node.0 += 10_000 + entry.index as u32;
+            proposal.floor = 0;
+        }
+        (Payload::Merge(writes), Sabotage::LastMergeWins) => {
+            let mut later = writes.to_vec();
+            later.iter_mut().for_each(|write| write.version.0 += entry.index << 40);
+            *writes = later.into();
+        }
+        _ => return None,
+    }
+    Some(renamed)
 }
 
 fn hash(entry: &Entry) -> u64 {
     let start = mix(entry.index, entry.term);
     match &entry.payload {
         Payload::Noop => start,
-        Payload::Batch(proposal) => {
+        Payload::Merge(writes) => {
+            let mut bytes = Vec::new();
+            encode_writes(writes, &mut bytes);
+            mix_bytes(mix(start, 1), &bytes)
+        }
+        Payload::Mark { floor } => mix(mix(start, 2), floor.0),
+        Payload::Batch { proposal, .. } => {
             let id = proposal.id;
             let numbers = [u64::from(id.node.0), id.boot, id.seq, proposal.floor];
             mix_bytes(numbers.into_iter().fold(start, mix), &proposal.commands)
@@ -335,6 +356,8 @@ fn hash_applied(applied: &Applied) -> u64 {
         Applied::Nothing => 1,
         Applied::Duplicate => 2,
         Applied::Stale => 3,
+        Applied::Merged { taken, late } => mix(mix(5, *taken), *late),
+        Applied::Marked { digest } => mix(6, *digest),
         Applied::Done(outcomes) => outcomes.iter().fold(4, |hash, outcome| match outcome {
             Outcome::Done => mix(hash, 1),
             Outcome::Nil => mix(hash, 2),

@@ -20,6 +20,7 @@
 //! | `workload` | clients, and the history of what they asked and saw |
 //! | `invariants` | what is checked after each step |
 //! | [`linearizability`] | the checker of histories |
+//! | `eventual` | clients of the eventual mode, and what must hold for them |
 //! | `ending` | calm and judgement |
 //! | `trace` | what happened, as a hash and as lines |
 //!
@@ -44,6 +45,7 @@
 mod cluster;
 mod disk;
 mod ending;
+mod eventual;
 mod faults;
 mod invariants;
 pub mod linearizability;
@@ -101,6 +103,8 @@ pub struct Report {
     pub requests: u64,
     /// Requests that ended with their results.
     pub answered: u64,
+    /// Eventual writes that were acknowledged and not lost within their first second.
+    pub eventual: u64,
     /// Keys whose history was too tangled to be judged within the budget.
     pub undecided: u64,
 }

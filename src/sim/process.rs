@@ -43,10 +43,13 @@ pub struct Process {
     /// The clients' requests without an answer, by operation.
     pub waiting: BTreeMap<RequestId, usize>,
     pub reading: BTreeMap<ReadId, usize>,
+    pub accepting: BTreeMap<RequestId, usize>,
+    /// Requests whose writes are taken and about to be visible.
+    pub answering: BTreeSet<usize>,
     /// Reads that wait for an index to be applied.
     pub granted: Vec<(Index, ReadId)>,
-    /// When each timer is due to be looked at: heartbeat, election, detector.
-    timers: [Option<Now>; 3],
+    /// When each timer is due to be looked at: heartbeat, election, drain, detector.
+    timers: [Option<Now>; 4],
     /// Peers that a pull is under way for.
     pub pulls: BTreeSet<usize>,
     pub stopping: bool,
@@ -66,8 +69,11 @@ impl World {
         let (id, boot) = (self.nodes[node].id, self.nodes[node].boot);
         let members = self.nodes.iter().map(|node| node.id).collect();
         let incarnation = self.nodes[node].incarnation;
-        let settings = Settings { id, members, boot, incarnation, ..self.plan.settings.clone() };
-        let recovered = self.nodes[node].disk.recover();
+        let wall_micros = self.wall(node);
+        let settings =
+            Settings { id, members, boot, incarnation, wall_micros, ..self.plan.settings.clone() };
+        let mut recovered = self.nodes[node].disk.recover();
+        self.sabotage_recovered(&mut recovered);
         let view = View::new(&recovered);
         let (mut writer, mut digest) = (Writer::new(), 0);
         if recovered.snapshot.index > 0 {
@@ -78,6 +84,9 @@ impl World {
             digest = saved.digest;
             self.restore_into(&mut writer, &saved, true);
         }
+        writer.store().accept(&recovered.held);
+        self.note_start(node);
+        recovered.clock = recovered.clock.max(writer.latest());
         let peers: Vec<_> = settings.peers().collect();
         let detector = FailureDetector::new(self.now, settings.election_timeout, peers);
         let handed = recovered.snapshot.index;
@@ -97,8 +106,10 @@ impl World {
             working: false,
             waiting: BTreeMap::new(),
             reading: BTreeMap::new(),
+            accepting: BTreeMap::new(),
+            answering: BTreeSet::new(),
             granted: Vec::new(),
-            timers: [None; 3],
+            timers: [None; 4],
             pulls: BTreeSet::new(),
             stopping: false,
             led: false,
@@ -128,7 +139,9 @@ impl World {
         self.note(node, [2, process.life, 0], || "dies".to_owned());
         self.forget_deferred(node);
         self.links_of_the_dead(node);
-        for operation in process.waiting.into_values().chain(process.reading.into_values()) {
+        let waiting = process.waiting.into_values().chain(process.accepting.into_values());
+        let waiting = waiting.chain(process.answering);
+        for operation in waiting.chain(process.reading.into_values()) {
             self.unknown(operation);
         }
     }
@@ -150,11 +163,18 @@ impl World {
         if let Some(broken) = effects.fatal {
             return self.fail("the replica finds no broken invariant", broken);
         }
+        if let Some(index) = effects.diverged {
+            return self.fail("no state differs from the others", format!("#{node} at {index}"));
+        }
         for event in &effects.events {
             self.note(node, [3, 0, 0], || format!("-- {event:?}"));
         }
         self.check_records(node, &persist);
+        for (id, writes) in effects.accepted {
+            self.accepted(node, id, writes);
+        }
         if job > 0 {
+            self.note(node, [10, job, 0], || format!("writes job {job}: {persist:?}"));
             self.persist(node, Batch { job, records: persist, after: after_persist });
         }
         for envelope in send {
@@ -172,6 +192,12 @@ impl World {
         for (id, why) in effects.refuse {
             self.refused(node, id, why);
         }
+        for writes in effects.spread {
+            self.taken_in(node, writes, None);
+        }
+        for (id, why) in effects.refuse_accepts {
+            self.accept_refused(node, id, why);
+        }
         for (read, _) in effects.refuse_reads {
             self.read_refused(node, read);
         }
@@ -188,6 +214,7 @@ impl World {
     /// A message leaves its process.
     pub fn post(&mut self, node: usize, envelope: Envelope) {
         self.check_vote(&envelope);
+        self.check_versions(node, &envelope);
         let (to, term) = (envelope.to, envelope.term);
         self.note(node, [4, u64::from(to.0), term], || format!("says {envelope:?}"));
         self.send(envelope);
@@ -229,6 +256,7 @@ impl World {
             Ok(batches) => batches,
             Err(how) => return self.fail("records make sense", how),
         };
+        self.note_durable(node);
         let job = batches.last().map_or(0, |batch| batch.job);
         if let Standing::Voter { .. } = self.nodes[node].disk.synced.hard.standing {
             self.nodes[node].founded = true;
@@ -288,6 +316,7 @@ impl World {
         self.note(node, [6, saved.meta.index, 0], || format!("restores {:?}", saved.meta));
         self.restore_into(&mut process.writer, saved, false);
         process.digest = saved.digest;
+        process.replica.restored(process.writer.latest());
         let writer = &process.writer;
         let lost: Vec<_> = process.waiting.keys().copied().collect();
         for id in lost.into_iter().filter(|id| writer.requests().contains(*id)) {
@@ -336,12 +365,13 @@ impl World {
 
     /// A deadline is over, or was a moment ago.
     pub fn timer(&mut self, node: usize, timer: Timer) {
-        let now = self.now;
+        let (now, wall) = (self.now, self.wall(node));
         let Some(process) = &mut self.nodes[node].process else { return };
         process.timers[place(timer)] = None;
         let inputs = match timer {
             Timer::Alarm(alarm) if now >= process.replica.deadline(alarm) => {
-                vec![Input::Alarm(alarm)]
+                let wall = (alarm == Alarm::Heartbeat).then_some(Input::Clock(wall));
+                wall.into_iter().chain([Input::Alarm(alarm)]).collect()
             }
             Timer::Alarm(_) => Vec::new(),
             Timer::Detector => {
@@ -360,14 +390,14 @@ impl World {
     /// Sees to it that each deadline is looked at when it is over, and a little later as threads
     /// are.
     fn schedule_timers(&mut self, node: usize) {
-        for timer in
-            [Timer::Alarm(Alarm::Heartbeat), Timer::Alarm(Alarm::Election), Timer::Detector]
-        {
+        let alarms = [Alarm::Heartbeat, Alarm::Election, Alarm::Drain].map(Timer::Alarm);
+        for timer in alarms.into_iter().chain([Timer::Detector]) {
             let Some(process) = &mut self.nodes[node].process else { return };
             let deadline = match timer {
                 Timer::Alarm(alarm) => Some(process.replica.deadline(alarm)),
                 Timer::Detector => process.detector.deadline(),
             };
+            let deadline = deadline.filter(|at| *at < Now(u64::MAX));
             let slot = &mut process.timers[place(timer)];
             let Some(at) = deadline.filter(|at| slot.is_none_or(|due| *at < due)) else { continue };
             let at = at.max(self.now);
@@ -390,7 +420,8 @@ fn place(timer: Timer) -> usize {
     match timer {
         Timer::Alarm(Alarm::Heartbeat) => 0,
         Timer::Alarm(Alarm::Election) => 1,
-        Timer::Detector => 2,
+        Timer::Alarm(Alarm::Drain) => 2,
+        Timer::Detector => 3,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Mistakes made on purpose around the replica, to see whether the simulator would find them.
 
 use super::cluster::World;
-use crate::replica::Standing;
+use crate::replica::{Recovered, Standing};
 
 /// A promise that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +20,17 @@ pub enum Sabotage {
     ForgottenRequests,
     /// Reads are served at once.
     ReadWithoutIndex,
+    /// The eventual writes on the disk are forgotten at a start.
+    ForgottenWrites,
+    /// Of two eventual writes to a key the one that comes later in the log wins.
+    LastMergeWins,
     /// A node with an empty directory votes as if nothing had been.
     VoterWithoutMemory,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 8] = [
+    pub const ALL: [Sabotage; 10] = [
         Sabotage::AckBeforeSync,
         Sabotage::PersistedTooEarly,
         Sabotage::ForgottenVote,
@@ -34,6 +38,8 @@ impl Sabotage {
         Sabotage::ExecutedTwice,
         Sabotage::ForgottenRequests,
         Sabotage::ReadWithoutIndex,
+        Sabotage::ForgottenWrites,
+        Sabotage::LastMergeWins,
         Sabotage::VoterWithoutMemory,
     ];
 }
@@ -45,6 +51,12 @@ impl World {
             Some(Sabotage::ForgottenVote) => disk.synced.hard.vote = None,
             Some(Sabotage::LyingDisk) => disk.lie(),
             _ => {}
+        }
+    }
+
+    pub fn sabotage_recovered(&self, recovered: &mut Recovered) {
+        if self.sabotage == Some(Sabotage::ForgottenWrites) {
+            recovered.held.clear();
         }
     }
 

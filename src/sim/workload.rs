@@ -36,18 +36,25 @@ pub enum End {
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    client: Option<usize>,
-    node: usize,
+    pub client: Option<usize>,
+    pub node: usize,
     name: Name,
-    parts: Vec<(Key, Action)>,
-    invoked: u64,
+    pub parts: Vec<(Key, Action)>,
+    pub invoked: u64,
     pub end: End,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Name {
+pub enum Name {
     Write(RequestId),
+    Accept(RequestId),
     Read(ReadId),
+}
+
+impl Request {
+    fn is_strong(&self) -> bool {
+        !matches!(self.name, Name::Accept(_))
+    }
 }
 
 #[derive(Debug)]
@@ -103,10 +110,18 @@ impl Workload {
         }
     }
 
-    /// The history of each key. What certainly did not happen is no part of it.
+    /// A new value.
+    pub fn set(&mut self) -> Action {
+        self.next_value += 100;
+        let value = self.next_value.to_string().into_bytes();
+        Action::Set { value, when: When::Always, get: false }
+    }
+
+    /// The history of each key that only strong sessions write. What certainly did not happen is no
+    /// part of it.
     pub fn histories(&self) -> BTreeMap<Key, Vec<Operation>> {
         let mut histories: BTreeMap<Key, Vec<Operation>> = BTreeMap::new();
-        for request in &self.requests {
+        for request in self.requests.iter().filter(|request| request.is_strong()) {
             let (returned, seen) = match &request.end {
                 End::NotDone => continue,
                 End::Done { at, seen } => (Some(*at), Some(seen)),
@@ -117,7 +132,7 @@ impl Workload {
                 let seen = seen.map(|seen| seen[at].clone());
                 by_key.entry(key).or_default().push((action.clone(), seen));
             }
-            for (key, actions) in by_key {
+            for (key, actions) in by_key.into_iter().filter(|(key, _)| *key != b"mixed") {
                 let operation = Operation { invoked: request.invoked, returned, actions };
                 histories.entry(key.clone()).or_default().push(operation);
             }
@@ -143,12 +158,17 @@ impl World {
             }
             return self.schedule(self.now + think, Event::Client(client));
         }
+        self.load.clients[client].under_way += 1;
+        if self.rng.chance(self.plan.eventual_share, 4) {
+            let parts = self.eventual_parts(client);
+            self.ask_eventual(Some(client), node, parts);
+            return self.schedule(self.now + think, Event::Client(client));
+        }
         let mut parts = Vec::new();
         let length = if self.rng.chance(1, 5) { 1 + self.rng.below(3) } else { 1 };
         for _ in 0..length {
             parts.push((self.key(), self.load.action(&mut self.rng)));
         }
-        self.load.clients[client].under_way += 1;
         self.ask(Some(client), node, parts);
         self.schedule(self.now + think, Event::Client(client));
     }
@@ -157,13 +177,15 @@ impl World {
         if self.rng.chance(1, 20) {
             return b"constant".to_vec();
         }
+        if self.plan.eventual_share > 0 && self.rng.chance(1, 10) {
+            return b"mixed".to_vec();
+        }
         format!("k{}-{}", self.now.0 / 500_000, self.rng.below(3)).into_bytes()
     }
 
     /// A request reaches its node.
     pub fn ask(&mut self, client: Option<usize>, node: usize, parts: Vec<(Key, Action)>) -> usize {
         let operation = self.load.requests.len();
-        let (invoked, timeout) = (self.load.moment(), self.now + self.plan.request_timeout);
         let reads_only = parts.iter().all(|(_, action)| *action == Action::Get);
         let through_log = !reads_only || self.rng.chance(1, 5);
         let Some(process) = &mut self.nodes[node].process else { return operation };
@@ -176,12 +198,7 @@ impl World {
             process.reading.insert(read, operation);
             (Name::Read(read), Input::Read(read))
         };
-        let request = Request { client, node, name, parts, invoked, end: End::Open };
-        self.note(node, [30, operation as u64, 0], || format!("is asked {request:?}"));
-        self.load.requests.push(request);
-        if client.is_some() {
-            self.schedule(timeout, Event::Timeout(operation));
-        }
+        self.open(client, node, name, parts);
         if self.sabotage == Some(Sabotage::ReadWithoutIndex)
             && let Name::Read(read) = name
         {
@@ -190,6 +207,46 @@ impl World {
             self.step(node, vec![input]);
         }
         operation
+    }
+
+    /// Takes note of a request.
+    pub fn open(
+        &mut self,
+        client: Option<usize>,
+        node: usize,
+        name: Name,
+        parts: Vec<(Key, Action)>,
+    ) -> usize {
+        let operation = self.load.requests.len();
+        let (invoked, timeout) = (self.load.moment(), self.now + self.plan.request_timeout);
+        let request = Request { client, node, name, parts, invoked, end: End::Open };
+        self.note(node, [30, operation as u64, 0], || format!("is asked {request:?}"));
+        self.load.requests.push(request);
+        if client.is_some() {
+            self.schedule(timeout, Event::Timeout(operation));
+        }
+        operation
+    }
+
+    /// What an eventual session asks for: a read, or some writes.
+    fn eventual_parts(&mut self, client: usize) -> Vec<(Key, Action)> {
+        if self.rng.chance(1, 3) {
+            return vec![(self.eventual_key(), Action::Get)];
+        }
+        let mut parts = Vec::new();
+        for _ in 0..1 + self.rng.below(3) {
+            let action = if self.rng.chance(1, 5) { Action::Delete } else { self.load.set() };
+            parts.push((self.eventual_key(), action));
+        }
+        parts.push((format!("own{client}").into_bytes(), self.load.set()));
+        parts
+    }
+
+    fn eventual_key(&mut self) -> Key {
+        match self.rng.below(6) {
+            0 => b"mixed".to_vec(),
+            key => format!("e{key}").into_bytes(),
+        }
     }
 
     /// A client's patience is over.
@@ -208,6 +265,14 @@ impl World {
                 process.reading.remove(&read);
                 self.end(operation, End::NotDone);
                 self.step(node, vec![Input::AbandonRead(read)]);
+            }
+            Name::Accept(id) => {
+                let Some(withdrawn) = process.replica.withdraw_accept(id) else {
+                    return; // Taken: the answer is about to come.
+                };
+                process.accepting.remove(&id);
+                let unsent = withdrawn == Withdrawn::Unsent;
+                self.end(operation, if unsent { End::NotDone } else { End::Unknown });
             }
             Name::Write(id) => {
                 let Some(withdrawn) = process.replica.withdraw(id) else {
@@ -238,6 +303,11 @@ impl World {
         let Some(operation) = process.waiting.remove(&id) else {
             return self.fail("only waiting requests are refused", format!("{id:?}: {why}"));
         };
+        self.refused_with(operation, why);
+    }
+
+    /// A request ends without its results.
+    pub fn refused_with(&mut self, operation: usize, why: Unserved) {
         let not_done = matches!(why, Unserved::Rejected(_));
         self.end(operation, if not_done { End::NotDone } else { End::Unknown });
     }

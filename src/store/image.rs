@@ -5,7 +5,7 @@
 //! | head, 33 bytes | |
 //! |---|---|
 //! | magic | `NSIMAGE` and a line feed, which a text-mode transfer would spoil |
-//! | version u8 | 1 |
+//! | version u8 | 2 |
 //! | group u32 | the Raft group; 0 |
 //! | index u64, term u64 | what the log was applied up to |
 //! | checksum u32 | of all before it |
@@ -19,17 +19,33 @@
 //! | content | |
 //!
 //! The sections: one of *requests* (layout: `requests.rs`); as many of *records* as it takes, each
-//! at most 256 KiB long unless a single record is longer; the *end*: keys u64 and bytes u64 (of
-//! keys and values) of the whole store. Nothing may follow.
+//! at most 256 KiB long unless a single record is longer; the *end*. Nothing may follow.
 //!
-//! A record is a key and a value, each behind its length u32. Records are in strictly ascending
-//! order of (slot, key): equal states have equal bytes, a repeated or misplaced section is found,
-//! and a reader builds one slot after the other, each at its final size.
+//! | record | |
+//! |---|---|
+//! | key | behind its length u32 |
+//! | kind u8 | 1 a value, 0 a tombstone |
+//! | version u64 | |
+//! | value | behind its length u32; not in a tombstone |
+//!
+//! | end | of the whole store: |
+//! |---|---|
+//! | keys u64, bytes u64, tombstones u64 | keys with values, bytes of these keys and values |
+//! | floor u64, latest u64 | versions: of keys without a record, and the latest in the log |
+//! | digest u64 | of the state (`record.rs`) |
+//!
+//! Records are in strictly ascending order of (slot, key): equal states have equal bytes, a
+//! repeated or misplaced section is found, and a reader builds one slot after the other, each at
+//! its final size.
+//!
+//! Format 1, from before there were versions, is read too: its records are key and value, its end
+//! keys and bytes, and all its versions are zero.
 //!
 //! # What is found
 //! Every byte lies under a checksum of a field whose place and length are already proved: any
 //! single flipped byte is found for certain, any other damage but for one case in 2^32. A missing
-//! tail is found by the missing end, a missing section by the end's counts.
+//! tail is found by the missing end, a missing section by the end's counts, and by the digest
+//! whatever else keeps an image from being the state that was written.
 //!
 //! # Memory
 //! Reading takes no length on trust: a buffer grows only as bytes arrive. Both ways need one buffer
@@ -44,14 +60,17 @@ use std::sync::Arc;
 use bytes::BufMut;
 use thiserror::Error;
 
+use super::Stats;
+use super::record::{Map, Record, Totals};
 use super::requests::Requests;
 use super::slot::{SLOTS, slot_of};
-use super::{Key, Map, Stats};
 use crate::codec::{Malformed, Reader, put_bytes};
-use crate::types::{GroupId, SnapshotMeta, Value};
+use crate::types::{GroupId, Key, SnapshotMeta, Version};
 
 const MAGIC: [u8; 8] = *b"NSIMAGE\n";
-const VERSION: u8 = 1;
+const FORMAT: u8 = 2;
+/// The format without versions.
+const UNVERSIONED: u8 = 1;
 const HEAD_LEN: usize = 8 + 1 + 4 + 8 + 8 + 4;
 
 const REQUESTS: u8 = 1;
@@ -73,7 +92,7 @@ pub struct Image {
     pub(super) requests: Requests,
     /// [`SLOTS`] of them.
     pub(super) slots: Vec<Arc<Map>>,
-    pub(super) stats: Stats,
+    pub(super) totals: Totals,
 }
 
 /// Why there is no image in these bytes.
@@ -91,7 +110,7 @@ pub enum ImageError {
         what: &'static str,
     },
     /// A later version of the program wrote it.
-    #[error("snapshot format {0} is newer than this program's {VERSION}")]
+    #[error("snapshot format {0} is newer than this program's {FORMAT}")]
     NewerFormat(u8),
 }
 
@@ -108,7 +127,7 @@ impl Image {
 
     /// How much it holds.
     pub fn stats(&self) -> Stats {
-        self.stats
+        self.totals.stats
     }
 
     /// Writes the byte form, in pieces of at least a section; its length in bytes. Does not flush.
@@ -122,21 +141,20 @@ impl Image {
         for slot in &self.slots {
             records.clear();
             records.extend(slot.iter());
-            records.sort_unstable();
-            for (key, value) in &records {
-                let record_len = 4 + key.len() + 4 + value.len();
+            records.sort_unstable_by_key(|&(key, _)| key);
+            for (key, record) in &records {
+                let record_len = 4 + key.len() + 1 + 8 + record.value_len();
                 if !content.is_empty() && content.len() + record_len > SECTION_LEN {
                     sink.section(RECORDS, &mut content)?;
                 }
                 put_bytes(&mut content, key);
-                put_bytes(&mut content, value);
+                record.encode(&mut content);
             }
         }
         if !content.is_empty() {
             sink.section(RECORDS, &mut content)?;
         }
-        content.put_u64_le(self.stats.keys);
-        content.put_u64_le(self.stats.bytes);
+        self.totals.encode(&mut content);
         sink.section(END, &mut content)?;
         Ok(sink.offset)
     }
@@ -145,7 +163,7 @@ impl Image {
     /// is needed around a file.
     pub fn read(input: &mut dyn Read) -> Result<Image, ImageError> {
         let mut source = Source { input, start: 0, end: 0, content: Vec::new() };
-        let meta = source.head()?;
+        let (format, meta) = source.head()?;
         if source.section()? != REQUESTS {
             return Err(source.corrupt("the requests do not come first"));
         }
@@ -153,22 +171,17 @@ impl Image {
         let mut builder = Builder::default();
         loop {
             match source.section()? {
-                RECORDS => {
-                    source.sound(whole(&source.content, |reader| builder.push_all(reader)))?
-                }
+                RECORDS => source
+                    .sound(whole(&source.content, |reader| builder.push_all(reader, format)))?,
                 END => break,
                 _ => return Err(source.corrupt("unknown or misplaced section")),
             }
         }
-        let stated = source.sound(whole(&source.content, |reader| {
-            Ok(Stats { keys: reader.u64("count of keys")?, bytes: reader.u64("count of bytes")? })
-        }))?;
-        let (slots, stats) = builder.finish();
-        if stats != stated {
-            return Err(source.corrupt("records are missing"));
-        }
+        let (slots, totals) = builder.finish();
+        let totals =
+            source.sound(whole(&source.content, |reader| totals.proved(reader, format)))?;
         source.finish()?;
-        Ok(Image { meta, requests, slots, stats })
+        Ok(Image { meta, requests, slots, totals })
     }
 }
 
@@ -176,7 +189,7 @@ impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Image")
             .field("meta", &self.meta)
-            .field("stats", &self.stats)
+            .field("stats", &self.totals.stats)
             .finish_non_exhaustive()
     }
 }
@@ -202,7 +215,7 @@ impl Sink<'_> {
     fn head(&mut self, meta: SnapshotMeta) -> io::Result<()> {
         let mut head = Vec::with_capacity(HEAD_LEN);
         head.put_slice(&MAGIC);
-        head.put_u8(VERSION);
+        head.put_u8(FORMAT);
         head.put_u32_le(GroupId::default().0);
         head.put_u64_le(meta.index);
         head.put_u64_le(meta.term);
@@ -245,26 +258,26 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn head(&mut self) -> Result<SnapshotMeta, ImageError> {
+    fn head(&mut self) -> Result<(u8, SnapshotMeta), ImageError> {
         let head: [u8; HEAD_LEN] = self.array()?;
         if !head.starts_with(&MAGIC) {
             return Err(self.corrupt("this is no snapshot"));
         }
-        let (version, group, meta, crc) = self.sound(whole(&head[MAGIC.len()..], |reader| {
-            let (version, group) = (reader.u8("version")?, GroupId(reader.u32("group")?));
+        let (format, group, meta, crc) = self.sound(whole(&head[MAGIC.len()..], |reader| {
+            let (format, group) = (reader.u8("version")?, GroupId(reader.u32("group")?));
             let meta = SnapshotMeta { index: reader.u64("index")?, term: reader.u64("term")? };
-            Ok((version, group, meta, reader.u32("checksum of the head")?))
+            Ok((format, group, meta, reader.u32("checksum of the head")?))
         }))?;
-        if version > VERSION {
-            return Err(ImageError::NewerFormat(version));
+        if format > FORMAT {
+            return Err(ImageError::NewerFormat(format));
         }
         if crc != crc32fast::hash(&head[..HEAD_LEN - 4]) {
             return Err(self.corrupt("checksum of the head"));
         }
-        if version != VERSION || group != GroupId::default() {
+        if format < UNVERSIONED || group != GroupId::default() {
             return Err(self.corrupt("version or group"));
         }
-        Ok(meta)
+        Ok((format, meta))
     }
 
     /// Reads the next section into `content`; its kind.
@@ -320,6 +333,57 @@ impl Source<'_> {
     }
 }
 
+impl Record {
+    /// The length of the value's byte form; none has none.
+    fn value_len(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| 4 + value.len())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(u8::from(self.value.is_some()));
+        out.put_u64_le(self.version.0);
+        if let Some(value) = &self.value {
+            put_bytes(out, value);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>, format: u8) -> Result<Record, Malformed> {
+        let (alive, version) = match format {
+            UNVERSIONED => (true, Version::default()),
+            _ => (reader.bool("kind of a record")?, Version(reader.u64("version")?)),
+        };
+        let value = if alive { Some(reader.bytes("value")?.into()) } else { None };
+        Ok(Record { value, version })
+    }
+}
+
+impl Totals {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let Stats { keys, bytes, tombstones } = self.stats;
+        let numbers = [keys, bytes, tombstones, self.floor.0, self.latest.0, self.digest()];
+        numbers.into_iter().for_each(|number| out.put_u64_le(number));
+    }
+
+    /// The totals of all records that were read, made whole and compared with what the end says.
+    fn proved(mut self, end: &mut Reader<'_>, format: u8) -> Result<Totals, Malformed> {
+        let (keys, bytes) = (end.u64("count of keys")?, end.u64("count of bytes")?);
+        let tombstones = match format {
+            UNVERSIONED => 0,
+            _ => end.u64("count of tombstones")?,
+        };
+        if self.stats != (Stats { keys, bytes, tombstones }) {
+            return Err(Malformed("records are missing"));
+        }
+        if format == UNVERSIONED {
+            return Ok(self);
+        }
+        self.floor = Version(end.u64("floor")?);
+        self.latest = Version(end.u64("latest version")?);
+        let sound = end.u64("digest")? == self.digest();
+        if sound { Ok(self) } else { Err(Malformed("digest of the state")) }
+    }
+}
+
 /// Slots on their way from sorted records to maps.
 #[derive(Default)]
 struct Builder {
@@ -329,14 +393,14 @@ struct Builder {
     empty: Arc<Map>,
     /// The slot of the records below.
     slot: usize,
-    records: Vec<(Key, Value)>,
-    stats: Stats,
+    records: Vec<(Key, Record)>,
+    totals: Totals,
 }
 
 impl Builder {
-    fn push_all(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+    fn push_all(&mut self, reader: &mut Reader<'_>, format: u8) -> Result<(), Malformed> {
         while !reader.is_empty() {
-            let (key, value) = (reader.bytes("key")?, reader.bytes("value")?);
+            let (key, record) = (reader.bytes("key")?, Record::decode(reader, format)?);
             let slot = slot_of(key);
             let in_order = match self.records.last() {
                 Some((last, _)) => (self.slot, &last[..]) < (slot, key),
@@ -348,8 +412,8 @@ impl Builder {
             if slot > self.slot {
                 self.finish_slots(slot);
             }
-            self.stats.add(key, value);
-            self.records.push((key.into(), value.into()));
+            self.totals.add(key, &record);
+            self.records.push((key.into(), record));
         }
         Ok(())
     }
@@ -363,9 +427,9 @@ impl Builder {
         self.slot = next;
     }
 
-    fn finish(mut self) -> (Vec<Arc<Map>>, Stats) {
+    fn finish(mut self) -> (Vec<Arc<Map>>, Totals) {
         self.finish_slots(SLOTS);
         self.finished.resize(SLOTS, self.empty);
-        (self.finished, self.stats)
+        (self.finished, self.totals)
     }
 }

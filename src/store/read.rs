@@ -2,12 +2,58 @@
 
 use std::sync::Arc;
 
-use super::slot::{LockOrder, SLOTS, slot_of};
-use super::{Map, Store, glob};
-use crate::types::{Command, Outcome, Value};
+use super::record::Map;
+use super::slot::{LockOrder, SLOTS, Slot, slot_of};
+use super::{Store, glob};
+use crate::types::{Command, Outcome, Value, Version};
+
+/// What a reader looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// What the log has applied.
+    Base,
+    /// The newer of that and the overlay, for each key.
+    Newest,
+}
+
+impl View {
+    /// The value of a key in a slot whose lock is held.
+    fn value<'s>(self, slot: &'s Slot, key: &[u8], floor: Version) -> Option<&'s Value> {
+        let record = match self {
+            View::Base => slot.base.get(key),
+            View::Newest => slot.newest(key, floor),
+        };
+        record?.value.as_ref()
+    }
+}
+
+/// A slot as it was at one moment.
+struct Names {
+    base: Arc<Map>,
+    /// The overlay's records that counted.
+    over: Map,
+}
+
+impl Names {
+    /// How many records there are to look at.
+    fn len(&self) -> u64 {
+        (self.base.len() + self.over.len()) as u64
+    }
+
+    /// Appends the names that match, in ascending order.
+    fn push_matching(&self, pattern: Option<&[u8]>, names: &mut Vec<Value>) {
+        let from = names.len();
+        let base = self.base.iter().filter(|(key, _)| !self.over.contains_key(*key));
+        let live = base.chain(&self.over).filter(|(_, record)| record.value.is_some());
+        let matching = live.filter(|(key, _)| pattern.is_none_or(|glob| glob::matches(glob, key)));
+        names.extend(matching.map(|(key, _)| Arc::clone(key)));
+        names[from..].sort_unstable();
+    }
+}
 
 impl Store {
-    /// The outcome of a command that reads. What it may see beside writes under way:
+    /// The outcome of a command that reads what the log has applied. What it may see beside writes
+    /// under way:
     ///
     /// | command | sees |
     /// |---|---|
@@ -18,42 +64,61 @@ impl Store {
     /// | `Scan` | the same over all its pages |
     ///
     /// Names come by slot, then by key. A page of `Scan` ends at the first border of slots where
-    /// `count` keys or more have been looked at, whether or not they matched. A slot is never
-    /// split: the page may be longer by nearly one slot. A cursor beyond the last slot finds
-    /// nothing and is finished.
+    /// `count` records or more have been looked at, whether or not they matched, tombstones among
+    /// them. A slot is never split: the page may be longer by nearly one slot. A cursor beyond the
+    /// last slot finds nothing and is finished.
     ///
     /// # Panics
     /// On a command that writes: those go through the log.
     pub fn read(&self, command: &Command<'_>) -> Outcome {
+        self.view(View::Base, command)
+    }
+
+    /// The outcome of the same commands for an eventual session: of each key the newer of what the
+    /// log has applied and what this node's overlay holds. The table of [`Store::read`] applies,
+    /// but for `Count`, which walks the slots while the overlay holds anything.
+    ///
+    /// # Panics
+    /// On a command that writes.
+    pub fn read_newest(&self, command: &Command<'_>) -> Outcome {
+        self.view(View::Newest, command)
+    }
+
+    fn view(&self, view: View, command: &Command<'_>) -> Outcome {
         match command {
-            Command::Get { key } => self.look_up(key, |value| match value {
+            Command::Get { key } => self.look_up(view, key, |value| match value {
                 Some(value) => Outcome::Value(Arc::clone(value)),
                 None => Outcome::Nil,
             }),
             Command::GetMany { keys } => {
                 let mut values = Vec::with_capacity(keys.len());
-                self.look_up_all(keys, |value| values.push(value.cloned()));
+                self.look_up_all(view, keys, |value| values.push(value.cloned()));
                 Outcome::Values(values)
             }
             Command::Length { key } => {
-                let len = self.look_up(key, |value| value.map_or(0, |value| value.len()));
+                let len = self.look_up(view, key, |value| value.map_or(0, |value| value.len()));
                 Outcome::Integer(len as i64)
             }
             Command::Exists { keys } => {
                 let mut found = 0;
-                self.look_up_all(keys, |value| found += i64::from(value.is_some()));
+                self.look_up_all(view, keys, |value| found += i64::from(value.is_some()));
                 Outcome::Integer(found)
             }
-            Command::Count => Outcome::Integer(self.stats().keys.cast_signed()),
+            Command::Count => {
+                let ahead = if view == View::Newest { self.keys_ahead() } else { 0 };
+                // The two numbers may be of two moments.
+                Outcome::Integer((self.stats().keys.cast_signed() + ahead).max(0))
+            }
             Command::Keys { pattern } => {
                 let mut names = Vec::new();
                 for slot in 0..SLOTS {
-                    push_matching(&self.slot(slot), Some(pattern), &mut names);
+                    self.names(view, slot).push_matching(Some(pattern), &mut names);
                 }
                 Outcome::Names(names)
             }
-            Command::Scan { cursor, pattern, count } => self.scan(*cursor, *pattern, *count),
-            Command::Set { .. }
+            Command::Scan { cursor, pattern, count } => self.scan(view, *cursor, *pattern, *count),
+            Command::Merge { .. }
+            | Command::Set { .. }
             | Command::SetMany { .. }
             | Command::Append { .. }
             | Command::Increment { .. }
@@ -64,46 +129,60 @@ impl Store {
     }
 
     /// Shows `see` the value of `key`, under the slot's lock.
-    pub(super) fn look_up<T>(&self, key: &[u8], see: impl FnOnce(Option<&Value>) -> T) -> T {
-        see(self.slots[slot_of(key)].read().get(key))
+    pub(super) fn look_up<T>(
+        &self,
+        view: View,
+        key: &[u8],
+        see: impl FnOnce(Option<&Value>) -> T,
+    ) -> T {
+        let slot = self.slots[slot_of(key)].read();
+        see(view.value(&slot, key, self.floor()))
     }
 
     /// Shows `see` the value of each key in turn, all of one moment.
-    fn look_up_all(&self, keys: &[&[u8]], mut see: impl FnMut(Option<&Value>)) {
+    fn look_up_all(&self, view: View, keys: &[&[u8]], mut see: impl FnMut(Option<&Value>)) {
         if let [key] = keys {
-            return self.look_up(key, see);
+            return self.look_up(view, key, see);
         }
         let order = LockOrder::of(keys.iter().copied());
         let slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].read()).collect();
+        let floor = self.floor();
         for (key, place) in keys.iter().zip(order.places) {
-            see(slots[place].get(*key));
+            see(view.value(&slots[place], key, floor));
         }
     }
 
-    /// A slot as it is now. Its lock is held for the copy of a pointer only, so that a long walk
-    /// makes no writer wait; a writer that comes meanwhile copies the slot.
-    pub(super) fn slot(&self, slot: usize) -> Arc<Map> {
-        Arc::clone(&self.slots[slot].read())
+    /// The base of a slot as it is now. Its lock is held for the copy of a pointer only, so that a
+    /// long walk makes no writer wait; a writer that comes meanwhile copies the slot.
+    pub(super) fn base(&self, slot: usize) -> Arc<Map> {
+        Arc::clone(&self.slots[slot].read().base)
     }
 
-    fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: u64) -> Outcome {
+    /// The same with the overlay's records that count, if they are asked for. Those are copied, but
+    /// only by pointers, and a slot holds few.
+    fn names(&self, view: View, slot: usize) -> Names {
+        if view == View::Base {
+            return Names { base: self.base(slot), over: Map::default() };
+        }
+        let slot = self.slots[slot].read();
+        let floor = self.floor();
+        let counting = slot.overlay.iter().filter_map(|(key, _)| {
+            let record = slot.undrained(key, floor)?;
+            Some((Arc::clone(key), record.clone()))
+        });
+        Names { over: counting.collect(), base: Arc::clone(&slot.base) }
+    }
+
+    fn scan(&self, view: View, cursor: u64, pattern: Option<&[u8]>, count: u64) -> Outcome {
         let mut slot = usize::try_from(cursor).map_or(SLOTS, |cursor| cursor.min(SLOTS));
         let mut names = Vec::new();
         let mut seen = 0;
         while slot < SLOTS && (seen == 0 || seen < count) {
-            let map = self.slot(slot);
-            seen += map.len() as u64;
-            push_matching(&map, pattern, &mut names);
+            let found = self.names(view, slot);
+            seen += found.len();
+            found.push_matching(pattern, &mut names);
             slot += 1;
         }
         Outcome::Page(if slot < SLOTS { slot as u64 } else { 0 }, names)
     }
-}
-
-/// Appends the names in `map` that match, in ascending order.
-fn push_matching(map: &Map, pattern: Option<&[u8]>, names: &mut Vec<Value>) {
-    let from = names.len();
-    let matching = map.keys().filter(|key| pattern.is_none_or(|glob| glob::matches(glob, key)));
-    names.extend(matching.cloned());
-    names[from..].sort_unstable();
 }

@@ -8,18 +8,21 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::Store;
+use super::apply::Merged;
 use super::image::Image;
+use super::ledger::Ledger;
+use super::record::Record;
 use super::requests::{Admission, Requests};
-use super::{Stats, Store};
 use crate::codec::Malformed;
-use crate::types::{Command, Entry, Index, Outcome, Payload, SnapshotMeta};
+use crate::types::{Command, Entry, Index, Outcome, Payload, SnapshotMeta, Version, Write};
 
 /// See the module.
 pub struct Writer {
     store: Arc<Store>,
     requests: Requests,
     applied: SnapshotMeta,
-    stats: Stats,
+    ledger: Ledger,
 }
 
 /// What an entry came to.
@@ -31,8 +34,20 @@ pub enum Applied {
     Duplicate,
     /// From a process of its node that a newer one has followed. Nothing was done.
     Stale,
-    /// Done. One outcome for each command of the batch if they were wanted, else none.
+    /// Done. One outcome for each command of the batch but `Merge` if they were wanted, else none.
     Done(Vec<Outcome>),
+    /// Versioned writes have been merged; those not counted here were older than what is there.
+    Merged {
+        /// So many were the newest of their keys.
+        taken: u64,
+        /// So many came too late: see [`Store::late`].
+        late: u64,
+    },
+    /// The floor was raised, and tombstones up to it are forgotten.
+    Marked {
+        /// The digest of the state after it: see [`Writer::digest`].
+        digest: u64,
+    },
 }
 
 /// Why an entry cannot be applied. Neither happens in sound operation; the store may have taken
@@ -64,7 +79,7 @@ impl Writer {
             store: Arc::new(Store::empty()),
             requests: Requests::default(),
             applied: SnapshotMeta::default(),
-            stats: Stats::default(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -83,6 +98,18 @@ impl Writer {
         &self.requests
     }
 
+    /// The digest of the records, the floor and the latest version. Replicas that have applied the
+    /// same entries have the same; it is kept with every write and costs nothing to ask for.
+    pub fn digest(&self) -> u64 {
+        self.ledger.totals.digest()
+    }
+
+    /// The latest version that the applied log has held. What a node stamps from now on has to be
+    /// later, or it may be no news.
+    pub fn latest(&self) -> Version {
+        self.ledger.totals.latest
+    }
+
     /// Applies the next entry of the log. All commands of its batch run, in order, unless the
     /// request was applied before; a command that fails (INCR of a word) has no effect and stops
     /// nothing. Without `want_outcomes` its reads are skipped: only the node whose client waits
@@ -94,60 +121,96 @@ impl Writer {
         }
         let applied = match &entry.payload {
             Payload::Noop => Applied::Nothing,
-            Payload::Batch(proposal) => match self.requests.admit(proposal.id, proposal.floor) {
-                Admission::Duplicate => Applied::Duplicate,
-                Admission::Stale => Applied::Stale,
-                Admission::Fresh => self
-                    .run(&proposal.commands, want_outcomes)
-                    .map(Applied::Done)
-                    .map_err(|malformed| ApplyError::Malformed { index: entry.index, malformed })?,
-            },
+            Payload::Batch { stamp, proposal } => {
+                match self.requests.admit(proposal.id, proposal.floor) {
+                    Admission::Duplicate => Applied::Duplicate,
+                    Admission::Stale => Applied::Stale,
+                    Admission::Fresh => self
+                        .run(*stamp, &proposal.commands, want_outcomes)
+                        .map(Applied::Done)
+                        .map_err(|malformed| ApplyError::Malformed {
+                            index: entry.index,
+                            malformed,
+                        })?,
+                }
+            }
+            Payload::Merge(writes) => self.merge(writes),
+            Payload::Mark { floor } => self.mark(*floor),
         };
         self.applied = SnapshotMeta { index: entry.index, term: entry.term };
-        self.store.publish(self.stats, entry.index);
+        self.store.publish(&self.ledger.totals, entry.index);
         Ok(applied)
     }
 
-    fn run(&mut self, batch: &[u8], want_outcomes: bool) -> Result<Vec<Outcome>, Malformed> {
+    fn run(
+        &mut self,
+        stamp: Version,
+        batch: &[u8],
+        want_outcomes: bool,
+    ) -> Result<Vec<Outcome>, Malformed> {
         let mut outcomes = Vec::new();
+        self.ledger.begin(stamp);
         for command in Command::decode_all(batch) {
             let command = command?;
             let outcome = if command.is_write() {
-                self.store.write(&command, &mut self.stats)
+                self.store.write(&command, &mut self.ledger)
             } else if want_outcomes {
-                self.store.read(&command)
+                Some(self.store.read(&command))
             } else {
-                continue;
+                None
             };
-            if want_outcomes {
-                outcomes.push(outcome);
-            }
+            outcomes.extend(outcome.filter(|_| want_outcomes));
         }
         Ok(outcomes)
+    }
+
+    fn merge(&mut self, writes: &[Write]) -> Applied {
+        let (mut taken, mut late) = (0, 0);
+        for Write { version, key, value } in writes {
+            let record = Record { value: value.clone(), version: *version };
+            match self.store.merge(key.clone(), record, &mut self.ledger) {
+                Merged::Taken => taken += 1,
+                Merged::Older => {}
+                Merged::Late => late += 1,
+            }
+        }
+        Applied::Merged { taken, late }
+    }
+
+    /// A floor is a version that the log has held: strong writes stay above it, too.
+    fn mark(&mut self, floor: Version) -> Applied {
+        let totals = &mut self.ledger.totals;
+        totals.floor = totals.floor.max(floor);
+        self.ledger.saw(floor);
+        self.store.purge(&mut self.ledger);
+        Applied::Marked { digest: self.digest() }
     }
 
     /// The state as of the last applied entry, which later writes do not touch. Copies one pointer
     /// a slot; nobody waits.
     pub fn image(&self) -> Image {
-        let slots = (0..self.store.slots.len()).map(|slot| self.store.slot(slot)).collect();
-        Image { meta: self.applied, requests: self.requests.clone(), slots, stats: self.stats }
+        let slots = (0..self.store.slots.len()).map(|slot| self.store.base(slot)).collect();
+        let (requests, totals) = (self.requests.clone(), self.ledger.totals);
+        Image { meta: self.applied, requests, slots, totals }
     }
 
     /// Replaces everything by `image`, which should be ahead of what was applied; returns what was
     /// there. Dropping that takes half a second for each million keys: best done on another thread.
+    /// The overlay stays, but for what the image supersedes.
     ///
     /// A reader beside it sees the old state or the new one, also with several keys; only KEYS and
     /// SCAN can see some slots old and some new. Whoever has seen the image's index in
     /// [`Store::applied`] reads the new state; the reverse, new state while `applied` is still
     /// the old one, harms nobody who waits for an index.
     pub fn restore(&mut self, image: Image) -> Image {
-        let Image { meta, requests, slots, stats } = image;
-        let slots = self.store.replace_all(slots, || self.store.publish(stats, meta.index));
+        let Image { meta, requests, slots, totals } = image;
+        let ledger = mem::replace(&mut self.ledger, Ledger::of(totals, &slots));
+        let publish = || self.store.publish(&totals, meta.index);
         Image {
+            slots: self.store.replace_all(slots, totals.floor, publish),
             meta: mem::replace(&mut self.applied, meta),
             requests: mem::replace(&mut self.requests, requests),
-            slots,
-            stats: mem::replace(&mut self.stats, stats),
+            totals: ledger.totals,
         }
     }
 }

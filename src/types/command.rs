@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
+use super::{Version, Write};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A stored value: cheap to share with a snapshot or a reply.
@@ -56,6 +57,9 @@ pub enum Command<'a> {
     Delete { keys: Vec<&'a [u8]> },
     /// → `Done`; the whole store
     Clear,
+    /// No outcome: a versioned write that the node asked holds and the log may not have yet, in
+    /// front of the commands of an eventual session that must see it
+    Merge { version: Version, key: &'a [u8], value: Option<&'a [u8]> },
 }
 
 /// What a command came to.
@@ -105,6 +109,8 @@ mod tag {
     pub const TAKE: u8 = 20;
     pub const DELETE: u8 = 21;
     pub const CLEAR: u8 = 22;
+    pub const MERGE: u8 = 23;
+    pub const MERGE_DELETION: u8 = 24;
 }
 
 impl<'a> Command<'a> {
@@ -125,7 +131,8 @@ impl<'a> Command<'a> {
             | Increment { .. }
             | Take { .. }
             | Delete { .. }
-            | Clear => true,
+            | Clear
+            | Merge { .. } => true,
         }
     }
 
@@ -167,9 +174,44 @@ impl<'a> Command<'a> {
             Command::Take { key } => put_keys(out, tag::TAKE, &[key]),
             Command::Delete { keys } => put_list(out, tag::DELETE, keys),
             Command::Clear => out.put_u8(tag::CLEAR),
+            Command::Merge { version, key, value } => {
+                let fields: &[&[u8]] = &[key, value.unwrap_or_default()];
+                match value {
+                    Some(_) => put_keys(out, tag::MERGE, fields),
+                    None => put_keys(out, tag::MERGE_DELETION, &fields[..1]),
+                }
+                out.put_u64_le(version.0);
+            }
             Command::Count | Command::Keys { .. } | Command::Scan { .. } => {
                 unreachable!("whole-store reads never enter the log")
             }
+        }
+    }
+
+    /// True if it writes and its outcome does not depend on what was there, but for DEL's count: an
+    /// eventual session's node may take it at once.
+    pub fn is_blind_write(&self) -> bool {
+        matches!(
+            self,
+            Command::Set { when: When::Always, get: false, .. }
+                | Command::SetMany { .. }
+                | Command::Delete { .. }
+        )
+    }
+
+    /// The writes that a blind write stands for, not stamped yet: one for each key that it names.
+    pub fn push_writes(&self, writes: &mut Vec<Write>) {
+        let mut push = |key: &[u8], value: Option<&[u8]>| {
+            let (key, value) = (key.into(), value.map(Value::from));
+            writes.push(Write { version: Version::default(), key, value });
+        };
+        match self {
+            Command::Set { key, value, .. } => push(key, Some(value)),
+            Command::SetMany { pairs } => {
+                pairs.iter().for_each(|(key, value)| push(key, Some(value)));
+            }
+            Command::Delete { keys } => keys.iter().for_each(|key| push(key, None)),
+            other => debug_assert!(false, "no blind write: {other:?}"),
         }
     }
 
@@ -217,6 +259,14 @@ impl<'a> Command<'a> {
             tag::TAKE => Command::Take { key: reader.bytes("key")? },
             tag::DELETE => Command::Delete { keys: take_list(reader)? },
             tag::CLEAR => Command::Clear,
+            tag::MERGE => {
+                let (key, value) = (reader.bytes("key")?, Some(reader.bytes("value")?));
+                Command::Merge { version: Version(reader.u64("version")?), key, value }
+            }
+            tag::MERGE_DELETION => {
+                let key = reader.bytes("key")?;
+                Command::Merge { version: Version(reader.u64("version")?), key, value: None }
+            }
             _ => return Err(Malformed("command tag")),
         })
     }

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes};
 
-use super::{Index, NodeId, RequestId, Term};
+use super::{Index, NodeId, RequestId, Term, Version, Write, Writes, decode_writes, encode_writes};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// What one client pipeline asked for, in one piece: its commands run in order, with nothing
@@ -24,7 +24,22 @@ pub enum Payload {
     /// A new leader's first entry: commits what came before it (Raft §5.4.2, §8).
     Noop,
     /// Work for the state machine.
-    Batch(Proposal),
+    Batch {
+        /// The leader's hybrid clock when it appended the entry. What the batch writes has this
+        /// version, or a later one if the log has held a later one before.
+        stamp: Version,
+        /// What to do.
+        proposal: Proposal,
+    },
+    /// Writes that eventual sessions made, each of which counts only if it is the newest of its
+    /// key. The same write may come any number of times.
+    Merge(Writes),
+    /// A mark that the leader sets now and then: at it, all replicas compare their states, and
+    /// tombstones up to `floor` are forgotten.
+    Mark {
+        /// Writes up to this version to keys that do not exist come too late.
+        floor: Version,
+    },
 }
 
 /// One entry of the replicated log.
@@ -74,7 +89,11 @@ impl Proposal {
 
 impl Entry {
     const NOOP: u8 = 0;
-    const BATCH: u8 = 1;
+    /// As it was before there were versions: without a stamp. Read, never written.
+    const BATCH_UNSTAMPED: u8 = 1;
+    const BATCH: u8 = 2;
+    const MERGE: u8 = 3;
+    const MARK: u8 = 4;
 
     /// The smallest encoded entry, in bytes.
     pub const ENCODED_LEN_MIN: usize = 8 + 8 + 1;
@@ -84,19 +103,31 @@ impl Entry {
         Entry::ENCODED_LEN_MIN
             + match &self.payload {
                 Payload::Noop => 0,
-                Payload::Batch(proposal) => Proposal::OVERHEAD + proposal.commands.len(),
+                Payload::Batch { proposal, .. } => 8 + Proposal::OVERHEAD + proposal.commands.len(),
+                Payload::Merge(writes) => 4 + writes.iter().map(Write::encoded_len).sum::<usize>(),
+                Payload::Mark { .. } => 8,
             }
     }
 
-    /// Appends the byte form: index u64, term u64, kind u8, then the proposal of a batch.
+    /// Appends the byte form: index u64, term u64, kind u8; then for a batch its
+    /// stamp u64 and proposal, for a merge its writes, for a mark its floor u64.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.index);
         out.put_u64_le(self.term);
         match &self.payload {
             Payload::Noop => out.put_u8(Entry::NOOP),
-            Payload::Batch(proposal) => {
+            Payload::Batch { stamp, proposal } => {
                 out.put_u8(Entry::BATCH);
+                out.put_u64_le(stamp.0);
                 proposal.encode(out);
+            }
+            Payload::Merge(writes) => {
+                out.put_u8(Entry::MERGE);
+                encode_writes(writes, out);
+            }
+            Payload::Mark { floor } => {
+                out.put_u8(Entry::MARK);
+                out.put_u64_le(floor.0);
             }
         }
     }
@@ -107,7 +138,16 @@ impl Entry {
         let term = reader.u64("entry term")?;
         let payload = match reader.u8("entry kind")? {
             Entry::NOOP => Payload::Noop,
-            Entry::BATCH => Payload::Batch(Proposal::decode(reader, frame)?),
+            Entry::BATCH_UNSTAMPED => Payload::Batch {
+                stamp: Version::default(),
+                proposal: Proposal::decode(reader, frame)?,
+            },
+            Entry::BATCH => Payload::Batch {
+                stamp: Version(reader.u64("stamp")?),
+                proposal: Proposal::decode(reader, frame)?,
+            },
+            Entry::MERGE => Payload::Merge(decode_writes(reader)?),
+            Entry::MARK => Payload::Mark { floor: Version(reader.u64("floor")?) },
             _ => return Err(Malformed("entry kind")),
         };
         Ok(Entry { index, term, payload })

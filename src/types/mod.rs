@@ -5,10 +5,12 @@
 mod command;
 mod entry;
 mod integer;
+mod write;
 
 pub use command::{Command, Failure, Outcome, Value, When};
 pub use entry::{Entry, Payload, Proposal, SnapshotMeta};
 pub use integer::parse_integer;
+pub use write::{Consistency, Key, Version, Write, Writes, decode_writes, encode_writes};
 
 use std::fmt;
 
@@ -64,6 +66,9 @@ pub enum Rejected {
     /// The disk has no room for another log segment.
     #[error("disk full")]
     DiskFull,
+    /// This node's clock, or what it has seen of the others', is not to be trusted with versions.
+    #[error("clocks of the nodes differ too much")]
+    ClockSkew,
     /// This node joined with an empty directory and has not caught up yet.
     #[error("node is joining the cluster")]
     Joining,
@@ -78,6 +83,9 @@ pub enum Unknown {
     /// It was done, but this node learned so from a snapshot, which does not carry results.
     #[error("the result was lost behind a snapshot")]
     ResultLost,
+    /// It was interrupted in the middle: a part of it is done.
+    #[error("interrupted, a part of it was done")]
+    Partly,
     /// The node stopped before it saw the result.
     #[error("the node stopped before the result was known")]
     Stopped,

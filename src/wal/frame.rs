@@ -7,7 +7,7 @@
 //! | 4 | 4 | payload length in bytes |
 //! | 8 | 8 | batch number: grows by one with each sync, for the life of the log |
 //! | 16 | 4 | group |
-//! | 20 | 1 | kind: 1 hard state, 2 entry, 3 snapshot mark, 4 close mark |
+//! | 20 | 1 | kind: 1 hard state, 2 entry, 3 snapshot, 4 close, 5 accepted, 6 held, 7 clock |
 //! | 21 | 1 | 1 on the last frame of its batch, else 0 |
 //! | 22 | 2 | check: low half of the CRC-32 of place and header bytes 4 to 22 |
 //!
@@ -21,7 +21,8 @@
 //! Payloads (integers little-endian): hard state: term u64, vote flag u8 and node u32, standing u8
 //! (0 blank, 1 catching up, 2 voter; then a count u32 of founders, each node u32 and incarnation
 //! u64); entry: as [`Entry::encode`]; snapshot mark: index u64, term u64, and 1 if the log after it
-//! stays, 0 if the log gives way; close mark: nothing.
+//! stays, 0 if the log gives way; close mark: nothing; accepted and held writes: as
+//! [`encode_writes`]; clock: version u64. Kinds 5 to 7 came with format 2.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,9 @@ use bytes::{BufMut, Bytes};
 
 use crate::codec::{Malformed, Reader};
 use crate::replica::{HardState, Standing};
-use crate::types::{Entry, GroupId, NodeId, SnapshotMeta};
+use crate::types::{
+    Entry, GroupId, NodeId, SnapshotMeta, Version, Write, Writes, decode_writes, encode_writes,
+};
 
 /// Bytes before the payload.
 pub(super) const HEADER_LEN: usize = 24;
@@ -56,6 +59,9 @@ enum Kind {
     Entry = 2,
     Snapshot = 3,
     Close = 4,
+    Accepted = 5,
+    Held = 6,
+    Clock = 7,
 }
 
 /// What a frame says.
@@ -71,6 +77,9 @@ pub(super) enum Logged {
     },
     /// All before this was synced, and the log was closed.
     Close,
+    Accepted(Writes),
+    Held(Writes),
+    Clock(Version),
 }
 
 /// A frame whose checksum holds.
@@ -123,6 +132,18 @@ pub(super) fn put_snapshot(out: &mut Vec<u8>, group: GroupId, meta: SnapshotMeta
 
 pub(super) fn put_close(out: &mut Vec<u8>, group: GroupId) {
     put(out, group, Kind::Close, |_| ());
+}
+
+pub(super) fn put_accepted(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
+    put(out, group, Kind::Accepted, |out| encode_writes(writes, out));
+}
+
+pub(super) fn put_held(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
+    put(out, group, Kind::Held, |out| encode_writes(writes, out));
+}
+
+pub(super) fn put_clock(out: &mut Vec<u8>, group: GroupId, clock: Version) {
+    put(out, group, Kind::Clock, |out| out.put_u64_le(clock.0));
 }
 
 /// Appends a frame that still lacks what only [`seal`] can know.
@@ -205,6 +226,9 @@ impl Frame<'_> {
                 keeps_log: reader.bool("snapshot flag")?,
             },
             k if k == Kind::Close as u8 => Logged::Close,
+            k if k == Kind::Accepted as u8 => Logged::Accepted(decode_writes(&mut reader)?),
+            k if k == Kind::Held as u8 => Logged::Held(decode_writes(&mut reader)?),
+            k if k == Kind::Clock as u8 => Logged::Clock(Version(reader.u64("clock")?)),
             _ => return Err(Malformed("record: of unknown kind")),
         };
         reader.finish("record: bytes left over")?;
@@ -267,6 +291,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
     use crate::types::{Payload, Proposal, RequestId};
 
     const PLACE: Place = Place { log_id: 7, segment: 3 };
@@ -275,7 +300,14 @@ mod tests {
     fn entry() -> Entry {
         let id = RequestId { node: NodeId(5001), boot: 9, seq: 4 };
         let commands = Bytes::from_static(b"not decoded here");
-        Entry { index: 12, term: 5, payload: Payload::Batch(Proposal { id, floor: 2, commands }) }
+        Entry {
+            index: 12,
+            term: 5,
+            payload: Payload::Batch {
+                stamp: Version(77),
+                proposal: Proposal { id, floor: 2, commands },
+            },
+        }
     }
 
     fn hard() -> HardState {
@@ -284,12 +316,21 @@ mod tests {
         HardState { term: 3, vote: Some(NodeId(5001)), standing }
     }
 
+    fn writes() -> Writes {
+        let set = Write { version: Version(900), key: b"k".as_slice().into(), value: None };
+        let value = Some(b"value".as_slice().into());
+        [set.clone(), Write { version: Version(901), value, ..set }].into()
+    }
+
     fn batch(offset: usize) -> Vec<u8> {
         let mut frames = vec![0; offset];
         put_hard(&mut frames, GROUP, &hard());
         put_entry(&mut frames, GROUP, &entry());
         put_snapshot(&mut frames, GROUP, SnapshotMeta { index: 8, term: 2 }, true);
         put_close(&mut frames, GROUP);
+        put_accepted(&mut frames, GROUP, &writes());
+        put_held(&mut frames, GROUP, &[]);
+        put_clock(&mut frames, GROUP, Version(u64::MAX));
         seal(&mut frames[offset..], PLACE, offset, 17, true);
         frames
     }
@@ -307,7 +348,10 @@ mod tests {
         }
         let meta = SnapshotMeta { index: 8, term: 2 };
         let mark = Logged::Snapshot { meta, keeps_log: true };
-        assert_eq!(found, [Logged::Hard(hard()), Logged::Entry(entry()), mark, Logged::Close]);
+        let (hard, entry) = (Logged::Hard(hard()), Logged::Entry(entry()));
+        let (accepted, held) = (Logged::Accepted(writes()), Logged::Held([].into()));
+        let clock = Logged::Clock(Version(u64::MAX));
+        assert_eq!(found, [hard, entry, mark, Logged::Close, accepted, held, clock]);
         assert_eq!(at, segment.len());
     }
 
@@ -340,7 +384,43 @@ mod tests {
         let segment = batch(0);
         let frame = read(&segment, PLACE, 0).unwrap();
         assert_eq!(frame.decode(GroupId(1)), Err(Malformed("record: of another group")));
-        let strange = Frame { kind: 99, ..frame };
-        assert_eq!(strange.decode(GROUP), Err(Malformed("record: of unknown kind")));
+        for kind in Kind::Clock as u8 + 1..=u8::MAX {
+            let strange = Frame { kind, ..frame };
+            assert_eq!(strange.decode(GROUP), Err(Malformed("record: of unknown kind")));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_too_short_or_too_long_is_malformed() {
+        let segment = batch(0);
+        let mut at = 0;
+        while let Some(frame) = read(&segment, PLACE, at) {
+            for len in 0..frame.payload.len() {
+                let short = Frame { payload: &frame.payload[..len], ..frame };
+                assert!(short.decode(GROUP).is_err(), "kind {}, {len} bytes", frame.kind);
+            }
+            let payload = [frame.payload, &[0]].concat();
+            let long = Frame { payload: &payload, ..frame };
+            assert!(long.decode(GROUP).is_err(), "kind {}", frame.kind);
+            at = frame.end;
+        }
+    }
+
+    #[test]
+    fn arbitrary_payloads_never_panic_nor_claim_more_than_they_hold() {
+        let segment = batch(0);
+        let frame = read(&segment, PLACE, 0).unwrap();
+        let mut rng = Rng::new(5);
+        for _ in 0..20_000 {
+            // Small bytes are counts and flags that often make sense.
+            let bound = if rng.chance(1, 2) { 3 } else { 256 };
+            let payload: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(bound) as u8).collect();
+            let kind = rng.below(9) as u8;
+            let strange = Frame { kind, payload: &payload, ..frame };
+            if let Ok(Logged::Accepted(writes) | Logged::Held(writes)) = strange.decode(GROUP) {
+                let len = 4 + writes.iter().map(Write::encoded_len).sum::<usize>();
+                assert_eq!(len, payload.len(), "all of it was read");
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! read; [`Shape`] knows only where terms begin, which is all that a running log needs.
 
 use crate::replica::{HardState, Recovered};
-use crate::types::{Entry, Index, SnapshotMeta, Term};
+use crate::types::{Entry, Index, SnapshotMeta, Term, Version, Write};
 
 use super::frame::Logged;
 
@@ -16,6 +16,8 @@ pub(super) struct Replay {
     hard: HardState,
     snapshot: SnapshotMeta,
     entries: Vec<Entry>,
+    held: Vec<Write>,
+    clock: Version,
 }
 
 impl Replay {
@@ -26,6 +28,9 @@ impl Replay {
             Logged::Entry(entry) => return self.entry(entry),
             Logged::Snapshot { meta, keeps_log } => return self.mark(meta, keeps_log),
             Logged::Close => (),
+            Logged::Accepted(writes) => self.held.extend_from_slice(&writes),
+            Logged::Held(writes) => self.held = writes.to_vec(),
+            Logged::Clock(clock) => self.clock = self.clock.max(clock),
         }
         Ok(())
     }
@@ -63,13 +68,13 @@ impl Replay {
 
     /// The whole log's state; fails if entries are missing.
     pub(super) fn finish(self) -> Result<Recovered, String> {
-        let Replay { hard, snapshot, entries } = self;
+        let Replay { hard, snapshot, entries, held, clock } = self;
         match entries.first() {
             Some(first) if first.index != snapshot.index + 1 => Err(format!(
                 "the log begins with entry {}, but the snapshot mark is {}",
                 first.index, snapshot.index
             )),
-            _ => Ok(Recovered { hard, snapshot, entries }),
+            _ => Ok(Recovered { hard, snapshot, entries, held, clock }),
         }
     }
 }

@@ -24,7 +24,9 @@
 //!   and what is damage, to be refused.
 //! - A batch is all or nothing: recovery never returns a part of one.
 //! - Nothing is removed but by dropping the oldest segment, when a durable snapshot mark covers the
-//!   highest entry index that it holds. Each segment restates hard state and mark at its beginning.
+//!   highest entry index that it holds, and a durable `Held` has taken the place of its eventual
+//!   writes. Each segment restates hard state, mark and clock at its beginning. Eventual writes are
+//!   never restated: whoever holds some for long appends a `Held` now and then, or the log grows.
 //! - A segment that has been dropped becomes a spare. A frame of its former life is never taken for
 //!   a new one, because the checksum includes the segment's number.
 //! - After a failed write or sync nothing is known about the file, so the log refuses all further
@@ -43,6 +45,7 @@ mod frame;
 mod history;
 mod home;
 mod memory;
+mod needed;
 mod recover;
 mod segment;
 mod spare;
@@ -62,11 +65,11 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::replica::{HardState, Record, Recovered};
-use crate::types::{GroupId, Index, SnapshotMeta};
+use crate::types::{GroupId, SnapshotMeta, Version};
 
 use frame::Place;
 use history::Shape;
-use recover::Segment;
+use needed::{Contents, Segment};
 use segment::Header;
 use spare::Spares;
 
@@ -135,11 +138,10 @@ pub struct Wal<D: Disk> {
     spares: Spares<D>,
     /// All segments in order; the last one is being written.
     segments: VecDeque<Segment>,
-    /// `None` until the first commit of a new log.
+    /// `None` before the first commit to a log that is new or ends in an earlier format.
     current: Option<Current<D::File>>,
     next_batch: u64,
-    /// Hard state and snapshot mark as of the last commit.
-    durable: (HardState, SnapshotMeta),
+    durable: Durable,
     pending: Pending,
     failed: bool,
 }
@@ -151,6 +153,13 @@ struct Current<F> {
     end: u64,
 }
 
+/// What the next segment restates: the state as of the last commit.
+struct Durable {
+    hard: HardState,
+    snapshot: SnapshotMeta,
+    clock: Version,
+}
+
 /// What was appended and not committed yet.
 struct Pending {
     frames: Vec<u8>,
@@ -158,8 +167,10 @@ struct Pending {
     hard: Option<HardState>,
     /// The log's shape after it.
     shape: Shape,
-    /// The highest entry index in it; 0 if there is none.
-    highest: Index,
+    /// The clock after it.
+    clock: Version,
+    /// What it will mean for the segments.
+    contents: Contents,
 }
 
 impl<D: Disk> Wal<D> {
@@ -171,24 +182,31 @@ impl<D: Disk> Wal<D> {
     pub fn open(disk: Arc<D>, options: Options) -> Result<(Wal<D>, Recovered), WalError> {
         let found = recover::recover(&*disk, &options)?;
         let spares = Spares::open(Arc::clone(&disk), options.segment_bytes)?;
-        let current = match found.segments.last() {
-            None => None,
-            Some(last) => {
+        let current = match (found.segments.back(), found.end) {
+            (Some(last), Some(end)) => {
                 let file = disk.open(&segment::name(last.number))?;
-                Some(Current { file, end: found.end })
+                Some(Current { file, end })
             }
+            _ => None,
         };
         let recovered = found.recovered;
-        let pending =
-            Pending { frames: Vec::new(), hard: None, shape: Shape::of(&recovered), highest: 0 };
+        let Recovered { hard, snapshot, clock, .. } = &recovered;
+        let durable = Durable { hard: hard.clone(), snapshot: *snapshot, clock: *clock };
+        let pending = Pending {
+            frames: Vec::new(),
+            hard: None,
+            shape: Shape::of(&recovered),
+            clock: *clock,
+            contents: Contents::default(),
+        };
         let wal = Wal {
             disk,
             options,
             spares,
-            segments: found.segments.into(),
+            segments: found.segments,
             current,
             next_batch: found.next_batch,
-            durable: (recovered.hard.clone(), recovered.snapshot),
+            durable,
             pending,
             failed: false,
         };
@@ -196,7 +214,7 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Adds records to the next batch; they are in memory only until [`Wal::commit`]. A snapshot
-    /// mark older than the one before it says nothing and is left out.
+    /// mark or clock older than the one before it says nothing and is left out.
     ///
     /// # Panics
     /// If an entry does not continue the log: a mistake of the caller that would make the log
@@ -212,7 +230,7 @@ impl<D: Disk> Wal<D> {
                 }
                 Record::Entry(entry) => {
                     pending.shape.entry(entry.index, entry.term);
-                    pending.highest = pending.highest.max(entry.index);
+                    pending.contents.entry(entry.index);
                     frame::put_entry(&mut pending.frames, group, entry);
                 }
                 Record::Snapshot(meta) if meta.index >= pending.shape.snapshot().index => {
@@ -220,6 +238,19 @@ impl<D: Disk> Wal<D> {
                     frame::put_snapshot(&mut pending.frames, group, *meta, keeps_log);
                 }
                 Record::Snapshot(_) => (),
+                Record::Accepted(writes) => {
+                    pending.contents.accepted(writes);
+                    frame::put_accepted(&mut pending.frames, group, writes);
+                }
+                Record::Held(writes) => {
+                    pending.contents.held(writes);
+                    frame::put_held(&mut pending.frames, group, writes);
+                }
+                Record::Clock(clock) if *clock > pending.clock => {
+                    pending.clock = *clock;
+                    frame::put_clock(&mut pending.frames, group, *clock);
+                }
+                Record::Clock(_) => (),
             }
         }
     }
@@ -264,7 +295,7 @@ impl<D: Disk> Wal<D> {
     /// As [`Wal::commit`]; with [`WalError::Full`] what waited is given up.
     pub fn close(mut self) -> Result<(), WalError> {
         self.commit()?;
-        if self.current.is_some() {
+        if !self.is_new() {
             frame::put_close(&mut self.pending.frames, self.options.group);
             self.commit_leaving(0)?;
         }
@@ -314,7 +345,7 @@ impl<D: Disk> Wal<D> {
         self.disk.rename(&file, &name)?;
         let file = self.disk.open(&name)?;
         self.disk.write_at(&file, 0, &preamble)?;
-        self.segments.push_back(Segment { number, len, highest: 0 });
+        self.segments.push_back(Segment::new(number, len));
         self.current = Some(Current { file, end: preamble.len() as u64 });
         Ok(())
     }
@@ -322,19 +353,21 @@ impl<D: Disk> Wal<D> {
     /// What stands in segment `number` before its first batch's own records.
     fn preamble(&self, number: u64) -> Vec<u8> {
         let Options { log_id, group, .. } = self.options;
-        let header = Header { group, log_id, number, first_batch: self.next_batch };
+        let first_batch = self.next_batch;
+        let header = Header { format: segment::FORMAT, group, log_id, number, first_batch };
         let mut bytes = header.encode().to_vec();
-        frame::put_hard(&mut bytes, group, &self.durable.0);
-        frame::put_snapshot(&mut bytes, group, self.durable.1, true);
+        frame::put_hard(&mut bytes, group, &self.durable.hard);
+        frame::put_snapshot(&mut bytes, group, self.durable.snapshot, true);
+        frame::put_clock(&mut bytes, group, self.durable.clock);
         let place = Place { log_id, segment: number };
         let frames = &mut bytes[segment::HEADER_LEN..];
-        frame::seal(frames, place, segment::HEADER_LEN, self.next_batch, false);
+        frame::seal(frames, place, segment::HEADER_LEN, first_batch, false);
         bytes
     }
 
     fn write_batch(&mut self) -> io::Result<()> {
         let current = self.current.as_mut().expect("a segment has been begun");
-        let segment = self.segments.back_mut().expect("the current segment is the last");
+        let segment = self.segments.back().expect("the current segment is the last");
         let place = Place { log_id: self.options.log_id, segment: segment.number };
         let frames = &mut self.pending.frames;
         frame::seal(frames, place, current.end as usize, self.next_batch, true);
@@ -342,12 +375,13 @@ impl<D: Disk> Wal<D> {
         self.disk.sync(&current.file)?;
 
         current.end += frames.len() as u64;
-        segment.highest = segment.highest.max(mem::take(&mut self.pending.highest));
+        needed::note(&mut self.segments, mem::take(&mut self.pending.contents));
         self.next_batch += 1;
         if let Some(hard) = self.pending.hard.take() {
-            self.durable.0 = hard;
+            self.durable.hard = hard;
         }
-        self.durable.1 = self.pending.shape.snapshot();
+        self.durable.snapshot = self.pending.shape.snapshot();
+        self.durable.clock = self.pending.clock;
         frames.clear();
         frames.shrink_to(PENDING_KEPT_BYTES);
         Ok(())
@@ -358,7 +392,7 @@ impl<D: Disk> Wal<D> {
     fn drop_oldest(&mut self) -> io::Result<()> {
         if self.segments.len() > 1
             && let Some(oldest) = self.segments.front()
-            && oldest.highest <= self.durable.1.index
+            && !oldest.is_needed(self.durable.snapshot.index)
         {
             self.spares.recycle(&segment::name(oldest.number), oldest.len)?;
             self.segments.pop_front();

@@ -29,32 +29,25 @@
 //! failed and the kernel then forgot that the pages were dirty. What recovery reports must be
 //! durable.
 
+use std::collections::VecDeque;
+
 use crate::replica::Recovered;
-use crate::types::Index;
 
 use super::disk::Disk;
 use super::frame::Place;
 use super::history::Replay;
-use super::segment::{self, HEADER_LEN, Header, Named, Senseless, Start};
+use super::needed::{self, Segment};
+use super::segment::{self, FORMAT, HEADER_LEN, Header, Named, Senseless, Start};
 use super::{Options, WalError};
-
-/// A segment on the disk.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
-    pub number: u64,
-    /// The file's length in bytes.
-    pub len: u64,
-    /// The highest index of an entry in it, superseded ones included; 0 if there is none.
-    pub highest: Index,
-}
 
 /// What recovery found, and left.
 pub(super) struct Found {
     pub recovered: Recovered,
-    /// In order; the last one goes on being written.
-    pub segments: Vec<Segment>,
-    /// Where the next batch goes in the last segment.
-    pub end: u64,
+    /// In order.
+    pub segments: VecDeque<Segment>,
+    /// Where the next batch goes in the last segment; `None` if it begins another, because there is
+    /// none or its format is an earlier one.
+    pub end: Option<u64>,
     pub next_batch: u64,
 }
 
@@ -66,7 +59,7 @@ struct Mend {
 }
 
 enum Verdict {
-    Whole(Found, Option<Mend>),
+    Whole(Box<Found>, Option<Mend>),
     /// The last segment never began.
     Unbegun(String),
 }
@@ -83,7 +76,7 @@ pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<Found, Wal
                     disk.write_at(&file, offset as u64, &bytes)?;
                     disk.sync(&file)?;
                 }
-                return Ok(found);
+                return Ok(*found);
             }
         }
     }
@@ -94,8 +87,9 @@ fn judge<D: Disk>(disk: &D, options: &Options) -> Result<Verdict, WalError> {
     let mut reading = Reading {
         options,
         replay: Replay::default(),
-        segments: Vec::with_capacity(numbers.len()),
+        segments: VecDeque::with_capacity(numbers.len()),
         end: HEADER_LEN,
+        format: FORMAT,
         next_batch: None,
     };
     let mut mend = None;
@@ -107,7 +101,7 @@ fn judge<D: Disk>(disk: &D, options: &Options) -> Result<Verdict, WalError> {
             mend = reading.last(*number, &bytes)?;
         }
     }
-    let Reading { replay, segments, end, next_batch, .. } = reading;
+    let Reading { replay, segments, end, format, next_batch, .. } = reading;
     let last = numbers.last().map(|number| segment::name(*number));
     let recovered = replay.finish().map_err(|what| {
         let oldest = segment::name(numbers.first().copied().unwrap_or_default());
@@ -116,8 +110,10 @@ fn judge<D: Disk>(disk: &D, options: &Options) -> Result<Verdict, WalError> {
     Ok(match last {
         Some(name) if segments.len() < numbers.len() => Verdict::Unbegun(name),
         _ => {
+            let end = (!segments.is_empty() && format == FORMAT).then_some(end as u64);
             let next_batch = next_batch.unwrap_or(1);
-            Verdict::Whole(Found { recovered, segments, end: end as u64, next_batch }, mend)
+            let found = Found { recovered, segments, end, next_batch };
+            Verdict::Whole(Box::new(found), mend)
         }
     })
 }
@@ -145,9 +141,11 @@ fn segment_numbers<D: Disk>(disk: &D) -> Result<Vec<u64>, WalError> {
 struct Reading<'a> {
     options: &'a Options,
     replay: Replay,
-    segments: Vec<Segment>,
+    segments: VecDeque<Segment>,
     /// Where the whole batches of the segment just read end.
     end: usize,
+    /// Its format.
+    format: u8,
     /// `None` before the oldest segment.
     next_batch: Option<u64>,
 }
@@ -185,7 +183,7 @@ impl Reading<'_> {
             if has_begun {
                 return Err(corrupt(number, walk.end, "the first batch is unreadable"));
             }
-            self.segments.pop();
+            self.segments.pop_back();
             return Ok(None);
         }
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
@@ -201,7 +199,7 @@ impl Reading<'_> {
             Start::Damaged => Err(corrupt(number, 0, "the header is damaged")),
             Start::Newer(version) => {
                 let file = segment::name(number);
-                Err(WalError::NewerFormat { file, version, supported: segment::FORMAT })
+                Err(WalError::NewerFormat { file, version, supported: FORMAT })
             }
             Start::Header(header) => {
                 if header.log_id != self.options.log_id || header.group != self.options.group {
@@ -241,7 +239,9 @@ impl Reading<'_> {
             .map_err(|Senseless { offset, what }| corrupt(number, offset, &what))?;
         self.next_batch = Some(walk.next_batch);
         self.end = walk.end;
-        self.segments.push(Segment { number, len: bytes.len() as u64, highest: walk.highest });
+        self.format = header.format;
+        self.segments.push_back(Segment::new(number, bytes.len() as u64));
+        needed::note(&mut self.segments, walk.contents);
         Ok(walk)
     }
 }

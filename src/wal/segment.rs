@@ -15,24 +15,30 @@
 //! Every later format keeps magic, version, length and checksum where they are, so that an older
 //! program can tell a newer file from a damaged one.
 //!
-//! The first batch of a segment begins with the hard state and the snapshot mark as they were
-//! before that batch, so that no older segment is needed to know them.
+//! The first batch of a segment begins with the hard state, the snapshot mark and the clock as they
+//! were before that batch, so that no older segment is needed to know them.
+//!
+//! Format 2 has more kinds of records and of entries than format 1, and restates the clock; else
+//! they are the same, and both are read. A segment of format 1 is never written on: what came into
+//! it would be damage to the program that made it, where a later format is only later.
 
 use crate::codec::{Malformed, Reader};
-use crate::types::{GroupId, Index};
+use crate::types::GroupId;
 
 use super::frame::{self, ALIGN, Frame, Logged, Place};
+use super::needed::Contents;
 
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 64;
 /// The format that this program writes.
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 
 const MAGIC: &[u8; 8] = b"NSYNCWAL";
 
 /// The header's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    pub format: u8,
     pub group: GroupId,
     pub log_id: u64,
     pub number: u64,
@@ -56,7 +62,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(MAGIC);
-        bytes[8] = FORMAT;
+        bytes[8] = self.format;
         bytes[12..16].copy_from_slice(&self.group.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.log_id.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
@@ -66,9 +72,10 @@ impl Header {
         bytes
     }
 
-    fn decode(fields: &[u8]) -> Result<Header, Malformed> {
+    fn decode(format: u8, fields: &[u8]) -> Result<Header, Malformed> {
         let mut reader = Reader::new(fields);
         Ok(Header {
+            format,
             group: GroupId(reader.u32("group")?),
             log_id: reader.u64("log id")?,
             number: reader.u64("segment number")?,
@@ -90,7 +97,7 @@ impl Start {
         if bytes[8] > FORMAT {
             return Start::Newer(bytes[8]);
         }
-        Header::decode(&bytes[12..40]).map_or(Start::Damaged, Start::Header)
+        Header::decode(bytes[8], &bytes[12..40]).map_or(Start::Damaged, Start::Header)
     }
 }
 
@@ -148,8 +155,8 @@ pub(super) struct Walk {
     pub last_start: usize,
     /// … and where it ends; equal if there is none.
     pub end: usize,
-    /// The highest entry index in the segment; 0 if there is none.
-    pub highest: Index,
+    /// What the whole batches mean for this segment and those before it.
+    pub contents: Contents,
 }
 
 /// A record that is valid but makes no sense.
@@ -168,8 +175,12 @@ pub(super) fn walk(
     first_batch: u64,
     mut apply: impl FnMut(Logged) -> Result<(), String>,
 ) -> Result<Walk, Senseless> {
-    let mut walk =
-        Walk { next_batch: first_batch, last_start: HEADER_LEN, end: HEADER_LEN, highest: 0 };
+    let mut walk = Walk {
+        next_batch: first_batch,
+        last_start: HEADER_LEN,
+        end: HEADER_LEN,
+        contents: Contents::default(),
+    };
     let mut batch: Vec<Frame<'_>> = Vec::new();
     let mut at = HEADER_LEN;
     while let Some(frame) = frame::read(segment, place, at) {
@@ -184,8 +195,11 @@ pub(super) fn walk(
         for frame in batch.drain(..) {
             let senseless = |what| Senseless { offset: frame.offset, what };
             let logged = frame.decode(group).map_err(|e| senseless(e.to_string()))?;
-            if let Logged::Entry(entry) = &logged {
-                walk.highest = walk.highest.max(entry.index);
+            match &logged {
+                Logged::Entry(entry) => walk.contents.entry(entry.index),
+                Logged::Accepted(writes) => walk.contents.accepted(writes),
+                Logged::Held(writes) => walk.contents.held(writes),
+                Logged::Hard(_) | Logged::Snapshot { .. } | Logged::Close | Logged::Clock(_) => (),
             }
             apply(logged).map_err(senseless)?;
         }
@@ -208,8 +222,13 @@ pub(super) fn find_later(segment: &[u8], place: Place, from: usize, batch: u64) 
 mod tests {
     use super::*;
 
-    const HEADER: Header =
-        Header { group: GroupId(2), log_id: 3, number: 0x1_0000_0005, first_batch: 77 };
+    const HEADER: Header = Header {
+        format: FORMAT,
+        group: GroupId(2),
+        log_id: 3,
+        number: 0x1_0000_0005,
+        first_batch: 77,
+    };
 
     #[test]
     fn a_header_reads_back_and_no_flipped_bit_goes_unseen() {
@@ -226,11 +245,14 @@ mod tests {
 
     #[test]
     fn a_later_format_is_recognised_as_such() {
-        let mut bytes = HEADER.encode();
-        bytes[8] = FORMAT + 1;
-        let crc = crc32fast::hash(&bytes[..60]);
-        bytes[60..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Start::of(&bytes), Start::Newer(FORMAT + 1));
+        let later = Header { format: FORMAT + 1, ..HEADER };
+        assert_eq!(Start::of(&later.encode()), Start::Newer(FORMAT + 1));
+    }
+
+    #[test]
+    fn an_earlier_format_is_read() {
+        let earlier = Header { format: FORMAT - 1, ..HEADER };
+        assert_eq!(Start::of(&earlier.encode()), Start::Header(earlier));
     }
 
     #[test]

@@ -5,7 +5,10 @@ use bytes::{BufMut, Bytes};
 
 use crate::codec::{Malformed, Reader, put_bytes};
 use crate::replica::{Append, AppendAck, Beat, Chunk, Envelope, Message, VoteReply, VoteRequest};
-use crate::types::{Entry, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term};
+use crate::types::{
+    Entry, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, decode_writes,
+    encode_writes,
+};
 
 use super::HEAD_LEN;
 
@@ -22,6 +25,9 @@ mod kind {
     pub const READ_ANSWER: u8 = 10;
     pub const CAMPAIGN: u8 = 11;
     pub const CHUNK: u8 = 12;
+    pub const ACCEPT: u8 = 13;
+    pub const STAMPED: u8 = 14;
+    pub const SPREAD: u8 = 15;
 }
 
 /// What a frame holds. The ends of the link are known from its handshake.
@@ -74,10 +80,7 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
                 head(out, kind::REFUSE, term);
                 out.put_u8(reason_code(*reason));
                 out.put_u32_le(ids.len() as u32);
-                for id in ids {
-                    out.put_u32_le(id.node.0);
-                    put_u64s(out, &[id.boot, id.seq]);
-                }
+                ids.iter().for_each(|id| put_id(out, *id));
             }
             Message::ReadAsk { position } => {
                 head(out, kind::READ_ASK, term);
@@ -86,6 +89,28 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
             Message::ReadAnswer { position, index } => {
                 head(out, kind::READ_ANSWER, term);
                 put_u64s(out, &[*position, *index]);
+            }
+            Message::Accept { sent, seen, floor, requests } => {
+                head(out, kind::ACCEPT, term);
+                put_u64s(out, &[*sent, seen.0, *floor]);
+                out.put_u32_le(requests.len() as u32);
+                for (id, writes) in requests {
+                    put_id(out, *id);
+                    encode_writes(writes, out);
+                }
+            }
+            Message::Stamped(stamps) => {
+                head(out, kind::STAMPED, term);
+                out.put_u32_le(stamps.len() as u32);
+                for (id, stamp) in stamps {
+                    put_id(out, *id);
+                    out.put_u8(stamp.err().map_or(0, reason_code));
+                    out.put_u64_le(stamp.map_or(0, |version| version.0));
+                }
+            }
+            Message::Spread(writes) => {
+                head(out, kind::SPREAD, term);
+                encode_writes(writes, out);
             }
             Message::Campaign => head(out, kind::CAMPAIGN, term),
         }
@@ -126,6 +151,11 @@ fn put_u64s(out: &mut Vec<u8>, numbers: &[u64]) {
     numbers.iter().for_each(|number| out.put_u64_le(*number));
 }
 
+fn put_id(out: &mut Vec<u8>, id: RequestId) {
+    out.put_u32_le(id.node.0);
+    put_u64s(out, &[id.boot, id.seq]);
+}
+
 fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     out.put_u8(u8::from(value.is_some()));
     out.put_u64_le(value.unwrap_or(0));
@@ -140,6 +170,9 @@ fn put_beat(out: &mut Vec<u8>, beat: &Beat) {
     }
     put_option(out, beat.founder);
     put_option(out, beat.answers);
+    put_u64s(out, &[beat.clock, beat.drained.0]);
+    put_option(out, beat.mark.map(|(index, _)| index));
+    put_option(out, beat.mark.map(|(_, digest)| digest));
 }
 
 fn put_append(out: &mut Vec<u8>, append: &Append) {
@@ -194,7 +227,7 @@ fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Messa
         }
         kind::REFUSE => {
             let reason = reason(reader.u8("reason")?)?;
-            let count = reader.count(20, "ids")?;
+            let count = reader.count(ID_LEN, "ids")?;
             let ids = (0..count).map(|_| take_id(reader));
             Message::Refuse { ids: ids.collect::<Result<_, _>>()?, reason }
         }
@@ -202,14 +235,39 @@ fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Messa
         kind::READ_ANSWER => {
             Message::ReadAnswer { position: reader.u64("position")?, index: reader.u64("index")? }
         }
+        kind::ACCEPT => {
+            let (sent, seen) = (reader.u64("time of sending")?, reader.u64("version")?);
+            let (seen, floor) = (Version(seen), reader.u64("floor")?);
+            let count = reader.count(ID_LEN + 4, "requests")?;
+            let requests = (0..count).map(|_| Ok((take_id(reader)?, decode_writes(reader)?)));
+            let requests = requests.collect::<Result<_, _>>()?;
+            Message::Accept { sent, seen, floor, requests }
+        }
+        kind::STAMPED => {
+            let count = reader.count(ID_LEN + 9, "stamps")?;
+            let stamps = (0..count).map(|_| Ok((take_id(reader)?, take_stamp(reader)?)));
+            Message::Stamped(stamps.collect::<Result<_, _>>()?)
+        }
+        kind::SPREAD => Message::Spread(decode_writes(reader)?),
         kind::CAMPAIGN => Message::Campaign,
         _ => return Err(Malformed("kind")),
     })
 }
 
+/// The length of a request's name, in bytes.
+const ID_LEN: usize = 4 + 8 + 8;
+
 fn take_id(reader: &mut Reader<'_>) -> Result<RequestId, Malformed> {
     let node = NodeId(reader.u32("request node")?);
     Ok(RequestId { node, boot: reader.u64("request boot")?, seq: reader.u64("request number")? })
+}
+
+fn take_stamp(reader: &mut Reader<'_>) -> Result<Result<Version, Rejected>, Malformed> {
+    Ok(match (reader.u8("reason")?, reader.u64("version")?) {
+        (0, version) => Ok(Version(version)),
+        (code, 0) => Err(reason(code)?),
+        _ => return Err(Malformed("version")),
+    })
 }
 
 fn take_option(reader: &mut Reader<'_>, field: &'static str) -> Result<Option<u64>, Malformed> {
@@ -237,6 +295,13 @@ fn take_beat(reader: &mut Reader<'_>) -> Result<Beat, Malformed> {
         fit: reader.bool("fit")?,
         founder: take_option(reader, "founder")?,
         answers: take_option(reader, "answers")?,
+        clock: reader.u64("clock")?,
+        drained: Version(reader.u64("drained version")?),
+        mark: match (take_option(reader, "mark")?, take_option(reader, "digest")?) {
+            (Some(index), Some(digest)) => Some((index, digest)),
+            (None, None) => None,
+            _ => return Err(Malformed("mark")),
+        },
     })
 }
 
@@ -265,6 +330,7 @@ fn reason_code(reason: Rejected) -> u8 {
         Rejected::Stopping => 4,
         Rejected::DiskFull => 5,
         Rejected::Joining => 6,
+        Rejected::ClockSkew => 7,
     }
 }
 
@@ -276,6 +342,7 @@ fn reason(code: u8) -> Result<Rejected, Malformed> {
         4 => Rejected::Stopping,
         5 => Rejected::DiskFull,
         6 => Rejected::Joining,
+        7 => Rejected::ClockSkew,
         _ => return Err(Malformed("reason")),
     })
 }

@@ -33,7 +33,7 @@ use crate::types::NodeId;
 pub const MAGIC_BYTE: u8 = 0xF5;
 
 /// The version of the wire format, of frames as of handshakes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The longest message's body, in bytes.
 const BODY_LEN_MAX: usize = 1024;

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::handshake::{self, Acceptor, Dialer, HandshakeError, Identity, cluster_id};
 use super::*;
 use crate::replica::{Append, AppendAck, Beat, Chunk, Envelope, Message, VoteReply, VoteRequest};
-use crate::types::{Entry, NodeId, Payload, Proposal, Rejected, RequestId, SnapshotMeta};
+use crate::types::{
+    Entry, NodeId, Payload, Proposal, Rejected, RequestId, SnapshotMeta, Version, Write, Writes,
+};
 
 const MAX: usize = 1 << 20;
 
@@ -35,8 +37,32 @@ fn proposal() -> impl Strategy<Value = Proposal> {
     })
 }
 
+fn version() -> impl Strategy<Value = Version> {
+    any::<u64>().prop_map(Version)
+}
+
+fn stamp() -> impl Strategy<Value = Result<Version, Rejected>> {
+    prop_oneof![version().prop_map(Ok), rejected().prop_map(Err)]
+}
+
+fn writes() -> impl Strategy<Value = Writes> {
+    let write = (version(), some_bytes(), prop::option::of(some_bytes()));
+    let write = write.prop_map(|(version, key, value)| Write {
+        version,
+        key: key[..].into(),
+        value: value.map(|value| value[..].into()),
+    });
+    prop::collection::vec(write, 0..4).prop_map(Writes::from)
+}
+
 fn entry() -> impl Strategy<Value = Entry> {
-    let payload = prop_oneof![Just(Payload::Noop), proposal().prop_map(Payload::Batch)];
+    let batch = (version(), proposal());
+    let payload = prop_oneof![
+        Just(Payload::Noop),
+        batch.prop_map(|(stamp, proposal)| Payload::Batch { stamp, proposal }),
+        writes().prop_map(Payload::Merge),
+        version().prop_map(|floor| Payload::Mark { floor }),
+    ];
     (any::<u64>(), any::<u64>(), payload).prop_map(|(index, term, payload)| Entry {
         index,
         term,
@@ -45,10 +71,11 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 fn beat() -> impl Strategy<Value = Beat> {
-    let numbers = any::<[u64; 6]>();
+    let numbers = any::<[u64; 8]>();
     let options = any::<(Option<u32>, Option<u64>, Option<u64>)>();
-    (numbers, options, any::<[bool; 3]>()).prop_map(|(numbers, options, flags)| {
-        let [commit, last, matched, asked, heard, incarnation] = numbers;
+    let mark = any::<Option<(u64, u64)>>();
+    (numbers, options, any::<[bool; 3]>(), mark).prop_map(|(numbers, options, flags, mark)| {
+        let [commit, last, matched, asked, heard, incarnation, clock, drained] = numbers;
         let [admitted, voter, fit] = flags;
         let (leader, founder, answers) = options;
         let leader = leader.map(NodeId);
@@ -65,6 +92,9 @@ fn beat() -> impl Strategy<Value = Beat> {
             fit,
             founder,
             answers,
+            clock,
+            drained: Version(drained),
+            mark,
         }
     })
 }
@@ -77,6 +107,7 @@ fn rejected() -> impl Strategy<Value = Rejected> {
         Rejected::Stopping,
         Rejected::DiskFull,
         Rejected::Joining,
+        Rejected::ClockSkew,
     ])
 }
 
@@ -101,6 +132,16 @@ fn message() -> impl Strategy<Value = Message> {
         (ids, rejected()).prop_map(|(ids, reason)| Message::Refuse { ids, reason }),
         any::<u64>().prop_map(|position| Message::ReadAsk { position }),
         any::<[u64; 2]>().prop_map(|[position, index]| Message::ReadAnswer { position, index }),
+        (any::<[u64; 3]>(), prop::collection::vec((request_id(), writes()), 0..3)).prop_map(
+            |([sent, seen, floor], requests)| Message::Accept {
+                sent,
+                seen: Version(seen),
+                floor,
+                requests,
+            }
+        ),
+        prop::collection::vec((request_id(), stamp()), 0..3).prop_map(Message::Stamped),
+        writes().prop_map(Message::Spread),
         Just(Message::Campaign),
     ]
 }
@@ -322,7 +363,7 @@ fn a_later_wire_format_is_refused_with_both_numbers() {
     let (_, mut hello) = Dialer::hello(identity(1, b""), NodeId(2), [1; 16]);
     hello[4] = 9;
     let error = Acceptor::hello(identity(2, b""), &[NodeId(1)], [2; 16], &hello).unwrap_err();
-    assert_eq!(error.to_string(), "wire format 9, but this node speaks 1");
+    assert_eq!(error.to_string(), "wire format 9, but this node speaks 2");
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nodesync::codec::Reader;
 use nodesync::protocol::{Facts, Limits, Password, Protocol, Question, Reply, Session, Work};
-use nodesync::types::{Command, Failure, NodeId, Outcome, Unserved, Value, When};
+use nodesync::types::{
+    Command, Consistency, Failure, NodeId, Outcome, Unserved, Value, Version, When, Write,
+};
 
 /// A map that knows the commands.
 #[derive(Default)]
@@ -65,7 +67,17 @@ impl Store {
                 self.0.clear();
                 Outcome::Done
             }
+            Command::Merge { .. } => panic!("no client can ask for it"),
         }
+    }
+
+    /// True if the key existed before.
+    fn accept(&mut self, write: &Write) -> bool {
+        match &write.value {
+            Some(value) => self.0.insert(write.key.to_vec(), value.to_vec()),
+            None => self.0.remove(&write.key[..]),
+        }
+        .is_some()
     }
 
     fn names(&self, skip: usize, take: usize) -> Vec<Value> {
@@ -85,7 +97,8 @@ impl Store {
     }
 }
 
-/// A session and the node that serves it.
+/// A session and the node that serves it. The node is alone, so that its one map is what the log
+/// holds and what it has accepted, too: a session gets the same replies in all modes.
 pub struct Desk {
     pub session: Session,
     pub store: Store,
@@ -93,7 +106,7 @@ pub struct Desk {
     pub refuse: Option<Unserved>,
     /// What the session asked for, one line for each piece of work.
     pub log: Vec<String>,
-    /// The store commands that were run, in order.
+    /// The store commands that were run, in order, in an eventual context behind how.
     pub commands: Vec<String>,
     pub output: Vec<u8>,
     pub closed: bool,
@@ -101,12 +114,18 @@ pub struct Desk {
 
 impl Desk {
     pub fn new(limits: Limits, password: Option<&str>) -> Desk {
+        Desk::with(limits, password, Consistency::Strong)
+    }
+
+    /// With what new sessions start with.
+    pub fn with(limits: Limits, password: Option<&str>, consistency: Consistency) -> Desk {
         let config = [("appendonly", "yes"), ("maxclients", "10000"), ("save", "")];
         let facts = Facts {
             node: NodeId(5001),
             version: "0.1.0",
             password: password.map(|password| Password::new(password.as_bytes())),
             limits,
+            consistency,
             config: config.map(|(name, value)| (name, value.to_owned())).to_vec(),
         };
         Desk {
@@ -137,7 +156,7 @@ impl Desk {
     pub fn serve(&mut self) {
         loop {
             let work = self.session.next();
-            if matches!(work, Work::Write { .. } | Work::Read | Work::Ask(_)) {
+            if !matches!(work, Work::Wait | Work::Flush | Work::Close) {
                 assert_eq!(self.session.next(), Work::Wait, "one piece of work at a time");
             }
             match work {
@@ -147,8 +166,10 @@ impl Desk {
                     self.log.push("flush".into());
                     self.flush();
                 }
-                Work::Write { commands } => self.write(&commands),
-                Work::Read => self.read(),
+                Work::Write { commands, eventual } => self.write(&commands, eventual),
+                Work::Read => self.read("read", ""),
+                Work::Look => self.read("look", "look "),
+                Work::Accept { writes } => self.accept(&writes),
                 Work::Ask(question) => {
                     self.log.push(format!("ask: {question:?}"));
                     let answer = self.answer(question);
@@ -168,23 +189,46 @@ impl Desk {
         self.output.append(self.session.output());
     }
 
-    fn write(&mut self, commands: &[u8]) {
+    fn write(&mut self, commands: &[u8], eventual: bool) {
         let mut reader = Reader::new(commands);
         let (mut outcomes, mut shown) = (Vec::new(), Vec::new());
         while !reader.is_empty() {
             let command = Command::decode(&mut reader).expect("batches can be decoded");
+            let blind = command.is_blind_write() || !command.is_write();
+            assert!(!eventual || !blind, "an eventual batch holds nothing but updates");
             shown.push(show(&command));
             if self.refuse.is_none() {
                 outcomes.push(self.store.run(&command));
             }
         }
-        self.log.push(format!("write: {}", shown.join(" · ")));
-        self.commands.append(&mut shown);
+        let (name, prefix) = if eventual { ("update", "update ") } else { ("write", "") };
+        self.note(name, prefix, &shown);
         let result = self.refuse.map_or(Ok(outcomes), Err);
         self.session.finish_write(result, self.leader);
     }
 
-    fn read(&mut self) {
+    fn accept(&mut self, writes: &[Write]) {
+        assert!(!writes.is_empty());
+        let (mut existed, mut shown) = (Vec::new(), Vec::new());
+        for write in writes {
+            assert_eq!(write.version, Version::default(), "who accepts a write stamps it");
+            shown.push(show_write(&write.key, write.value.as_deref()));
+            if self.refuse.is_none() {
+                existed.push(self.store.accept(write));
+            }
+        }
+        self.note("accept", "accept ", &shown);
+        let result = self.refuse.map_or(Ok(existed), Err);
+        self.session.finish_accept(result, self.leader);
+    }
+
+    /// Takes note of a piece of work, and of its commands.
+    fn note(&mut self, name: &str, prefix: &str, shown: &[String]) {
+        self.log.push(format!("{name}: {}", shown.join(" · ")));
+        self.commands.extend(shown.iter().map(|command| format!("{prefix}{command}")));
+    }
+
+    fn read(&mut self, name: &str, prefix: &str) {
         let mut shown = Vec::new();
         if let Some(unserved) = self.refuse {
             self.session.finish_read(Err(unserved));
@@ -195,8 +239,7 @@ impl Desk {
                 self.store.run(command)
             }));
         }
-        self.log.push(format!("read: {}", shown.join(" · ")));
-        self.commands.append(&mut shown);
+        self.note(name, prefix, &shown);
     }
 
     fn answer(&self, question: Question) -> Reply {
@@ -228,8 +271,14 @@ impl Desk {
     }
 }
 
+/// A write to be accepted: `k=v`, or `k=-` for a deletion.
+pub fn show_write(key: &[u8], value: Option<&[u8]>) -> String {
+    let value = value.map_or("-".into(), |value| value.escape_ascii().to_string());
+    shortened(format!("{}={value}", key.escape_ascii()))
+}
+
 /// A store command in few words.
-fn show(command: &Command<'_>) -> String {
+pub fn show(command: &Command<'_>) -> String {
     let list = |words: &[&[u8]]| {
         words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
     };
@@ -257,7 +306,12 @@ fn show(command: &Command<'_>) -> String {
         Command::Take { key } => format!("take {}", list(&[key])),
         Command::Delete { ref keys } => format!("delete {}", list(keys)),
         Command::Clear => "clear".into(),
+        Command::Merge { .. } => panic!("no client can ask for it"),
     };
+    shortened(text)
+}
+
+fn shortened(text: String) -> String {
     if text.len() < 100 { text } else { format!("{}… ({} bytes)", &text[..20], text.len()) }
 }
 

@@ -3,12 +3,12 @@
 use super::{Answer, Row, TABLE, find, syntax_error};
 use crate::protocol::args::Args;
 use crate::protocol::caller::Caller;
-use crate::protocol::reply::Reply;
+use crate::protocol::reply::{Reply, Shape};
 
 type Answered = Result<Answer, Reply>;
 
 fn now(reply: Reply) -> Answered {
-    Ok(Answer::Now(reply))
+    Ok(Answer::Now(reply, Shape::Plain))
 }
 
 fn name_and(name: &'static str, value: Reply) -> (Reply, Reply) {

@@ -4,7 +4,7 @@
 use super::{Answer, not_an_integer, syntax_error, wrong_count};
 use crate::protocol::Question;
 use crate::protocol::args::Args;
-use crate::protocol::caller::{Caller, Protocol};
+use crate::protocol::caller::{Caller, Protocol, mode_called};
 use crate::protocol::number::parse_u64;
 use crate::protocol::reply::{Reply, Shape};
 use crate::types::parse_integer;
@@ -15,16 +15,34 @@ type Answered = Result<Answer, Reply>;
 const NAME_BYTES_MAX: usize = 1024;
 
 fn now(reply: Reply) -> Answered {
-    Ok(Answer::Now(reply))
+    Ok(Answer::Now(reply, Shape::Plain))
 }
 
 fn ask(question: Question) -> Answered {
     Ok(Answer::Ask(question, Shape::Plain))
 }
 
-/// `READONLY`, `READWRITE`: nothing to switch, because a node serves consistent reads and takes
-/// writes whoever leads.
-pub(super) fn ok(_: Args<'_>, _: &mut Caller) -> Answered {
+/// `CONSISTENCY [strong|eventual]`. READONLY goes on whatever is chosen here.
+pub(super) fn consistency(args: Args<'_>, caller: &mut Caller) -> Answered {
+    match args.count() {
+        1 => now(Reply::text(caller.consistency.as_str())),
+        2 => {
+            caller.consistency = mode_called(args.at(1))?;
+            Ok(Answer::Now(Reply::OK, Shape::Chosen(caller.consistency)))
+        }
+        _ => Err(wrong_count("consistency")),
+    }
+}
+
+/// `READONLY`
+pub(super) fn readonly(_: Args<'_>, caller: &mut Caller) -> Answered {
+    caller.readonly = true;
+    now(Reply::OK)
+}
+
+/// `READWRITE`
+pub(super) fn readwrite(_: Args<'_>, caller: &mut Caller) -> Answered {
+    caller.readonly = false;
     now(Reply::OK)
 }
 
@@ -48,9 +66,10 @@ pub(super) fn quit(_: Args<'_>, caller: &mut Caller) -> Answered {
     now(Reply::OK)
 }
 
-/// `RESET`: RESP2, no name, and AUTH again if there is a password.
+/// `RESET`: RESP2, no name, the node's consistency, and AUTH again if there is a password.
 pub(super) fn reset(_: Args<'_>, caller: &mut Caller) -> Answered {
     caller.authenticated = caller.facts.password.is_none();
+    (caller.consistency, caller.readonly) = (caller.facts.consistency, false);
     caller.profile.name.clear();
     if caller.profile.protocol == Protocol::Resp3 {
         caller.profile.protocol = Protocol::Resp2;

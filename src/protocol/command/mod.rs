@@ -24,7 +24,7 @@ pub(super) struct Order<'a> {
 /// What a session command comes to.
 pub(super) enum Answer {
     /// This.
-    Now(Reply),
+    Now(Reply, Shape),
     /// What the node will say.
     Ask(Question, Shape),
 }
@@ -41,7 +41,12 @@ pub(super) enum Does {
     Store(Parse),
     /// The session, at once.
     Session(Act),
+    /// The store command behind WITH and its mode.
+    With,
 }
+
+/// The words of a request in front of the command that WITH introduces.
+pub(super) const WITH_WORDS: usize = 2;
 
 /// One command, or one subcommand such as `client|id`.
 pub(super) struct Row {
@@ -218,6 +223,8 @@ static TABLE: &[Row] = &[
         "Tells about all commands.").family(COMMAND),
     row("config", -2, "", NO_KEY, Session(cat::help), "server",
         "Tells the node's configuration.").family(CONFIG),
+    row("consistency", -1, LOCAL, NO_KEY, Session(con::consistency), "connection",
+        "Chooses strong or eventual for the connection, or tells which it is."),
     row("dbsize", 1, READ, NO_KEY, Store(data::dbsize), "server",
         "Counts the keys."),
     row("decr", 2, WRITE, ONE_KEY, Store(data::decr), "string",
@@ -260,10 +267,10 @@ static TABLE: &[Row] = &[
         "Answers PONG, or its argument.").rest_at(1),
     row("quit", -1, STRANGER, NO_KEY, Session(con::quit), "connection",
         "Closes the connection."),
-    row("readonly", 1, LOCAL, NO_KEY, Session(con::ok), "cluster",
-        "Changes nothing: any node serves consistent reads."),
-    row("readwrite", 1, LOCAL, NO_KEY, Session(con::ok), "cluster",
-        "Changes nothing: any node takes writes."),
+    row("readonly", 1, LOCAL, NO_KEY, Session(con::readonly), "cluster",
+        "Makes the connection's reads eventual, whatever its writes are."),
+    row("readwrite", 1, LOCAL, NO_KEY, Session(con::readwrite), "cluster",
+        "Ends READONLY: reads are what CONSISTENCY says again."),
     row("reset", 1, STRANGER, NO_KEY, Session(con::reset), "connection",
         "Puts the connection back to its first state."),
     row("role", 1, "noscript loading stale fast", NO_KEY, Session(con::role), "server",
@@ -286,6 +293,8 @@ static TABLE: &[Row] = &[
         "Deletes keys and tells how many there were."),
     row("wait", 3, "noscript", NO_KEY, Session(con::wait), "generic",
         "Counts the nodes that hold this connection's writes."),
+    row("with", -3, "movablekeys", NO_KEY, Does::With, "generic",
+        "Executes one command that reads or writes keys, strong or eventual."),
 ];
 
 #[rustfmt::skip]

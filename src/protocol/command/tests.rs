@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::protocol::args::Span;
 use crate::protocol::{Facts, Limits};
-use crate::types::NodeId;
+use crate::types::{Consistency, NodeId};
 
 fn rows() -> impl Iterator<Item = &'static Row> {
     TABLE.iter().flat_map(|row| [row].into_iter().chain(row.family))
@@ -23,6 +23,7 @@ fn caller() -> Caller {
         version: "0.1.0",
         password: None,
         limits: Limits::default(),
+        consistency: Consistency::Strong,
         config: Vec::new(),
     };
     Caller::new(1, Arc::new(facts))
@@ -62,6 +63,7 @@ fn no_command_looks_for_words_that_its_arity_does_not_promise() {
                 match row.does {
                     Does::Store(parse) => drop(parse(args)),
                     Does::Session(act) => drop(act(args, &mut caller())),
+                    Does::With => drop(caller().admit(args)),
                 }
             }
         }
@@ -76,7 +78,7 @@ fn a_command_is_flagged_as_what_it_does() {
         let args = Args::new(&request, &spans);
         let does = match row.does {
             Does::Store(parse) => parse(args).ok().map(|order| order.command.is_write()),
-            Does::Session(_) => None,
+            Does::Session(_) | Does::With => None,
         };
         assert_eq!(row.has_flag("write"), does == Some(true), "{}", row.name);
         assert_eq!(row.has_flag("readonly"), does == Some(false), "{}", row.name);

@@ -8,16 +8,22 @@ use crate::types::{Entry, Index, NodeId, Payload, Proposal, Rejected, SnapshotMe
 impl Replica {
     /// The leader appends a proposal to its log and to whatever its followers fetch next, unless a
     /// copy of it is on its way already.
-    pub(in super::super) fn append_batch(&mut self, proposal: Proposal, effects: &mut Effects) {
+    pub(in super::super) fn append_batch(
+        &mut self,
+        now: Now,
+        proposal: Proposal,
+        effects: &mut Effects,
+    ) {
         let Role::Leader(leader) = &mut self.role else { return };
         if !leader.uncommitted.insert(proposal.id) {
             return;
         }
         let (index, term) = (self.log.last_index() + 1, self.hard.term);
-        self.append_entry(Entry { index, term, payload: Payload::Batch(proposal) }, effects);
+        let payload = Payload::Batch { stamp: self.entry_stamp(now), proposal };
+        self.append_entry(Entry { index, term, payload }, effects);
     }
 
-    pub(super) fn append_entry(&mut self, entry: Entry, effects: &mut Effects) {
+    pub(in super::super) fn append_entry(&mut self, entry: Entry, effects: &mut Effects) {
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.encoded_len();
         }
@@ -31,7 +37,7 @@ impl Replica {
         let Role::Leader(leader) = &mut self.role else { return };
         for entry in self.log.range(self.commit + 1, self.log.last_index()) {
             leader.uncommitted_bytes += entry.encoded_len();
-            if let Payload::Batch(proposal) = &entry.payload {
+            if let Payload::Batch { proposal, .. } = &entry.payload {
                 leader.uncommitted.insert(proposal.id);
             }
         }
@@ -53,6 +59,20 @@ impl Replica {
         }
     }
 
+    /// True if this node leads and may put something of its own into the log.
+    pub(in super::super) fn may_append(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        leader.transfer.is_none() && self.refusal().is_none()
+    }
+
+    /// Bytes of entries that this leader has appended and not committed.
+    pub(in super::super) fn bytes_in_flight(&self) -> usize {
+        match &self.role {
+            Role::Leader(leader) => leader.uncommitted_bytes,
+            _ => 0,
+        }
+    }
+
     pub(super) fn receive_forward(
         &mut self,
         now: Now,
@@ -71,7 +91,7 @@ impl Replica {
             effects.send.push(self.envelope(from, message));
         } else {
             for proposal in proposals {
-                self.append_batch(proposal, effects);
+                self.append_batch(now, proposal, effects);
             }
             self.advance_commit(now, effects);
         }
@@ -172,6 +192,7 @@ impl Replica {
                 }
                 None => {}
             }
+            self.eventual.observe(&entry.payload);
             effects.persist.push(Record::Entry(entry.clone()));
             self.log.push(entry);
         }
@@ -252,7 +273,14 @@ impl Replica {
                 leader.uncommitted_bytes =
                     leader.uncommitted_bytes.saturating_sub(entry.encoded_len());
             }
-            let Payload::Batch(proposal) = &entry.payload else { continue };
+            let proposal = match &entry.payload {
+                Payload::Batch { proposal, .. } => proposal,
+                Payload::Merge(writes) => {
+                    self.eventual.settle(writes);
+                    continue;
+                }
+                Payload::Noop | Payload::Mark { .. } => continue,
+            };
             if let Role::Leader(leader) = &mut self.role {
                 leader.uncommitted.remove(&proposal.id);
             }

@@ -40,6 +40,9 @@ impl Replica {
             voter: self.is_voter(),
             fit: self.is_fit(now),
             founder,
+            clock: self.shown_clock(now),
+            drained: self.eventual.claim,
+            mark: self.mark(),
             answers: theirs.filter(|beat| !beat.voter).map(|beat| beat.incarnation),
         };
         self.envelope(to, Message::Beat(beat))
@@ -56,6 +59,10 @@ impl Replica {
         } else {
             self.look_after_pending(now, effects);
         }
+        self.eventual.claim = self.drained(now);
+        self.look_after_outbox(now, effects);
+        self.note_quorum(effects);
+        self.compare_marks(now, effects);
         for peer in self.settings.peers() {
             effects.send.push(self.beat(now, peer));
         }
@@ -85,6 +92,7 @@ impl Replica {
             self.ask_behind_image(peer, image, effects);
         }
         self.look_after_transfer(now, effects);
+        self.set_mark(now, effects);
     }
 
     /// A follower's requests that the leader never answered are handed over again.
@@ -111,7 +119,7 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.beat = Some(beat.clone());
+        (peer.beat, peer.heard) = (Some(beat.clone()), now);
         if !beat.admitted
             && let Some(leader) = self.leader_state()
             && let Some(progress) = leader.progress.get_mut(&from)
@@ -119,6 +127,7 @@ impl Replica {
         {
             progress.probe(); // It has thrown the image away, and shall get another one later.
         }
+        self.compare_clocks(now, effects);
         self.hear_while_joining(now, from, term, beat, effects);
     }
 

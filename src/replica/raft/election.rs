@@ -61,10 +61,12 @@ impl Replica {
     }
 
     /// The leader's process, or another peer's, is gone for certain.
-    pub(in super::super) fn peer_gone(&mut self, now: Now, gone: NodeId) {
+    pub(in super::super) fn peer_gone(&mut self, now: Now, gone: NodeId, effects: &mut Effects) {
         if let Some(peer) = self.peers.get_mut(&gone) {
             peer.liveness = Liveness::Suspected;
         }
+        self.eventual.is_gone(gone);
+        self.note_quorum(effects);
         if self.is_leader() || self.leader() != Some(gone) {
             self.reset_election_alarm(now);
             return;

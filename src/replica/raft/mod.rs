@@ -126,6 +126,9 @@ impl Replica {
         if self.hard.standing == Standing::Blank {
             return;
         }
+        if let Message::Accept { .. } | Message::Stamped(_) | Message::Spread(_) = message {
+            return self.receive_eventual(now, from, message, effects);
+        }
         if term > self.hard.term {
             // A candidate that lost touch with a leader that the rest of us hear (thesis §4.2.3).
             let intruder = matches!(&message, Message::Vote(v) if !v.pre && !v.transfer);
@@ -165,6 +168,7 @@ impl Replica {
                 self.receive_read_answer(from, position, index, effects);
             }
             Message::Campaign => self.receive_campaign(now, from, effects),
+            Message::Accept { .. } | Message::Stamped(_) | Message::Spread(_) => {}
         }
     }
 

@@ -21,6 +21,7 @@ impl Replica {
             return; // Overtaken by an image from the leader.
         }
         self.log.compact(meta, self.keep_after(meta.index));
+        self.outlive_held();
         effects.persist.push(Record::Snapshot(meta));
     }
 
@@ -70,6 +71,7 @@ impl Replica {
             }
             self.commit = meta.index;
             self.bytes_since_snapshot = 0;
+            self.outlive_held();
             effects.persist.push(Record::Snapshot(meta));
             effects.apply.push(Apply::Restore(meta));
         }

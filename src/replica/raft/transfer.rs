@@ -1,5 +1,5 @@
 //! Leadership transfer (thesis §3.10): to the highest alive node once it has caught up, and to
-//! anyone fit when this node is about to stop or its disk is full.
+//! anyone fit when this node is about to stop, its disk is full or its clock is wrong.
 //!
 //! While a transfer is under way the leader appends nothing, so that the target can reach the end
 //! of its log; requests wait, they do not fail. If the target has not taken over within an election
@@ -78,6 +78,7 @@ impl Replica {
         self.note_who_is_ready(now);
         let (timeout, delay) = (self.settings.election_timeout, self.settings.takeover_delay);
         let (stopping, disk_full, id) = (self.stopping, self.disk_full, self.settings.id);
+        let doubted = self.eventual.doubts_clock();
         let Some(leader) = self.leader_state() else { return };
         match leader.transfer {
             Some(Transfer { to, since }) if now.since(since) > timeout => {
@@ -87,14 +88,14 @@ impl Replica {
                 leader.no_transfer_before = now + timeout * RETRY_TIMEOUTS * factor;
                 effects.events.push(Event::TransferFailed { to });
                 for proposal in std::mem::take(&mut leader.held) {
-                    self.append_batch(proposal, effects);
+                    self.append_batch(now, proposal, effects);
                 }
                 self.hand_over_pending(now, effects);
             }
             Some(Transfer { to, .. }) => self.try_to_hand_over(to, effects),
             None if stopping => self.start_transfer_to_best(now, effects),
             None if now < leader.no_transfer_before => {}
-            None if disk_full => self.start_transfer_to_best(now, effects),
+            None if disk_full || doubted => self.start_transfer_to_best(now, effects),
             None => {
                 let ready = |progress: &Progress| {
                     progress.ready_since.is_some_and(|since| now.since(since) >= delay)

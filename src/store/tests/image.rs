@@ -8,6 +8,15 @@ use super::super::{Image, ImageError};
 use super::*;
 use crate::types::SnapshotMeta;
 
+/// Values and tombstones.
+fn small_writer() -> Writer {
+    let pairs: Vec<_> = (0..5_u8).map(|i| (vec![b'k', i], vec![i; usize::from(i)])).collect();
+    let mut writer = filled(&pairs);
+    merge(&mut writer, &[write(b"gone", None, 900 << 8), write(b"k", Some(b"v"), 901 << 8)]);
+    mark(&mut writer, 77);
+    writer
+}
+
 fn bytes_of(image: &Image) -> Vec<u8> {
     let mut bytes = Vec::new();
     let len = image.write(&mut bytes).unwrap();
@@ -24,8 +33,17 @@ fn filled(pairs: &[(Vec<u8>, Vec<u8>)]) -> Writer {
 }
 
 fn small() -> Vec<u8> {
-    let pairs: Vec<_> = (0..5_u8).map(|i| (vec![b'k', i], vec![i; usize::from(i)])).collect();
-    bytes_of(&filled(&pairs).image())
+    bytes_of(&small_writer().image())
+}
+
+/// A section with its lengths and checksums.
+fn section(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut section = vec![kind];
+    section.extend((content.len() as u32).to_le_bytes());
+    section.extend(crc32fast::hash(content).to_le_bytes());
+    section.extend(crc32fast::hash(&section).to_le_bytes());
+    section.extend(content);
+    section
 }
 
 /// Gives one byte at a time, as a slow pipe might.
@@ -191,6 +209,79 @@ fn a_failing_source_is_not_called_damage() {
     }
 }
 
+#[test]
+fn an_image_keeps_versions_tombstones_floor_and_digest() {
+    let writer = small_writer();
+    let bytes = bytes_of(&writer.image());
+    let mut restored = Writer::new();
+    restored.restore(Image::read(&mut &bytes[..]).unwrap());
+    assert_eq!(restored.digest(), writer.digest());
+    assert_eq!(restored.latest(), Version(901 << 8));
+    assert_eq!(restored.store().floor(), Version(77));
+    assert_eq!(restored.store().stats(), writer.store().stats());
+    assert_eq!(restored.store().stats().tombstones, 1);
+    assert_eq!(merge(&mut restored, &[write(b"gone", Some(b""), 899 << 8)]), (0, 0));
+    assert_eq!(merge(&mut restored, &[write(b"k", Some(b""), 902 << 8)]), (1, 0));
+    assert_eq!(bytes_of(&writer.image()), bytes);
+}
+
+#[test]
+fn what_the_checksums_cannot_find_the_digest_does() {
+    let bytes = small();
+    let starts = section_starts(&bytes);
+    assert_eq!(starts.len(), 4, "requests, records, end, and the end of that");
+    let content = |number: usize| &bytes[starts[number] + 13..starts[number + 1]];
+    let rebuilt = |records: &[u8], end: &[u8]| {
+        let parts = [&bytes[..starts[1]], &section(2, records), &section(3, end)];
+        Image::read(&mut &parts.concat()[..]).map(drop)
+    };
+    let (records, end) = (content(1), content(2));
+    rebuilt(records, end).unwrap();
+    for at in 24..48 {
+        let mut end = end.to_vec();
+        end[at] ^= 1;
+        let error = rebuilt(records, &end).unwrap_err().to_string();
+        assert!(error.contains("digest"), "{at}: {error}");
+    }
+    // The last byte of the last value, and of its version.
+    for back in [1, records.len() - 4] {
+        let mut records = records.to_vec();
+        let at = records.len() - back;
+        records[at] ^= 1;
+        assert!(rebuilt(&records, end).is_err(), "{at}");
+    }
+}
+
+#[test]
+fn an_image_without_versions_is_still_read() {
+    let mut head = b"NSIMAGE\n\x01\0\0\0\0".to_vec();
+    head.extend(9_u64.to_le_bytes());
+    head.extend(3_u64.to_le_bytes());
+    head.extend(crc32fast::hash(&head).to_le_bytes());
+    // In the order of their slots, 5061 and 12182.
+    let records = b"\x03\0\0\0bar\x02\0\0\0no\x03\0\0\0foo\0\0\0\0";
+    let end = [2_u64.to_le_bytes(), 8_u64.to_le_bytes()].concat();
+    let parts = [&head[..], &section(1, &[0; 4]), &section(2, records), &section(3, &end)];
+    let image = Image::read(&mut &parts.concat()[..]).unwrap();
+    assert_eq!(image.meta(), SnapshotMeta { index: 9, term: 3 });
+
+    let mut writer = Writer::new();
+    writer.restore(image);
+    let store = writer.store();
+    assert_eq!(store.read(&Command::Get { key: b"bar" }), value(b"no"));
+    assert_eq!(store.read(&Command::Get { key: b"foo" }), value(b""));
+    assert_eq!((store.floor(), writer.latest()), (Version(0), Version(0)));
+    let again = Image::read(&mut &bytes_of(&writer.image())[..]).unwrap();
+    let mut restored = Writer::new();
+    restored.restore(again);
+    assert_eq!(restored.digest(), writer.digest());
+    assert_eq!(merge(&mut writer, &[write(b"bar", None, 1), write(b"new", None, 0)]), (1, 1));
+
+    let wrong = [3_u64.to_le_bytes(), 8_u64.to_le_bytes()].concat();
+    let parts = [&head[..], &section(1, &[0; 4]), &section(2, records), &section(3, &wrong)];
+    assert!(Image::read(&mut &parts.concat()[..]).is_err());
+}
+
 proptest! {
     // Each case walks the slots of several stores, which takes a debug build a while.
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -242,12 +333,7 @@ proptest! {
         bytes.truncate(33);
         let requests = (1, vec![0, 0, 0, 0]);
         for (kind, content) in [requests].iter().chain(&sections) {
-            let mut head = vec![*kind];
-            head.extend((content.len() as u32).to_le_bytes());
-            head.extend(crc32fast::hash(content).to_le_bytes());
-            head.extend(crc32fast::hash(&head).to_le_bytes());
-            bytes.extend(head);
-            bytes.extend(content);
+            bytes.extend(section(*kind, content));
         }
         if let Ok(image) = Image::read(&mut &bytes[..]) {
             prop_assert_eq!(bytes_of(&image), bytes);

@@ -1,14 +1,18 @@
-//! Tests that need more than one file of the module: the state machine against a model of it, the
-//! byte form of images, and readers beside the writer.
+//! Tests that need more than one file of the module: the state machine against a model of it,
+//! merges in any order, the overlay, the byte form of images, and readers beside the writer.
 
 mod image;
+mod merge;
 mod model;
+mod overlay;
 mod threads;
 
 use bytes::Bytes;
 
 use super::{Applied, Writer};
-use crate::types::{Command, Entry, NodeId, Outcome, Payload, Proposal, RequestId, When};
+use crate::types::{
+    Command, Entry, NodeId, Outcome, Payload, Proposal, RequestId, Version, When, Write,
+};
 
 /// The entry that is next for `writer`, a fresh request with these commands.
 fn entry(writer: &Writer, commands: &[Command<'_>]) -> Entry {
@@ -19,7 +23,7 @@ fn entry(writer: &Writer, commands: &[Command<'_>]) -> Entry {
     let index = writer.applied().index + 1;
     let id = RequestId { node: NodeId(1), boot: 1, seq: index };
     let proposal = Proposal { id, floor: index, commands: Bytes::from(bytes) };
-    Entry { index, term: 1, payload: Payload::Batch(proposal) }
+    Entry { index, term: 1, payload: Payload::Batch { stamp: Version::default(), proposal } }
 }
 
 /// Applies one command; its outcome.
@@ -29,6 +33,42 @@ fn apply(writer: &mut Writer, command: Command<'_>) -> Outcome {
         Applied::Done(outcomes) => outcomes.into_iter().next().unwrap(),
         other => panic!("{other:?}"),
     }
+}
+
+/// Applies something other than a batch; what it came to.
+fn apply_payload(writer: &mut Writer, payload: Payload) -> Applied {
+    let index = writer.applied().index + 1;
+    writer.apply(&Entry { index, term: 1, payload }, false).unwrap()
+}
+
+/// Applies versioned writes; how many were taken and how many came late.
+fn merge(writer: &mut Writer, writes: &[Write]) -> (u64, u64) {
+    match apply_payload(writer, Payload::Merge(writes.into())) {
+        Applied::Merged { taken, late } => (taken, late),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sets a mark; the digest there.
+fn mark(writer: &mut Writer, floor: u64) -> u64 {
+    match apply_payload(writer, Payload::Mark { floor: Version(floor) }) {
+        Applied::Marked { digest } => digest,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn write(key: &[u8], value: Option<&[u8]>, version: u64) -> Write {
+    Write { version: Version(version), key: key.into(), value: value.map(Into::into) }
+}
+
+fn value(value: &[u8]) -> Outcome {
+    Outcome::Value(value.into())
+}
+
+fn image_bytes(writer: &Writer) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    writer.image().write(&mut bytes).unwrap();
+    bytes
 }
 
 fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::super::glob;
-use super::super::{ApplyError, Stats, Store};
+use super::super::{ApplyError, Image, Stats, Store};
 use super::*;
 use crate::codec::Malformed;
 use crate::store::slot::{SLOTS, slot_of};
@@ -27,6 +27,15 @@ enum Op {
     Take(Bytes),
     Delete(Vec<Bytes>),
     Clear,
+    Merge(Bytes, Option<Bytes>, u64),
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug)]
+enum Step {
+    Batch(u64, Vec<Op>),
+    Merge(Vec<(Bytes, Option<Bytes>, u64)>),
+    Mark(u64),
 }
 
 impl Op {
@@ -45,6 +54,9 @@ impl Op {
             Op::Take(key) => Command::Take { key },
             Op::Delete(keys) => Command::Delete { keys: list(keys) },
             Op::Clear => Command::Clear,
+            Op::Merge(key, value, version) => {
+                Command::Merge { version: Version(*version), key, value: value.as_deref() }
+            }
         }
     }
 }
@@ -57,30 +69,80 @@ fn value_or_nil(value: Option<&Bytes>) -> Outcome {
     value.map_or(Outcome::Nil, |value| Outcome::Value(value[..].into()))
 }
 
-#[derive(Default)]
-struct Model(BTreeMap<Bytes, Bytes>);
+/// The rules, word for word.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    /// Values and tombstones, and the versions of both.
+    records: BTreeMap<Bytes, (Option<Bytes>, Version)>,
+    floor: Version,
+    latest: Version,
+    /// Of the current batch.
+    version: Version,
+    late: u64,
+}
 
 impl Model {
-    fn run(&mut self, op: &Op) -> Outcome {
-        let map = &mut self.0;
-        match op {
-            Op::Get(key) => value_or_nil(map.get(key)),
-            Op::GetMany(keys) => {
-                Outcome::Values(keys.iter().map(|k| map.get(k).map(|v| v[..].into())).collect())
+    fn get(&self, key: &Bytes) -> Option<&Bytes> {
+        self.records.get(key)?.0.as_ref()
+    }
+
+    fn set(&mut self, key: &Bytes, value: Option<Bytes>) -> Option<Bytes> {
+        self.records.insert(key.clone(), (value, self.version))?.0
+    }
+
+    /// True if it was taken.
+    fn merge(&mut self, key: &Bytes, value: &Option<Bytes>, version: Version) -> bool {
+        self.latest = self.latest.max(version);
+        let known = self.records.get(key).map(|(_, version)| *version);
+        let newer = version > known.unwrap_or(self.floor);
+        if newer {
+            self.records.insert(key.clone(), (value.clone(), version));
+        }
+        self.late += u64::from(!newer && known.is_none());
+        newer
+    }
+
+    fn step(&mut self, step: &Step) -> Applied {
+        match step {
+            Step::Batch(stamp, ops) => {
+                self.version = Version(*stamp).max(self.latest.next_of_log());
+                self.latest = self.version;
+                Applied::Done(ops.iter().filter_map(|op| self.run(op)).collect())
             }
-            Op::Length(key) => Outcome::Integer(map.get(key).map_or(0, Vec::len) as i64),
+            Step::Merge(writes) => {
+                let late = self.late;
+                let taken = writes.iter().filter(|(k, v, n)| self.merge(k, v, Version(*n)));
+                Applied::Merged { taken: taken.count() as u64, late: self.late - late }
+            }
+            Step::Mark(floor) => {
+                self.floor = self.floor.max(Version(*floor));
+                self.latest = self.latest.max(Version(*floor));
+                self.records.retain(|_, (value, at)| value.is_some() || *at > self.floor);
+                Applied::Marked { digest: 0 }
+            }
+        }
+    }
+
+    fn run(&mut self, op: &Op) -> Option<Outcome> {
+        Some(match op {
+            Op::Get(key) => value_or_nil(self.get(key)),
+            Op::GetMany(keys) => {
+                Outcome::Values(keys.iter().map(|k| self.get(k).map(|v| v[..].into())).collect())
+            }
+            Op::Length(key) => Outcome::Integer(self.get(key).map_or(0, Vec::len) as i64),
             Op::Exists(keys) => {
-                Outcome::Integer(keys.iter().filter(|key| map.contains_key(*key)).count() as i64)
+                let found = keys.iter().filter(|key| self.get(key).is_some());
+                Outcome::Integer(found.count() as i64)
             }
             Op::Set(key, value, when, get) => {
-                let old = map.get(key).cloned();
+                let old = self.get(key).cloned();
                 let allowed = match when {
                     When::Always => true,
                     When::Absent => old.is_none(),
                     When::Present => old.is_some(),
                 };
                 if allowed {
-                    map.insert(key.clone(), value.clone());
+                    self.set(key, Some(value.clone()));
                 }
                 match (get, allowed) {
                     (true, _) => value_or_nil(old.as_ref()),
@@ -89,42 +151,58 @@ impl Model {
                 }
             }
             Op::SetMany(pairs) => {
-                map.extend(pairs.iter().cloned());
+                pairs.iter().for_each(|(key, value)| drop(self.set(key, Some(value.clone()))));
                 Outcome::Done
             }
             Op::Append(key, value) => {
-                let whole = map.entry(key.clone()).or_default();
-                whole.extend_from_slice(value);
-                Outcome::Integer(whole.len() as i64)
+                let whole = [self.get(key).map_or(&[][..], |old| &old[..]), value].concat();
+                let len = whole.len() as i64;
+                self.set(key, Some(whole));
+                Outcome::Integer(len)
             }
             Op::Increment(key, by) => {
-                let text = map.get(key).map_or(b"0".to_vec(), Clone::clone);
+                let text = self.get(key).map_or(b"0".to_vec(), Clone::clone);
                 let number = String::from_utf8(text.clone()).ok().and_then(|t| t.parse().ok());
                 match number.filter(|number: &i64| number.to_string().as_bytes() == text) {
                     None => Outcome::Failed(Failure::NotAnInteger),
                     Some(number) => match number.checked_add(*by) {
                         None => Outcome::Failed(Failure::Overflow),
                         Some(sum) => {
-                            map.insert(key.clone(), sum.to_string().into());
+                            self.set(key, Some(sum.to_string().into()));
                             Outcome::Integer(sum)
                         }
                     },
                 }
             }
-            Op::Take(key) => value_or_nil(map.remove(key).as_ref()),
+            Op::Take(key) => match self.get(key) {
+                Some(_) => value_or_nil(self.set(key, None).as_ref()),
+                None => Outcome::Nil,
+            },
             Op::Delete(keys) => {
-                Outcome::Integer(keys.iter().filter_map(|key| map.remove(key)).count() as i64)
+                let existed = keys.iter().filter_map(|key| self.set(key, None));
+                Outcome::Integer(existed.count() as i64)
             }
             Op::Clear => {
-                map.clear();
+                self.records.clear();
+                self.floor = self.version;
                 Outcome::Done
             }
-        }
+            Op::Merge(key, value, version) => {
+                self.merge(key, value, Version(*version));
+                if Version(*version) >= self.version {
+                    self.version = self.latest.next_of_log();
+                    self.latest = self.version;
+                }
+                return None;
+            }
+        })
     }
 
     fn stats(&self) -> Stats {
-        let bytes = self.0.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        Stats { keys: self.0.len() as u64, bytes }
+        let live = self.records.iter().filter_map(|(k, (v, _))| Some(k.len() + v.as_ref()?.len()));
+        let keys = live.clone().count() as u64;
+        let tombstones = self.records.len() as u64 - keys;
+        Stats { keys, bytes: live.sum::<usize>() as u64, tombstones }
     }
 }
 
@@ -160,7 +238,43 @@ fn op() -> impl Strategy<Value = Op> {
         1 => key().prop_map(Op::Take),
         1 => keys().prop_map(Op::Delete),
         1 => Just(Op::Clear),
+        2 => versioned().prop_map(|(key, value, version)| Op::Merge(key, value, version)),
     ]
+}
+
+/// Of about the versions that the log comes to by itself.
+fn version() -> impl Strategy<Value = u64> {
+    (0..40_u64, 0..3_u64).prop_map(|(tick, origin)| tick << 8 | origin)
+}
+
+fn versioned() -> impl Strategy<Value = (Bytes, Option<Bytes>, u64)> {
+    (key(), prop::option::of(value()), version())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let batch = || prop::collection::vec(op(), 0..6);
+    prop_oneof![
+        6 => (version(), batch()).prop_map(|(at, ops)| Step::Batch(at, ops)),
+        3 => prop::collection::vec(versioned(), 0..6).prop_map(Step::Merge),
+        1 => version().prop_map(Step::Mark),
+    ]
+}
+
+/// The entry that is next for `writer` and holds `step`.
+fn entry_of(writer: &Writer, step: &Step) -> Entry {
+    let ops: &[Op] = if let Step::Batch(_, ops) = step { ops } else { &[] };
+    let commands: Vec<_> = ops.iter().map(Op::command).collect();
+    let mut entry = entry(writer, &commands);
+    match (step, &mut entry.payload) {
+        (Step::Batch(at, _), Payload::Batch { stamp, .. }) => *stamp = Version(*at),
+        (Step::Merge(writes), payload) => {
+            let writes = writes.iter().map(|(k, v, n)| write(k, v.as_deref(), *n));
+            *payload = Payload::Merge(writes.collect());
+        }
+        (Step::Mark(floor), payload) => *payload = Payload::Mark { floor: Version(*floor) },
+        _ => unreachable!("entries hold batches"),
+    }
+    entry
 }
 
 /// All pages of a SCAN, one after the other.
@@ -191,40 +305,48 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn random_batches_do_what_the_model_does(
-        batches in prop::collection::vec(prop::collection::vec(op(), 0..6), 0..40),
+    fn random_entries_do_what_the_model_does(
+        steps in prop::collection::vec(step(), 0..40),
         image_every in 3..20_usize,
     ) {
         let (mut writer, mut quiet, mut model) = (Writer::new(), Writer::new(), Model::default());
         let store = writer.store();
         let mut images = Vec::new();
-        for (number, batch) in batches.iter().enumerate() {
-            let commands: Vec<_> = batch.iter().map(Op::command).collect();
-            let entry = entry(&writer, &commands);
-            let expected = batch.iter().map(|op| model.run(op)).collect();
-            prop_assert_eq!(writer.apply(&entry, true), Ok(Applied::Done(expected)));
-            prop_assert_eq!(quiet.apply(&entry, false), Ok(Applied::Done(vec![])));
+        for (number, step) in steps.iter().enumerate() {
+            let entry = entry_of(&writer, step);
+            let mut expected = model.step(step);
+            let applied = writer.apply(&entry, true);
+            if let Applied::Marked { digest } = &mut expected {
+                *digest = writer.digest();
+            }
+            prop_assert_eq!(applied, Ok(expected.clone()));
+            if let Applied::Done(outcomes) = &mut expected {
+                outcomes.clear();
+            }
+            prop_assert_eq!(quiet.apply(&entry, false), Ok(expected));
+            prop_assert_eq!(quiet.digest(), writer.digest());
             prop_assert_eq!(store.stats(), model.stats());
             prop_assert_eq!(store.applied(), entry.index);
+            prop_assert_eq!((store.floor(), writer.latest()), (model.floor, model.latest));
+            prop_assert_eq!(store.late(), model.late);
             if number % image_every == 0 {
                 // Kept, so that later writes have to copy what it shares.
-                images.push((writer.image(), model.0.clone()));
+                images.push((writer.image(), model.clone()));
             }
         }
 
-        let bytes = |writer: &Writer| {
-            let mut bytes = Vec::new();
-            writer.image().write(&mut bytes).unwrap();
-            bytes
-        };
-        prop_assert_eq!(bytes(&writer), bytes(&quiet), "outcomes wanted or not, the state is one");
+        let bytes = image_bytes(&writer);
+        prop_assert_eq!(&bytes, &image_bytes(&quiet), "outcomes wanted or not, the state is one");
+        images.push((Image::read(&mut &bytes[..]).unwrap(), model));
         for (image, expected) in images {
             let mut restored = Writer::new();
             restored.restore(image);
-            prop_assert_eq!(restored.store().stats(), Model(expected.clone()).stats());
-            for (key, value) in &expected {
+            prop_assert_eq!(restored.store().stats(), expected.stats());
+            for (key, (value, version)) in &expected.records {
                 let found = restored.store().read(&Command::Get { key });
-                prop_assert_eq!(found, value_or_nil(Some(value)));
+                prop_assert_eq!(found, value_or_nil(value.as_ref()));
+                let older = merge(&mut restored, &[write(key, Some(b"older"), version.0)]);
+                prop_assert_eq!(older, (0, 0), "the version is kept");
             }
         }
     }
@@ -303,7 +425,7 @@ fn a_noop_moves_the_index_and_a_copy_or_a_stale_request_does_no_more() {
     assert_eq!(writer.apply(&entry, true), Ok(done));
     entry.index = 3;
     assert_eq!(writer.apply(&entry, true), Ok(Applied::Duplicate));
-    let Payload::Batch(proposal) = &mut entry.payload else { panic!() };
+    let Payload::Batch { proposal, .. } = &mut entry.payload else { panic!() };
     assert!(writer.requests().contains(proposal.id));
     (entry.index, proposal.id.boot) = (4, 0);
     assert_eq!(writer.apply(&entry, true), Ok(Applied::Stale));
@@ -315,7 +437,7 @@ fn a_noop_moves_the_index_and_a_copy_or_a_stale_request_does_no_more() {
 fn a_batch_that_cannot_be_read_is_an_error() {
     let mut writer = Writer::new();
     let mut entry = entry(&writer, &[set(b"k", b"v")]);
-    let Payload::Batch(proposal) = &mut entry.payload else { panic!() };
+    let Payload::Batch { proposal, .. } = &mut entry.payload else { panic!() };
     proposal.commands = proposal.commands.slice(..proposal.commands.len() - 1);
     let malformed = Malformed("value");
     assert_eq!(writer.apply(&entry, true), Err(ApplyError::Malformed { index: 1, malformed }));

@@ -1,6 +1,8 @@
 //! Readers beside the writer.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::slice;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 use super::*;
@@ -127,4 +129,61 @@ fn an_image_is_one_index_however_fast_the_writer_is() {
             }
         }
     });
+}
+
+#[test]
+fn who_has_accepted_a_write_reads_it_while_it_moves_from_the_overlay_to_the_base() {
+    const ROUNDS: u64 = 20_000;
+    let mut writer = Writer::new();
+    let store = writer.store();
+    let clock = AtomicU64::new(1);
+    let (drain, drained) = mpsc::channel();
+    thread::scope(|scope| {
+        // Keys of one slot, each of which one thread writes.
+        for key in [b"{t}1", b"{t}2"] {
+            let (store, clock, drain) = (&store, &clock, drain.clone());
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    let version = clock.fetch_add(1, Ordering::Relaxed);
+                    let text = round.to_string();
+                    let value = (round % 7 != 0).then_some(text.as_bytes());
+                    let write = write(key, value, version);
+                    // Half of them may be applied before they are accepted.
+                    if round % 2 == 0 {
+                        drain.send(write.clone()).unwrap();
+                    }
+                    let existed = store.accept(slice::from_ref(&write))[0];
+                    assert!(existed || round % 7 <= 1 || round % 2 == 0, "{round}");
+                    let found = store.read_newest(&Command::Get { key });
+                    let expected = value.map_or(Outcome::Nil, |v| Outcome::Value(v.into()));
+                    assert_eq!(found, expected, "{round}");
+                    if round % 2 == 1 {
+                        drain.send(write).unwrap();
+                    }
+                }
+            });
+        }
+        drop(drain);
+        let reader = || {
+            let keys: Vec<&[u8]> = vec![b"{t}1", b"{t}2"];
+            let mut before = [0; 2];
+            while store.applied() < 2 * ROUNDS {
+                let read = store.read_newest(&Command::GetMany { keys: keys.clone() });
+                let Outcome::Values(values) = read else { panic!() };
+                for (before, value) in before.iter_mut().zip(values) {
+                    if let Some(value) = value {
+                        let number = number(Some(&value));
+                        assert!(number >= *before, "{number} after {before}");
+                        *before = number;
+                    }
+                }
+            }
+        };
+        scope.spawn(reader);
+        for write in drained {
+            merge(&mut writer, &[write]);
+        }
+    });
+    assert_eq!((store.overlaid(), store.late()), (0, 0));
+    assert_eq!(store.read(&Command::Get { key: b"{t}1" }), value(b"20000"));
 }

@@ -2,6 +2,8 @@
 
 mod crash;
 mod damage;
+mod eventual;
+mod formats;
 mod space;
 
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use bytes::Bytes;
 use super::*;
 use crate::replica::Standing;
 use crate::rng::Rng;
-use crate::types::{Entry, NodeId, Payload, Proposal, RequestId, Term};
+use crate::types::{
+    Entry, Index, NodeId, Payload, Proposal, RequestId, Term, Version, Write, Writes,
+};
 
 const LOG_ID: u64 = 0x5eed;
 
@@ -26,7 +30,8 @@ fn open(disk: &Arc<MemoryDisk>, segment_bytes: u64) -> (Wal<MemoryDisk>, Recover
 fn entry(index: Index, term: Term, len: usize) -> Record {
     let id = RequestId { node: NodeId(5002), boot: 1, seq: index };
     let commands = Bytes::from(vec![index as u8; len]);
-    let payload = Payload::Batch(Proposal { id, floor: index, commands });
+    let proposal = Proposal { id, floor: index, commands };
+    let payload = Payload::Batch { stamp: Version::default(), proposal };
     Record::Entry(Entry { index, term, payload })
 }
 
@@ -37,6 +42,18 @@ fn hard(term: Term) -> Record {
         Standing::Voter { founders: [(NodeId(5000), term), (NodeId(5001), 7)].into() }
     };
     Record::Hard(HardState { term, vote: Some(NodeId(term as u32 % 3)), standing })
+}
+
+/// A write to one of ten keys, with a value of `len` bytes or, without a length, none.
+fn write(version: u64, len: Option<usize>) -> Write {
+    let key = [b'a' + (version % 10) as u8].as_slice().into();
+    let value = len.map(|len| vec![version as u8; len].into());
+    Write { version: Version(version), key, value }
+}
+
+/// `count` writes from `version` on, of which some delete.
+fn writes(version: u64, count: u64, len: usize) -> Writes {
+    (version..version + count).map(|v| write(v, (v % 4 != 0).then_some(len))).collect()
 }
 
 /// What the records mean, told a second time and as plainly as possible.
@@ -55,6 +72,9 @@ fn apply(state: &mut Recovered, record: &Record) {
             state.entries.retain(|entry| entry.index > meta.index);
             state.snapshot = *meta;
         }
+        Record::Accepted(writes) => state.held.extend(writes.iter().cloned()),
+        Record::Held(writes) => state.held = writes.iter().cloned().collect(),
+        Record::Clock(clock) => state.clock = state.clock.max(*clock),
     }
 }
 
@@ -102,7 +122,7 @@ fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
     let last = state.entries.last().map_or(base, |entry| entry.index);
     let last_term = state.entries.last().map_or(state.snapshot.term, |entry| entry.term);
     let term = last_term.max(state.hard.term) + 1;
-    match rng.below(10) {
+    match rng.below(13) {
         0 => vec![hard(term)],
         1 if last > base => {
             let from = base + 1 + rng.below(last - base);
@@ -118,11 +138,26 @@ fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
             vec![Record::Snapshot(SnapshotMeta { index, term })]
         }
         5 if rng.chance(1, 4) => vec![entry(last + 1, last_term.max(1), 3000)],
+        10..13 => random_eventual_records(rng, state),
         _ => {
             let len = rng.below(150) as usize;
             let count = 1 + rng.below(4);
             (1..=count).map(|i| entry(last + i, last_term.max(1), len)).collect()
         }
+    }
+}
+
+fn random_eventual_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
+    let clock = state.clock.0;
+    let accepted =
+        |rng: &mut Rng| Record::Accepted(writes(clock, rng.below(5), rng.below(100) as usize));
+    match rng.below(8) {
+        0..3 => vec![Record::Clock(Version(clock + 50)), accepted(rng)],
+        3 => vec![accepted(rng), Record::Clock(Version(clock.saturating_sub(rng.below(9))))],
+        4 => vec![Record::Held([].into())],
+        5 => vec![accepted(rng), Record::Held(writes(clock, 2, 30)), accepted(rng)],
+        6 => vec![Record::Held(state.held.iter().skip(1).cloned().collect())],
+        _ => vec![Record::Held(writes(clock, 4, 800)), Record::Held([].into()), accepted(rng)],
     }
 }
 

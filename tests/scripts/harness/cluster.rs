@@ -7,18 +7,27 @@ use std::time::Duration;
 use nodesync::clock::Now;
 use nodesync::replica::detector::{FailureDetector, Liveness};
 use nodesync::replica::{
-    Alarm, Apply, Effects, Envelope, HardState, Input, JobNo, Message, Pull, ReadId, Record,
-    Replica, Settings, Standing,
+    Alarm, Apply, Beat, Effects, Envelope, Event, HardState, Input, JobNo, Message, Pull, ReadId,
+    Record, Replica, Settings, Standing,
 };
 use nodesync::rng::Rng;
 use nodesync::types::{Index, NodeId, RequestId, SnapshotMeta};
 
-use super::disk::{Applied, Disk, Store};
+use super::disk::Disk;
 use super::network::{Freight, Network};
 use super::show;
+use super::store::{Applied, Store};
+
+/// When a cluster starts, in microseconds of a monotonic clock …
+pub const START: Now = Now(3_600_000_000);
+
+/// … and of the wall clocks.
+pub const WALL_START: u64 = 1_800_000_000_000_000;
 
 /// More deliveries than any script needs at one moment.
 const DELIVERIES_MAX: u32 = 1000;
+
+const ALARMS: [Alarm; 3] = [Alarm::Heartbeat, Alarm::Election, Alarm::Drain];
 
 /// What waits for the disk.
 #[derive(Debug)]
@@ -38,6 +47,10 @@ pub struct Node {
     pub stalled: bool,
     /// The requests whose clients wait for an answer.
     pub waiters: BTreeSet<RequestId>,
+    /// What its wall clock shows more than it should, in milliseconds.
+    pub skew: i64,
+    /// The latest beat that it has sent.
+    pub said: Option<Beat>,
     /// Reads that wait: the key, and the index once the replica has named it.
     pub reads: BTreeMap<ReadId, (String, Option<Index>)>,
     pub detector: FailureDetector,
@@ -60,6 +73,8 @@ pub struct Cluster {
     /// True if images from peers wait for `arrive`.
     pub images_by_hand: bool,
     pub show_beats: bool,
+    /// True if nodes say when a quorum is lost and when it is back.
+    pub show_quorum: bool,
     /// What one append or forward may hold.
     pub bytes_max: usize,
     pub transcript: Vec<String>,
@@ -86,6 +101,8 @@ impl Cluster {
             store: Store::default(),
             stalled: false,
             waiters: BTreeSet::new(),
+            skew: 0,
+            said: None,
             reads: BTreeMap::new(),
             image: None,
             arriving: None,
@@ -96,14 +113,24 @@ impl Cluster {
 
     /// Starts a node from what its disk holds.
     pub fn start(&mut self, id: NodeId) {
-        let now = self.now;
+        let (now, wall) = (self.now, self.wall(id));
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         node.settings.incarnation = node.disk.incarnation;
+        node.settings.wall_micros = wall;
         let timeout = node.settings.election_timeout;
         node.detector = FailureDetector::new(now, timeout, node.settings.peers());
         node.store = node.disk.images.get(&node.disk.snapshot).cloned().unwrap_or_default();
+        node.store.accept(&node.disk.held);
         let rng = Rng::new(u64::from(id.0));
-        node.replica = Some(Replica::new(now, node.settings.clone(), node.disk.recovered(), rng));
+        let mut recovered = node.disk.recovered();
+        recovered.clock = recovered.clock.max(node.store.latest);
+        node.replica = Some(Replica::new(now, node.settings.clone(), recovered, rng));
+    }
+
+    /// What a node's wall clock shows, in microseconds.
+    fn wall(&self, id: NodeId) -> u64 {
+        let passed = self.now.since(START).as_micros() as u64;
+        (WALL_START + passed).saturating_add_signed(1000 * self.nodes[&id].skew)
     }
 
     /// A process dies: what was not durable is gone, and unless `keep` what was on its way to it.
@@ -148,7 +175,10 @@ impl Cluster {
     fn carry_out(&mut self, id: NodeId, effects: Effects) {
         assert_eq!(effects.fatal, None, "n{id} found a broken invariant");
         for event in &effects.events {
-            self.say(id, show::event(event));
+            let of_quorum = matches!(event, Event::QuorumLost { .. } | Event::QuorumBack);
+            if !of_quorum || self.show_quorum {
+                self.say(id, show::event(event));
+            }
         }
         if effects.job > 0 {
             if !effects.persist.is_empty() {
@@ -166,8 +196,10 @@ impl Cluster {
         for peer in effects.pull {
             self.pull(id, peer);
         }
+        self.take_in(id, &effects.spread, &effects.accepted);
+        let mut marks = Vec::new();
         for apply in effects.apply {
-            self.apply(id, apply);
+            self.apply(id, apply, &mut marks);
         }
         for (read, index) in effects.reads {
             if let Some((_, wanted)) = self.node(id).reads.get_mut(&read) {
@@ -184,6 +216,16 @@ impl Cluster {
                 self.say(id, format!("answers read of {key}: {why}"));
             }
         }
+        for (request, why) in effects.refuse_accepts {
+            self.say(id, format!("answers {}: {why}", show::accept_id(&request)));
+        }
+        for mark in marks {
+            self.step(id, mark);
+        }
+        if let Some(index) = effects.diverged {
+            self.say(id, format!("differs from the others at {index} and stops"));
+            return self.crash(id, false);
+        }
         if !self.disks_by_hand && !self.node(id).stalled {
             while self.persist(id) {}
         }
@@ -193,6 +235,9 @@ impl Cluster {
     pub fn persist(&mut self, id: NodeId) -> bool {
         let by_hand = self.disks_by_hand || self.node(id).stalled;
         let node = self.node(id);
+        if node.replica.is_none() {
+            return false;
+        }
         let Some(job) = node.jobs.pop_front() else { return false };
         job.records.iter().cloned().for_each(|record| node.disk.write(record));
         if by_hand {
@@ -233,7 +278,12 @@ impl Cluster {
         }
         let line = show::envelope(&envelope);
         let pair = (envelope.from, envelope.to);
-        let is_beat = matches!(envelope.message, Message::Beat(_));
+        let is_beat = if let Message::Beat(beat) = &envelope.message {
+            self.node(envelope.from).said = Some(beat.clone());
+            true
+        } else {
+            false
+        };
         let open = if is_beat {
             self.network.send_beat(envelope)
         } else {
@@ -277,7 +327,7 @@ impl Cluster {
         self.step(id, Input::SnapshotArrived { from, meta });
     }
 
-    fn apply(&mut self, id: NodeId, apply: Apply) {
+    fn apply(&mut self, id: NodeId, apply: Apply, marks: &mut Vec<Input>) {
         match apply {
             Apply::Entries(entries) => {
                 for entry in &entries {
@@ -286,6 +336,9 @@ impl Cluster {
                     match applied {
                         Applied::Copy(_) => self.say(id, format!("drops the copy {line}")),
                         _ => self.say(id, format!("applies {line}")),
+                    }
+                    if let Applied::Marked(digest) = applied {
+                        marks.push(Input::Marked { index: entry.index, digest });
                     }
                     if let Applied::Done(request) = applied
                         && self.node(id).waiters.remove(&request)
@@ -296,12 +349,13 @@ impl Cluster {
             }
             Apply::Restore(meta) => {
                 let node = self.node(id);
-                node.store = node.disk.images[&meta].clone();
+                let image = node.disk.images[&meta].clone();
+                node.store.restore(image);
                 self.say(id, format!("restores the image {}", show::meta(&meta)));
             }
             Apply::Snapshot(meta) => {
                 let node = self.node(id);
-                node.image = Some((meta, node.store.clone()));
+                node.image = Some((meta, node.store.image()));
                 self.say(id, format!("takes an image of {}", show::meta(&meta)));
             }
         }
@@ -315,7 +369,8 @@ impl Cluster {
         };
         let served: Vec<_> = node.reads.extract_if(.., ready).collect();
         for (_, (key, index)) in served {
-            let value = self.node(id).store.data.get(&key).cloned();
+            let held = self.node(id).store.base.get(&key).cloned();
+            let value = held.and_then(|held| held.value);
             let value = value.map_or("nothing".to_owned(), |value| format!("{key}={value}"));
             let index = index.unwrap_or(0);
             self.say(id, format!("answers read of {key} at {index}: {value}"));
@@ -340,7 +395,7 @@ impl Cluster {
     fn next_deadline(&self) -> Option<Now> {
         let deadlines = |node: &Node| {
             let replica = node.replica.as_ref()?;
-            let alarms = [Alarm::Heartbeat, Alarm::Election].map(|a| Some(replica.deadline(a)));
+            let alarms = ALARMS.map(|alarm| Some(replica.deadline(alarm)));
             alarms.into_iter().chain([node.detector.deadline()]).flatten().min()
         };
         self.nodes.values().filter_map(deadlines).min()
@@ -355,10 +410,15 @@ impl Cluster {
             self.say(id, format!("suspects n{peer}"));
             self.step(id, Input::Peer { peer, liveness: Liveness::Suspected });
         }
-        for alarm in [Alarm::Heartbeat, Alarm::Election] {
-            if self.replica(id).deadline(alarm) <= now {
-                self.step(id, Input::Alarm(alarm));
+        for alarm in ALARMS {
+            if !self.is_up(id) || self.replica(id).deadline(alarm) > now {
+                continue;
             }
+            if alarm == Alarm::Heartbeat {
+                let wall = self.wall(id);
+                self.step(id, Input::Clock(wall));
+            }
+            self.step(id, Input::Alarm(alarm));
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `campaign 1` | node 1's patience ends; all were heard of meanwhile, nothing else happened |
 //! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
 //! | `run 300` | the same, and messages and disk jobs are done at once |
+//! | `run to=1000` | the same, up to this moment of the cluster's life |
 //! | `settle`, `beats` | does all that is left to do, or delivers beats, and no time passes |
 //! | `deliver [1 2] [count]` | delivers what waits now: everywhere, or from node 1 to node 2 |
 //! | `drop 1 2 [count]` | loses what waits from node 1 to node 2 |
@@ -24,6 +25,12 @@
 //! | `arrive 1` | with `images_by_hand=true`: the image that came to node 1 is durable there |
 //! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
 //! | `stop 1`, `disk-full 1 true` | what their names say |
+//! | `accept 1 x=1 y` | node 1's client sets x and deletes y in one eventual request |
+//! | `withdraw-accept 1 2` | node 1 gives its request n1~2 up |
+//! | `get 1 x` | an eventual read at node 1 |
+//! | `skew 1 3000` | node 1's wall clock is so many milliseconds ahead, from now on |
+//! | `corrupt 1 x=9` | node 1's memory has an error |
+//! | `stores [1]`, `outbox [1]` | shows the stores; shows what is held, also on disk, and claimed |
 //! | `status [1]`, `waiting` | shows the nodes; shows what is on its way |
 
 use std::error::Error;
@@ -32,17 +39,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
-use nodesync::clock::Now;
 use nodesync::replica::pending::Withdrawn;
 use nodesync::replica::{Alarm, Input, Settings};
 use nodesync::types::{Entry, NodeId, Payload, RequestId};
 
 use super::Cluster;
-use super::disk::Store;
+use super::cluster::START;
 use super::network::Freight;
 use super::show;
+use super::store::Store;
 
-type Outcome = Result<(), Box<dyn Error>>;
+pub type Outcome = Result<(), Box<dyn Error>>;
 
 impl goldenscript::Runner for Cluster {
     type Command = Command;
@@ -53,7 +60,14 @@ impl goldenscript::Runner for Cluster {
             "cluster" => self.found(&mut args)?,
             "disk" => self.set_disk(&mut args)?,
             "tick" => self.pass(Duration::from_millis(args.take()?), false),
-            "run" => self.pass(Duration::from_millis(args.take()?), true),
+            "run" => {
+                let moment = args.0.take_key("to").map(str::parse).transpose()?;
+                let time = match moment {
+                    Some(ms) => (START + Duration::from_millis(ms)).since(self.now),
+                    None => Duration::from_millis(args.take()?),
+                };
+                self.pass(time, true);
+            }
             "settle" => self.settle(true),
             "beats" => self.settle(false),
             "deliver" => self.deliver(&mut args)?,
@@ -64,6 +78,9 @@ impl goldenscript::Runner for Cluster {
                 }
             }
             "propose" | "read" | "withdraw" => self.client(&command.name, &mut args)?,
+            "accept" | "withdraw-accept" | "get" | "skew" | "corrupt" | "stores" | "outbox" => {
+                self.eventual(&command.name, &mut args)?;
+            }
             "status" => self.show_status(args.maybe()?.map(NodeId)),
             "waiting" => self.show_waiting(),
             "cut" | "isolate" | "heal" => self.links(&command.name, &mut args)?,
@@ -88,28 +105,28 @@ impl goldenscript::Runner for Cluster {
 }
 
 /// A command's arguments.
-struct Args<'a>(ArgumentConsumer<'a>);
+pub struct Args<'a>(pub ArgumentConsumer<'a>);
 
 impl Args<'_> {
-    fn maybe<T: FromStr>(&mut self) -> Result<Option<T>, Box<dyn Error>>
+    pub fn maybe<T: FromStr>(&mut self) -> Result<Option<T>, Box<dyn Error>>
     where
         T::Err: Error + 'static,
     {
         Ok(self.0.next_pos().map(str::parse).transpose()?)
     }
 
-    fn take<T: FromStr>(&mut self) -> Result<T, Box<dyn Error>>
+    pub fn take<T: FromStr>(&mut self) -> Result<T, Box<dyn Error>>
     where
         T::Err: Error + 'static,
     {
         self.maybe()?.ok_or_else(|| "an argument is missing".into())
     }
 
-    fn node(&mut self) -> Result<NodeId, Box<dyn Error>> {
+    pub fn node(&mut self) -> Result<NodeId, Box<dyn Error>> {
         self.take().map(NodeId)
     }
 
-    fn key<T: FromStr>(&mut self, name: &str, default: T) -> Result<T, Box<dyn Error>>
+    pub fn key<T: FromStr>(&mut self, name: &str, default: T) -> Result<T, Box<dyn Error>>
     where
         T::Err: Error + 'static,
     {
@@ -121,7 +138,7 @@ impl Cluster {
     fn found(&mut self, args: &mut Args<'_>) -> Outcome {
         let count: u32 = args.key("nodes", 3)?;
         let blank = args.key("blank", false)?;
-        *self = Cluster { now: Now(3_600_000_000), ..Cluster::default() };
+        *self = Cluster { now: START, ..Cluster::default() };
         self.disks_by_hand = args.key("disks_by_hand", false)?;
         self.images_by_hand = args.key("images_by_hand", false)?;
         self.show_beats = args.key("show_beats", false)?;
@@ -131,6 +148,10 @@ impl Cluster {
         settings.window.messages_max = args.key("window", settings.window.messages_max)?;
         settings.pending_bytes_max = args.key("pending", settings.pending_bytes_max)?;
         settings.snapshot_log_bytes = args.key("image_after", settings.snapshot_log_bytes)?;
+        settings.backlog_bytes_max = args.key("backlog", settings.backlog_bytes_max)?;
+        let horizon = args.key("horizon", settings.tombstone_horizon.as_secs())?;
+        settings.tombstone_horizon = Duration::from_secs(horizon);
+        self.show_quorum = args.key("show_quorum", false)?;
         settings.log_retain_bytes = args.key("retain", settings.log_retain_bytes)?;
         for id in members {
             self.add(Settings { id, ..settings.clone() }, blank);

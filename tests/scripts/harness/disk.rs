@@ -1,9 +1,11 @@
-//! A node's disk and its store, as values: what a crash leaves, and what has been applied.
+//! A node's disk, as a value: what a crash leaves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use nodesync::replica::{HardState, Record, Recovered};
-use nodesync::types::{Entry, Index, NodeId, Payload, RequestId, SnapshotMeta};
+use nodesync::types::{Entry, SnapshotMeta, Version, Write};
+
+use super::store::Store;
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +14,8 @@ pub struct Disk {
     pub hard: HardState,
     pub snapshot: SnapshotMeta,
     pub entries: Vec<Entry>,
+    pub held: Vec<Write>,
+    pub clock: Version,
     pub images: BTreeMap<SnapshotMeta, Store>,
 }
 
@@ -35,6 +39,9 @@ impl Disk {
                 self.entries.retain(|entry| entry.index > meta.index);
                 self.snapshot = meta;
             }
+            Record::Accepted(writes) => self.held.extend_from_slice(&writes),
+            Record::Held(writes) => self.held = writes.to_vec(),
+            Record::Clock(clock) => self.clock = clock,
         }
     }
 
@@ -43,52 +50,8 @@ impl Disk {
             hard: self.hard.clone(),
             snapshot: self.snapshot,
             entries: self.entries.clone(),
+            held: self.held.clone(),
+            clock: self.clock,
         }
-    }
-}
-
-/// A state machine of `key=value` lines that drops what it has seen before.
-#[derive(Clone, Debug, Default)]
-pub struct Store {
-    pub applied: Index,
-    pub data: BTreeMap<String, String>,
-    seen: BTreeMap<NodeId, Seen>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    boot: u64,
-    floor: u64,
-    seqs: BTreeSet<u64>,
-}
-
-/// What an entry came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Applied {
-    Noop,
-    Done(RequestId),
-    Copy(RequestId),
-}
-
-impl Store {
-    pub fn apply(&mut self, entry: &Entry) -> Applied {
-        assert_eq!(entry.index, self.applied + 1, "applied out of order");
-        self.applied = entry.index;
-        let Payload::Batch(proposal) = &entry.payload else { return Applied::Noop };
-        let id = proposal.id;
-        let seen = self.seen.entry(id.node).or_default();
-        if id.boot > seen.boot {
-            *seen = Seen { boot: id.boot, ..Seen::default() };
-        }
-        if id.boot < seen.boot || id.seq < seen.floor || !seen.seqs.insert(id.seq) {
-            return Applied::Copy(id);
-        }
-        seen.floor = seen.floor.max(proposal.floor);
-        let floor = seen.floor;
-        seen.seqs.retain(|seq| *seq >= floor);
-        let text = String::from_utf8_lossy(&proposal.commands);
-        let (key, value) = text.split_once('=').expect("scripts propose key=value");
-        self.data.insert(key.to_owned(), value.to_owned());
-        Applied::Done(id)
     }
 }

@@ -3,10 +3,12 @@
 mod cluster;
 mod commands;
 mod disk;
+mod eventual;
 mod log;
 mod network;
 mod progress;
 mod show;
+mod store;
 
 pub use cluster::Cluster;
 pub use log::LogRunner;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use nodesync::replica::Envelope;
 use nodesync::types::{NodeId, SnapshotMeta};
 
-use super::disk::Store;
+use super::store::Store;
 
 /// What travels.
 #[derive(Clone, Debug)]

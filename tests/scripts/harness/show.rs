@@ -1,9 +1,14 @@
 //! One short line for everything that a transcript shows.
 
+use nodesync::clock::HybridClock;
 use nodesync::replica::{
     Append, AppendAck, Beat, Envelope, Event, HardState, Message, Record, Standing,
 };
-use nodesync::types::{Entry, Payload, Proposal, RequestId, SnapshotMeta};
+use nodesync::types::{
+    Entry, Payload, Proposal, Rejected, RequestId, SnapshotMeta, Version, Write,
+};
+
+use super::cluster::WALL_START;
 
 /// `n3→n1 t1 Append prev=1@1 commit=1 [2@1 n1#1 x=1]`
 pub fn envelope(envelope: &Envelope) -> String {
@@ -37,6 +42,12 @@ pub fn message(message: &Message) -> String {
         }
         Message::ReadAsk { position } => format!("ReadAsk {position}"),
         Message::ReadAnswer { position, index } => format!("ReadAnswer {position} index={index}"),
+        Message::Accept { floor, requests, .. } => {
+            let requests = requests.iter().map(|(id, writes)| accept(id, writes));
+            format!("Accept floor={floor} {}", list(requests))
+        }
+        Message::Stamped(stamps) => format!("Stamped {}", list(stamps.iter().map(stamp))),
+        Message::Spread(writes) => format!("Spread {}", self::writes(writes)),
         Message::Campaign => "Campaign".to_owned(),
     }
 }
@@ -57,6 +68,7 @@ fn beat(beat: &Beat) -> String {
     add(!beat.admitted, "admitted", "no".to_owned());
     add(!beat.fit, "fit", "no".to_owned());
     add(beat.founder.is_some(), "founder", beat.founder.unwrap_or(0).to_string());
+    add(beat.mark.is_some(), "mark", beat.mark.unwrap_or_default().0.to_string());
     add(beat.answers.is_some(), "answers", beat.answers.unwrap_or(0).to_string());
     text
 }
@@ -74,13 +86,18 @@ pub fn record(record: &Record) -> String {
         }
         Record::Entry(entry) => self::entry(entry),
         Record::Snapshot(snapshot) => format!("snapshot {}", meta(snapshot)),
+        Record::Accepted(writes) => format!("accepted {}", self::writes(writes)),
+        Record::Held(writes) => format!("held {}", self::writes(writes)),
+        Record::Clock(up_to) => format!("clock up to {}", version(*up_to)),
     }
 }
 
 pub fn entry(entry: &Entry) -> String {
     let payload = match &entry.payload {
         Payload::Noop => "noop".to_owned(),
-        Payload::Batch(proposal) => self::proposal(proposal),
+        Payload::Batch { proposal, .. } => self::proposal(proposal),
+        Payload::Merge(writes) => format!("merge {}", self::writes(writes)),
+        Payload::Mark { floor } => format!("mark floor={}", version(*floor)),
     };
     format!("{}@{} {payload}", entry.index, entry.term)
 }
@@ -93,6 +110,55 @@ pub fn proposal(proposal: &Proposal) -> String {
 pub fn request(id: &RequestId) -> String {
     let boot = if id.boot == 1 { String::new() } else { format!(".{}", id.boot) };
     format!("n{}{boot}#{}", id.node, id.seq)
+}
+
+/// `n1~2`: the second request of node 1 for eventual writes.
+pub fn accept_id(id: &RequestId) -> String {
+    request(id).replace('#', "~")
+}
+
+fn accept(id: &RequestId, writes: &[Write]) -> String {
+    let writes: Vec<String> = writes.iter().map(write).collect();
+    format!("{} {}", accept_id(id), writes.join(" "))
+}
+
+fn stamp((id, stamp): &(RequestId, Result<Version, Rejected>)) -> String {
+    let stamp = match stamp {
+        Ok(first) => version(*first),
+        Err(reason) => reason.to_string(),
+    };
+    format!("{} {stamp}", accept_id(id))
+}
+
+pub fn writes(writes: &[Write]) -> String {
+    list(writes.iter().map(write))
+}
+
+/// `x=1 v50.n3`, or `-x v50.n3` if it deletes; without a version if it has none yet.
+pub fn write(write: &Write) -> String {
+    let value = write.value.as_deref().map(String::from_utf8_lossy);
+    held(&String::from_utf8_lossy(&write.key), value.as_deref(), write.version)
+}
+
+pub fn held(key: &str, value: Option<&str>, version: Version) -> String {
+    let text = value.map_or(format!("-{key}"), |value| format!("{key}={value}"));
+    if version == Version(0) { text } else { format!("{text} {}", self::version(version)) }
+}
+
+/// `v50.n3`: stamped by node 3 (`log`: by the log) when the clusters' clocks showed 50 ms since the
+/// start; `v50+1.n3` is a tick later.
+pub fn version(version: Version) -> String {
+    const TICKS_PER_MS: i64 = 1000 * HybridClock::TICKS as i64;
+    if version == Version(0) {
+        return "v0".to_owned();
+    }
+    let ticks = version.tick() as i64 - (WALL_START * HybridClock::TICKS) as i64;
+    let (ms, rest) = (ticks.div_euclid(TICKS_PER_MS), ticks.rem_euclid(TICKS_PER_MS));
+    let rest = if rest > 0 { format!("+{rest}") } else { String::new() };
+    match version.origin() {
+        Version::LOG => format!("v{ms}{rest}.log"),
+        place => format!("v{ms}{rest}.n{}", u32::from(place) + 1),
+    }
 }
 
 pub fn meta(meta: &SnapshotMeta) -> String {
@@ -109,6 +175,16 @@ pub fn event(event: &Event) -> String {
         Event::Founded => "is a founder".to_owned(),
         Event::CatchingUp => "must catch up".to_owned(),
         Event::CaughtUp => "has caught up".to_owned(),
+        Event::QuorumLost { accepts } => format!("sees no quorum: n{accepts} takes writes"),
+        Event::QuorumBack => "sees a quorum again".to_owned(),
+        Event::ClockJumped { by } => format!("does not believe its clock: {:+} ms", by / 1000),
+        Event::FutureWrites { from, ahead } => {
+            format!("does not take the writes of n{from}: {} ms ahead", ahead / 1000)
+        }
+        Event::ClockDoubted { members } => {
+            format!("doubts its clock: {members} members show another time")
+        }
+        Event::ClockBehind => "has a clock behind the versions that there are".to_owned(),
     }
 }
 

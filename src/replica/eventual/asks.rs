@@ -1,0 +1,240 @@
+//! The requests of this node's own clients for eventual writes, until they are stamped.
+//!
+//! A request may be handed to a peer again, who knows it again by its name. To *another* node it
+//! goes only when the one before it cannot stamp it any more: its process is gone, or so much time
+//! has passed that it would find the request too old. Otherwise it could stamp the request long
+//! after somebody else has, and put an old write on top of newer ones.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::pending::Withdrawn;
+use crate::clock::Now;
+use crate::types::{NodeId, Write};
+
+/// One request.
+#[derive(Debug)]
+pub struct Ask {
+    /// The writes, not stamped yet.
+    pub writes: Vec<Write>,
+    /// The room that they will take, in bytes.
+    pub bytes: usize,
+    /// To how many nodes it was handed, in turn. None: certainly not done.
+    handed: u32,
+    /// Who may still stamp it, and when it was last handed there.
+    last: Option<(NodeId, Now)>,
+    /// It may have got lost on its way there.
+    due: bool,
+    /// Who has just said that it takes nothing more.
+    turned_away: Option<NodeId>,
+}
+
+impl Ask {
+    /// True if only the last node that it was handed to can have stamped it.
+    pub fn is_certain(&self) -> bool {
+        self.handed <= 1
+    }
+
+    /// True if some node was asked to stamp it.
+    pub fn was_handed(&self) -> bool {
+        self.handed > 0
+    }
+
+    /// True if it may be given to `node` now.
+    fn may_go(&self, now: Now, node: NodeId, patience: Duration) -> bool {
+        match self.last {
+            _ if self.turned_away == Some(node) => false,
+            None => true,
+            Some((last, _)) if last == node => self.due,
+            Some((_, at)) => now.since(at) > patience,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Asks {
+    items: BTreeMap<u64, Ask>,
+    bytes: usize,
+    next_seq: u64,
+    /// How long a request is not given to another node than the one that has it.
+    patience: Duration,
+}
+
+impl Asks {
+    /// No requests.
+    pub fn new(patience: Duration) -> Asks {
+        Asks { items: BTreeMap::new(), bytes: 0, next_seq: 1, patience }
+    }
+
+    /// The number of the next request.
+    pub fn next_seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    /// Every request below this number has its answer.
+    pub fn floor(&self) -> u64 {
+        self.items.first_key_value().map_or(self.next_seq, |(seq, _)| *seq)
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The room that their writes will take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes a request in.
+    pub fn insert(&mut self, seq: u64, writes: Vec<Write>, bytes: usize) {
+        self.bytes += bytes;
+        let ask = Ask { writes, bytes, handed: 0, last: None, due: false, turned_away: None };
+        self.items.insert(seq, ask);
+    }
+
+    /// Takes a request out.
+    pub fn remove(&mut self, seq: u64) -> Option<Ask> {
+        let ask = self.items.remove(&seq)?;
+        self.bytes -= ask.bytes;
+        Some(ask)
+    }
+
+    /// Gives a request up.
+    pub fn withdraw(&mut self, seq: u64) -> Withdrawn {
+        match self.remove(seq) {
+            Some(Ask { handed: 0, .. }) => Withdrawn::Unsent,
+            Some(_) => Withdrawn::Sent,
+            None => Withdrawn::Unknown,
+        }
+    }
+
+    /// The first request that may be given to `node` now, and the room that it takes.
+    pub fn first_for(&self, now: Now, node: NodeId) -> Option<(u64, usize)> {
+        let mut ready = self.items.iter().filter(|(_, ask)| ask.may_go(now, node, self.patience));
+        ready.next().map(|(seq, ask)| (*seq, ask.bytes))
+    }
+
+    /// Hands requests to `node`, up to about `bytes_max` but at least one.
+    pub fn hand_to(&mut self, now: Now, node: NodeId, bytes_max: usize) -> Vec<(u64, &[Write])> {
+        let (mut handed, mut bytes) = (Vec::new(), 0);
+        for (&seq, ask) in &mut self.items {
+            if !ask.may_go(now, node, self.patience) {
+                continue;
+            }
+            if !handed.is_empty() && bytes + ask.bytes > bytes_max {
+                break;
+            }
+            bytes += ask.bytes;
+            ask.handed += u32::from(ask.last.is_none_or(|(last, _)| last != node));
+            (ask.last, ask.due) = (Some((node, now)), false);
+            handed.push((seq, &*ask.writes));
+        }
+        handed
+    }
+
+    /// The link to `node` is new: what was handed over may be lost.
+    pub fn link_is_new(&mut self, node: NodeId) {
+        let with_it = |ask: &&mut Ask| ask.last.is_some_and(|(last, _)| last == node);
+        self.items.values_mut().filter(with_it).for_each(|ask| ask.due = true);
+    }
+
+    /// `node` has not stamped a request and never will: another one may have it at once.
+    pub fn turn_away(&mut self, seq: u64, node: NodeId) {
+        if let Some(ask) = self.items.get_mut(&seq)
+            && ask.last.is_some_and(|(last, _)| last == node)
+        {
+            (ask.last, ask.turned_away) = (None, Some(node));
+            ask.handed -= 1;
+        }
+    }
+
+    /// What was handed over before `since` and has no answer may be lost.
+    pub fn ask_again(&mut self, since: Now) {
+        self.items.values_mut().for_each(|ask| ask.turned_away = None);
+        let old = |ask: &&mut Ask| ask.last.is_some_and(|(_, at)| at < since);
+        self.items.values_mut().filter(old).for_each(|ask| ask.due = true);
+    }
+
+    /// The process of `node` is gone, and what it had not stamped with it.
+    pub fn is_gone(&mut self, node: NodeId) {
+        let with_it = |ask: &&mut Ask| ask.last.is_some_and(|(last, _)| last == node);
+        self.items.values_mut().filter(with_it).for_each(|ask| ask.last = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_micros(100);
+    const ONE: NodeId = NodeId(1);
+    const TWO: NodeId = NodeId(2);
+
+    fn asks(count: u64) -> Asks {
+        let mut asks = Asks::new(PATIENCE);
+        for _ in 0..count {
+            let seq = asks.next_seq();
+            asks.insert(seq, Vec::new(), 10);
+        }
+        asks
+    }
+
+    fn handed(asks: &mut Asks, now: u64, node: NodeId) -> Vec<u64> {
+        asks.hand_to(Now(now), node, 1000).into_iter().map(|(seq, _)| seq).collect()
+    }
+
+    #[test]
+    fn requests_are_handed_over_once_and_again_when_they_may_be_lost() {
+        let mut asks = asks(3);
+        assert_eq!(asks.hand_to(Now(0), ONE, 20).len(), 2);
+        assert_eq!(handed(&mut asks, 1, ONE), [3]);
+        assert_eq!(handed(&mut asks, 2, ONE), [0; 0]);
+        asks.ask_again(Now(1));
+        assert_eq!(handed(&mut asks, 3, ONE), [1, 2]);
+        asks.link_is_new(ONE);
+        assert_eq!(handed(&mut asks, 4, ONE), [1, 2, 3]);
+        assert!(asks.remove(1).is_some_and(|ask| ask.is_certain()));
+        assert_eq!((asks.floor(), asks.bytes()), (2, 20));
+    }
+
+    #[test]
+    fn another_node_gets_a_request_only_when_the_first_cannot_stamp_it_any_more() {
+        let mut asks = asks(2);
+        assert_eq!(handed(&mut asks, 0, ONE), [1, 2]);
+        assert_eq!(asks.first_for(Now(100), TWO), None);
+        assert_eq!(asks.first_for(Now(101), TWO), Some((1, 10)));
+        assert_eq!(handed(&mut asks, 101, TWO), [1, 2]);
+        assert_eq!(handed(&mut asks, 150, ONE), [0; 0]);
+        asks.is_gone(TWO);
+        assert_eq!(handed(&mut asks, 151, ONE), [1, 2]);
+        assert!(asks.remove(1).is_some_and(|ask| !ask.is_certain()));
+    }
+
+    #[test]
+    fn a_node_that_turns_a_request_away_has_not_stamped_it() {
+        let mut asks = asks(1);
+        assert_eq!(handed(&mut asks, 0, ONE), [1]);
+        asks.turn_away(1, TWO);
+        assert_eq!(handed(&mut asks, 1, TWO), [0; 0], "an answer of somebody else");
+        asks.turn_away(1, ONE);
+        assert_eq!(handed(&mut asks, 1, ONE), [0; 0]);
+        assert_eq!(handed(&mut asks, 1, TWO), [1]);
+        assert!(asks.remove(1).is_some_and(|ask| ask.is_certain()));
+    }
+
+    #[test]
+    fn a_request_that_was_ever_handed_over_may_be_done() {
+        let mut asks = asks(2);
+        handed(&mut asks, 0, ONE);
+        asks.link_is_new(ONE);
+        asks.is_gone(ONE);
+        let seq = asks.next_seq();
+        asks.insert(seq, Vec::new(), 10);
+        assert_eq!(asks.withdraw(1), Withdrawn::Sent);
+        assert_eq!(asks.withdraw(3), Withdrawn::Unsent);
+        assert_eq!(asks.withdraw(3), Withdrawn::Unknown);
+    }
+}

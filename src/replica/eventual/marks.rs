@@ -1,0 +1,125 @@
+//! Marks in the log, set by the leader when something has happened since the last one. At a mark
+//! every replica does two things.
+//!
+//! It forgets the tombstones up to the mark's *floor*: every member that is alive has said that it
+//! holds no undrained write up to there and will make none, and all are alive; or the floor lies a
+//! whole horizon back, and undrained writes from before it come too late.
+//!
+//! It tells the digest of its state in its beats. Replicas with the same log up to the same mark
+//! have the same state, or one of them is broken: then the minority stops, and where there is none
+//! everybody but the leader's side.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::detector::Liveness;
+use super::super::{Effects, Replica};
+use crate::clock::{HybridClock, Now};
+use crate::types::{Entry, Index, NodeId, Payload, Version};
+
+/// How long a difference must last before it is judged: everybody shall have spoken.
+const JUDGE_AFTER: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// When this node, leading, looked last whether to set one.
+    looked_at: Now,
+    /// The latest mark that was applied here, and the digest there.
+    own: Option<(Index, u64)>,
+    /// Since when a peer has told another digest for it.
+    differs_since: Option<Now>,
+}
+
+impl Marks {
+    pub fn new(now: Now) -> Marks {
+        Marks { looked_at: now, own: None, differs_since: None }
+    }
+}
+
+impl Replica {
+    /// A mark was applied.
+    pub(in super::super) fn marked(&mut self, index: Index, digest: u64) {
+        self.eventual.marks.own = Some((index, digest));
+        self.eventual.marks.differs_since = None;
+    }
+
+    /// The latest mark applied here, and the digest of the state there.
+    pub(in super::super) fn mark(&self) -> Option<(Index, u64)> {
+        self.eventual.marks.own
+    }
+
+    /// This node holds no undrained write up to this version and will make none.
+    pub(in super::super) fn drained(&mut self, now: Now) -> Version {
+        if self.eventual.skew.is_doubted() {
+            return Version::default();
+        }
+        let claimed = Version::new(self.eventual.clock.claim(now), Version::LOG);
+        match self.eventual.outbox.oldest() {
+            Some(oldest) => claimed.min(Version(oldest.0.saturating_sub(1))),
+            None => claimed,
+        }
+    }
+
+    /// At each heartbeat of a leader.
+    pub(in super::super) fn set_mark(&mut self, now: Now, effects: &mut Effects) {
+        let marks = &mut self.eventual.marks;
+        if now.since(marks.looked_at) < self.settings.mark_interval || !self.may_append() {
+            return;
+        }
+        self.eventual.marks.looked_at = now;
+        let (index, term) = (self.log.last_index() + 1, self.hard.term);
+        let last = self.log.get(index - 1);
+        if last.is_none_or(|last| matches!(last.payload, Payload::Mark { .. } | Payload::Noop)) {
+            return;
+        }
+        let payload = Payload::Mark { floor: self.floor(now) };
+        self.append_entry(Entry { index, term, payload }, effects);
+    }
+
+    fn floor(&mut self, now: Now) -> Version {
+        if self.eventual.skew.is_doubted() {
+            return Version::default();
+        }
+        let own = self.drained(now);
+        let alive = self.peers.values().filter(|peer| peer.liveness == Liveness::Alive);
+        let claims = alive.filter_map(|peer| peer.beat.as_ref().map(|beat| beat.drained));
+        let claims: Vec<Version> = claims.collect();
+        let all = claims.len() + 1 == self.settings.members.len();
+        let drained = if all { claims.into_iter().fold(own, Version::min) } else { Version(0) };
+        let horizon = self.settings.tombstone_horizon.as_micros() as u64;
+        let late = self.eventual.clock.wall(now).saturating_sub(horizon);
+        drained.max(Version::new(late * HybridClock::TICKS, 0))
+    }
+
+    /// At each heartbeat: compares this node's state with those of its peers.
+    pub(in super::super) fn compare_marks(&mut self, now: Now, effects: &mut Effects) {
+        let Some((index, digest)) = self.eventual.marks.own else { return };
+        let mut votes: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
+        votes.entry(digest).or_default().push(self.settings.id);
+        for (id, peer) in &self.peers {
+            if peer.liveness == Liveness::Alive
+                && let Some((at, digest)) = peer.beat.as_ref().and_then(|beat| beat.mark)
+                && at == index
+            {
+                votes.entry(digest).or_default().push(*id);
+            }
+        }
+        let since = &mut self.eventual.marks.differs_since;
+        if votes.len() == 1 {
+            *since = None;
+            return;
+        }
+        if now.since(*since.get_or_insert(now)) < JUDGE_AFTER {
+            return;
+        }
+        let leader = self.leader();
+        let weight = |members: &Vec<NodeId>| {
+            (members.len(), leader.is_some_and(|leader| members.contains(&leader)))
+        };
+        let own = weight(&votes[&digest]);
+        if votes.values().any(|others| weight(others) > own) {
+            effects.diverged = Some(index);
+        }
+    }
+}

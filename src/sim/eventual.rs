@@ -1,0 +1,396 @@
+//! The eventual mode under trial: clients that write and read with it, and what must hold.
+//!
+//! What is known of every node's memory and disk says at each crash which acknowledged writes may
+//! be lost: those that nobody else holds, and only within their first second. All others must win
+//! over everything older when the world is calm again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::cluster::{Event, World};
+use super::faults::Fault;
+use super::linearizability::Action;
+use super::workload::{End, Name, Request};
+use crate::clock::Now;
+use crate::replica::{Envelope, Input, Message};
+use crate::store::Applied;
+use crate::types::{
+    Command, Entry, Index, Key, Outcome, Payload, RequestId, Unserved, Version, Write, Writes,
+};
+
+/// An acknowledged write that no crash has lost is durable after this time.
+const SYNCED_WITHIN: Duration = Duration::from_secs(1);
+
+/// The highest version of each key.
+type Versions = BTreeMap<Key, Version>;
+
+/// What a client may count on at the node that it is connected to.
+#[derive(Debug, Default)]
+struct Session {
+    node: usize,
+    life: u64,
+    written: Versions,
+}
+
+/// What has been promised, and who holds what.
+#[derive(Debug)]
+pub struct Promises {
+    acked: BTreeMap<Key, Vec<Version>>,
+    /// In each node's memory.
+    memory: Vec<Versions>,
+    /// When each node took each version that it held.
+    taken: Vec<BTreeMap<Version, Now>>,
+    /// On each node's disk.
+    disk: Vec<Versions>,
+    committed: Versions,
+    /// What each version wrote.
+    values: BTreeMap<Version, Option<Vec<u8>>>,
+    /// The latest version that wrote a value.
+    writers: BTreeMap<Vec<u8>, Version>,
+    deletions: Versions,
+    /// The highest version of each node's own making that has left it.
+    left: Vec<Version>,
+    /// The newest of each key that has been applied anywhere.
+    merged: Versions,
+    digests: BTreeMap<Index, u64>,
+    sessions: BTreeMap<usize, Session>,
+}
+
+impl Promises {
+    pub fn new(size: usize) -> Promises {
+        Promises {
+            acked: BTreeMap::new(),
+            memory: vec![Versions::new(); size],
+            taken: vec![BTreeMap::new(); size],
+            disk: vec![Versions::new(); size],
+            committed: Versions::new(),
+            values: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            deletions: Versions::new(),
+            left: vec![Version::default(); size],
+            merged: Versions::new(),
+            digests: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// How many writes of eventual sessions were acknowledged and not excused.
+    pub fn acknowledged(&self) -> u64 {
+        self.acked.values().map(|writes| writes.len() as u64).sum()
+    }
+
+    /// Entries with these writes are committed.
+    pub fn commit(&mut self, payload: &Payload) {
+        if let Payload::Merge(writes) = payload {
+            raise(&mut self.committed, writes);
+        }
+    }
+
+    fn note(&mut self, write: &Write) {
+        let value = write.value.as_ref().map(|value| value.to_vec());
+        match &value {
+            Some(value) => {
+                let writer = self.writers.entry(value.clone()).or_default();
+                *writer = write.version.max(*writer);
+            }
+            None => raise(&mut self.deletions, std::slice::from_ref(write)),
+        }
+        self.values.insert(write.version, value);
+    }
+}
+
+fn raise(versions: &mut Versions, writes: &[Write]) {
+    for write in writes {
+        let known = versions.entry(write.key.clone()).or_default();
+        *known = write.version.max(*known);
+    }
+}
+
+fn version(versions: &Versions, key: &Key) -> Version {
+    versions.get(key).copied().unwrap_or_default()
+}
+
+impl World {
+    /// A request of an eventual session reaches its node: writes, or one read.
+    pub fn ask_eventual(
+        &mut self,
+        client: Option<usize>,
+        node: usize,
+        parts: Vec<(Vec<u8>, Action)>,
+    ) {
+        let reads = matches!(&parts[..], [(_, Action::Get)]);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if reads {
+            let key: Key = parts[0].0.as_slice().into();
+            let outcome = process.writer.store().read_newest(&Command::Get { key: &key });
+            self.check_read(client, node, &key, &outcome);
+            return;
+        }
+        let id = process.replica.next_accept();
+        let mut writes = Vec::new();
+        for (key, action) in &parts {
+            match action {
+                Action::Set { value, when, .. } => {
+                    Command::Set { key, value, when: *when, get: false }.push_writes(&mut writes);
+                }
+                _ => Command::Delete { keys: vec![key] }.push_writes(&mut writes),
+            }
+        }
+        let operation = self.open(client, node, Name::Accept(id), parts);
+        if let Some(process) = &mut self.nodes[node].process {
+            process.accepting.insert(id, operation);
+        }
+        self.step(node, vec![Input::Accept { id, writes }]);
+    }
+
+    fn check_read(&mut self, client: Option<usize>, node: usize, key: &Key, outcome: &Outcome) {
+        let life = self.life(node);
+        let session = client.and_then(|client| self.promises.sessions.get(&client));
+        let same = |s: &&Session| s.node == node && Some(s.life) == life;
+        let Some(session) = session.filter(same).filter(|_| !self.forgets()) else { return };
+        let written = version(&session.written, key);
+        let seen = match outcome {
+            Outcome::Value(value) => self.promises.writers.get(&value[..]).copied(),
+            _ if key.starts_with(b"e") => Some(version(&self.promises.deletions, key)),
+            _ => None,
+        };
+        if seen.is_some_and(|seen| seen < written) {
+            let how = format!("#{node}, {key:?}: {outcome:?} of {seen:?} after {written:?}");
+            self.fail("a session reads its own writes", how);
+        }
+    }
+
+    /// The replica has taken the writes of a request.
+    pub fn accepted(&mut self, node: usize, id: RequestId, writes: Writes) {
+        let own = writes.iter().map(|write| write.version);
+        let own = own.filter(|version| usize::from(version.origin()) == node).min();
+        let left = self.promises.left[node];
+        if own.is_some_and(|version| version <= left) {
+            let how = format!("#{node}: {own:?} after {left:?}");
+            self.fail("a node's versions never fall", how);
+        }
+        let process = self.nodes[node].process.as_mut();
+        let operation = process.and_then(|process| {
+            let operation = process.accepting.remove(&id)?;
+            process.answering.insert(operation);
+            Some(operation)
+        });
+        self.taken_in(node, writes, operation);
+    }
+
+    /// A node holds writes; they become visible there in a moment.
+    pub fn taken_in(&mut self, node: usize, writes: Writes, operation: Option<usize>) {
+        let Some(life) = self.life(node) else { return };
+        raise(&mut self.promises.memory[node], &writes);
+        for write in writes.iter() {
+            self.promises.taken[node].entry(write.version).or_insert(self.now);
+        }
+        writes.iter().for_each(|write| self.promises.note(write));
+        let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
+        self.schedule(self.now + late, Event::Overlay { node, life, writes, operation });
+    }
+
+    /// Writes become visible, and their request has its answer.
+    pub fn overlay(&mut self, node: usize, writes: &[Write], operation: Option<usize>) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let life = process.life;
+        process.writer.store().accept(writes);
+        let Some(operation) = operation else { return };
+        process.answering.remove(&operation);
+        let request = &self.load.requests[operation];
+        if request.end != End::Open {
+            return;
+        }
+        if let Some(client) = request.client {
+            let session = self.promises.sessions.entry(client).or_default();
+            if (session.node, session.life) != (node, life) {
+                *session = Session { node, life, written: Versions::new() };
+            }
+            raise(&mut session.written, writes);
+        }
+        for write in writes {
+            let acked = self.promises.acked.entry(write.key.clone()).or_default();
+            acked.push(write.version);
+        }
+        self.applied(operation, &[]);
+    }
+
+    /// The replica did not take the writes of a request.
+    pub fn accept_refused(&mut self, node: usize, id: RequestId, why: Unserved) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if let Some(operation) = process.accepting.remove(&id) {
+            self.refused_with(operation, why);
+        }
+    }
+
+    /// Versions leave their node.
+    pub fn check_versions(&mut self, node: usize, envelope: &Envelope) {
+        let versions: Vec<Version> = match &envelope.message {
+            Message::Spread(writes) => writes.iter().map(|write| write.version).collect(),
+            Message::Stamped(stamps) => stamps.iter().filter_map(|(_, stamp)| stamp.ok()).collect(),
+            _ => return,
+        };
+        let own = versions.into_iter().filter(|version| usize::from(version.origin()) == node);
+        let left = &mut self.promises.left[node];
+        *left = own.max().unwrap_or_default().max(*left);
+    }
+
+    /// What the disk holds has changed.
+    pub fn note_durable(&mut self, node: usize) {
+        let mut durable = Versions::new();
+        raise(&mut durable, &self.nodes[node].disk.synced.held);
+        self.promises.disk[node] = durable;
+    }
+
+    /// A node starts with what its disk held.
+    pub fn note_start(&mut self, node: usize) {
+        self.promises.memory[node] = self.promises.disk[node].clone();
+    }
+
+    /// A node has lost its memory, or its directory as well.
+    pub fn note_loss(&mut self, node: usize, wiped: bool) {
+        let mut lost = std::mem::take(&mut self.promises.memory[node]);
+        let taken = std::mem::take(&mut self.promises.taken[node]);
+        if wiped {
+            lost.append(&mut self.promises.disk[node]);
+            self.promises.left[node] = Version::default();
+        }
+        self.note_durable(node);
+        let unhealthy = [Fault::SlowDisk, Fault::StallDisk, Fault::DiskFull, Fault::Pause];
+        let strict = !wiped && !unhealthy.iter().any(|fault| self.plan.faults.contains(fault));
+        let now = self.now;
+        let mut late = None;
+        for (key, held) in lost {
+            let promises = &mut self.promises;
+            let elsewhere = promises.memory.iter().chain(&promises.disk);
+            let rest = elsewhere.map(|versions| version(versions, &key)).max().unwrap_or_default();
+            let rest = rest.max(version(&promises.committed, &key));
+            let Some(acked) = promises.acked.get_mut(&key) else { continue };
+            acked.retain(|version| {
+                let gone = *version <= held && *version > rest;
+                let at = taken.get(version);
+                if gone && at.is_some_and(|at| now.since(*at) > SYNCED_WITHIN) {
+                    late = Some((key.clone(), *version));
+                }
+                !gone
+            });
+        }
+        if let Some((key, version)) = late.filter(|_| strict) {
+            let how = format!("#{node} {key:?}: {version:?}");
+            self.fail("only a second of acknowledged writes can be lost", how);
+        }
+    }
+
+    /// True if writes may come too late: tombstones end before writes are certain to be drained.
+    fn forgets(&self) -> bool {
+        self.plan.settings.tombstone_horizon < Duration::from_secs(60)
+    }
+
+    /// Before an entry is applied for the first time.
+    pub fn check_merge(&mut self, node: usize, entry: &Entry) {
+        let Payload::Merge(writes) = &entry.payload else { return };
+        let Some(process) = &self.nodes[node].process else { return };
+        let store = process.writer.store();
+        for write in writes.iter() {
+            let fresh = version(&self.promises.merged, &write.key) < write.version;
+            raise(&mut self.promises.merged, std::slice::from_ref(write));
+            let current = store.version(&write.key);
+            if fresh && write.version <= current && current == store.floor() {
+                if self.forgets() {
+                    self.promises.acked.remove(&write.key);
+                } else {
+                    let how = format!("{write:?} at {}, floor {current:?}", entry.index);
+                    self.fail("no write comes too late", how);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// An entry that is no batch was applied.
+    pub fn merged(&mut self, node: usize, index: Index, applied: &Applied) {
+        let Applied::Marked { digest } = *applied else { return };
+        if *self.promises.digests.entry(index).or_insert(digest) != digest {
+            self.fail("equal logs have equal digests", format!("#{node} at {index}"));
+        }
+        self.step(node, vec![Input::Marked { index, digest }]);
+    }
+
+    /// True if every eventual write is in the log.
+    pub fn all_drained(&self) -> bool {
+        self.nodes.iter().filter_map(|node| node.process.as_ref()).all(|process| {
+            let backlog = process.replica.status().backlog;
+            backlog.0 == 0 && process.writer.store().overlaid() == 0
+        })
+    }
+
+    /// Where a client alone writes a key, by way of one node, each write beats those that had their
+    /// answers before it was asked for; and what was refused was not done.
+    pub fn check_order(&mut self) {
+        let Some(process) = self.nodes[0].process.as_ref().filter(|_| !self.forgets()) else {
+            return;
+        };
+        let store = process.writer.store();
+        let mut broken = None;
+        for client in 0..self.load.clients() {
+            let key: Key = format!("own{client}").into_bytes().into();
+            let Outcome::Value(value) = store.read(&Command::Get { key: &key }) else { continue };
+            let wrote = |request: &&Request| {
+                let mut parts = request.parts.iter();
+                parts.any(|(_, part)| matches!(part, Action::Set { value: set, .. } if set[..] == value[..]))
+            };
+            let Some(winner) = self.load.requests.iter().find(wrote) else { continue };
+            let End::Done { at, .. } = winner.end else {
+                if winner.end == End::NotDone {
+                    broken = Some(format!("{key:?}: {winner:?} was refused"));
+                }
+                continue;
+            };
+            let later = |request: &&Request| {
+                let own = request.client == Some(client) && request.node == winner.node;
+                let done = matches!(request.end, End::Done { .. }) && request.invoked > at;
+                own && done && self.is_promised(&key, request)
+            };
+            if let Some(loser) = self.load.requests.iter().find(later) {
+                broken = Some(format!("{key:?}: {winner:?} beats {loser:?}"));
+            }
+        }
+        if let Some(how) = broken {
+            self.fail("a client's later write wins", how);
+        }
+    }
+
+    /// True if the request wrote this key and what it wrote must not be lost.
+    fn is_promised(&self, key: &Key, request: &Request) -> bool {
+        let Some(acked) = self.promises.acked.get(key) else { return false };
+        let values = acked.iter().filter_map(|version| self.promises.values.get(version)?.as_ref());
+        let written: Vec<Vec<u8>> = values.cloned().collect();
+        request.parts.iter().any(|(part, action)| {
+            **part == **key
+                && matches!(action, Action::Set { value, .. } if written.contains(value))
+        })
+    }
+
+    /// The newest acknowledged write of each key has won.
+    pub fn check_newest(&mut self) {
+        let Some(process) = &self.nodes[0].process else { return };
+        let store = process.writer.store();
+        let mut broken = None;
+        for (key, acked) in &self.promises.acked {
+            let Some(&newest) = acked.iter().max() else { continue };
+            let current = store.version(key);
+            let outcome = store.read(&Command::Get { key });
+            let found = match &outcome {
+                Outcome::Value(value) => Some(value.to_vec()),
+                _ => None,
+            };
+            let wrong = self.promises.values.get(&current).is_some_and(|value| *value != found);
+            if current < newest || wrong {
+                broken = Some(format!("{key:?}: {outcome:?} of {current:?}, promised {newest:?}"));
+            }
+        }
+        if let Some(how) = broken {
+            self.fail("the newest acknowledged write wins", how);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The part of the cluster scripts that is about eventual writes: what clients want, what comes of
+//! it, and how to look at it. The commands are listed in `commands`.
+
+use nodesync::replica::Input;
+use nodesync::replica::pending::Withdrawn;
+use nodesync::types::{NodeId, RequestId, Version, Write, Writes};
+
+use super::Cluster;
+use super::commands::{Args, Outcome};
+use super::show;
+
+impl Cluster {
+    pub fn eventual(&mut self, name: &str, args: &mut Args<'_>) -> Outcome {
+        let id: Option<NodeId> = args.maybe()?.map(NodeId);
+        if let "stores" | "outbox" = name {
+            for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+                if id.is_none_or(|only| only == node) && self.is_up(node) {
+                    if name == "stores" { self.show_store(node) } else { self.show_outbox(node) }
+                }
+            }
+            return Ok(());
+        }
+        let id = id.ok_or("a node is missing")?;
+        match name {
+            "accept" => {
+                let mut writes = Vec::new();
+                while let Some((key, value)) = args.0.next_key() {
+                    writes.push(write(key, Some(value)));
+                }
+                while let Some(key) = args.0.next_pos() {
+                    writes.push(write(key, None));
+                }
+                let request = self.replica(id).next_accept();
+                self.step(id, Input::Accept { id: request, writes });
+            }
+            "withdraw-accept" => {
+                let (seq, boot) = (args.take()?, self.node(id).settings.boot);
+                let request = RequestId { node: id, boot, seq };
+                let was = match self.replica(id).withdraw_accept(request) {
+                    Some(Withdrawn::Unsent) => "certainly not done",
+                    Some(_) => "it may still be done",
+                    None => "it was not pending",
+                };
+                self.say(id, format!("withdraws {}: {was}", show::accept_id(&request)));
+            }
+            "get" => {
+                while let Some(key) = args.0.next_pos() {
+                    let newest = self.node(id).store.newest(key).cloned();
+                    let text = newest.map_or(format!("nothing of {key}"), |held| {
+                        show::held(key, held.value.as_deref(), held.version)
+                    });
+                    self.say(id, format!("sees {text}"));
+                }
+            }
+            "skew" => self.node(id).skew = args.take()?,
+            _ => {
+                let (key, value) = args.0.next_key().ok_or("a key is missing")?;
+                let held = self.node(id).store.base.get_mut(key).ok_or("no such key")?;
+                held.value = Some(value.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what a replica has taken into its store's overlay, then answers.
+    pub fn take_in(&mut self, id: NodeId, spread: &[Writes], accepted: &[(RequestId, Writes)]) {
+        for writes in spread {
+            self.node(id).store.accept(writes);
+            self.say(id, format!("holds {}", show::writes(writes)));
+        }
+        for (request, writes) in accepted {
+            self.node(id).store.accept(writes);
+            let (request, writes) = (show::accept_id(request), show::writes(writes));
+            self.say(id, format!("answers {request}: taken {writes}"));
+        }
+    }
+
+    /// `n1 applied=4 floor=v0 [x=1 v50.n3] over [y=2 v60.n3]`
+    fn show_store(&mut self, id: NodeId) {
+        let store = &self.node(id).store;
+        let all = |map: &std::collections::BTreeMap<String, super::store::Held>| {
+            let held = |(key, held): (&String, &super::store::Held)| {
+                show::held(key, held.value.as_deref(), held.version)
+            };
+            show::list(map.iter().map(held))
+        };
+        let floor = show::version(store.floor);
+        let mut line = format!("applied={} floor={floor} {}", store.applied, all(&store.base));
+        if !store.overlay.is_empty() {
+            line += &format!(" over {}", all(&store.overlay));
+        }
+        if store.late > 0 {
+            line += &format!(" late={}", store.late);
+        }
+        self.say(id, line);
+    }
+
+    /// `n1: n3 stamps; holds 1 write of 202 bytes; on disk [x=1 v50.n3] clock up to v550.log;
+    /// drained up to v49.log; mark 7`
+    fn show_outbox(&mut self, id: NodeId) {
+        let (status, node) = (self.replica(id).status(), self.node(id));
+        let acceptor = status.acceptor.map_or("nobody".to_owned(), |id| format!("n{id}"));
+        let (writes, bytes) = status.backlog;
+        let mut line = format!(": {acceptor} stamps; holds {writes} in {bytes} bytes");
+        line += &format!("; on disk {}", show::writes(&node.disk.held));
+        if node.disk.clock > Version(0) {
+            line += &format!(" clock up to {}", show::version(node.disk.clock));
+        }
+        if let Some(beat) = &node.said {
+            line += &format!("; drained up to {}", show::version(beat.drained));
+        }
+        if let Some((index, _)) = status.mark {
+            line += &format!("; mark {index}");
+        }
+        if !status.clock_trusted {
+            line += "; distrusts its clock";
+        }
+        self.transcript.push(format!("n{id}{line}"));
+    }
+}
+
+fn write(key: &str, value: Option<&str>) -> Write {
+    let value = value.map(|value| value.as_bytes().into());
+    Write { version: Version::default(), key: key.as_bytes().into(), value }
+}
