@@ -223,7 +223,8 @@ mod tests {
         let mut clock = clock(0);
         let claimed = clock.claim(Now(400_000));
         for step in 1..4 {
-            clock.set(Now(400_000), 1000 * SECOND - step * 400_000, false).expect("a small step");
+            let wall = 1000 * SECOND + 400_000 - step * 400_000;
+            clock.set(Now(400_000), wall, false).expect("a small step back");
         }
         assert_eq!(clock.stamp(Now(400_000), 1), None, "too far ahead of the wall clock");
         let later = clock.stamp(Now(1_400_000), 1).expect("within the offset");

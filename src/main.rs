@@ -6,11 +6,12 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
 use nodesync::config::{Args, Config};
-use nodesync::node::{Fatal, Node};
+use nodesync::node::{Fatal, Node, Stop};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -26,18 +27,18 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Fatal> {
     let config = Config::new(args).map_err(Fatal::Config)?;
-    let node = Node::start(config)?;
-    let stop = node.stop_handle();
-    let signals = AtomicU32::new(0);
+    // Before the node takes its first write: from then on a signal must not just end the process.
+    let stop = Arc::new(Stop::default());
+    let (signals, asked) = (AtomicU32::new(0), Arc::clone(&stop));
     ctrlc::set_handler(move || {
         if signals.fetch_add(1, Ordering::Relaxed) > 0 {
             std::process::exit(1);
         }
         log::info!(target: "NodeSync", "Stopping (a second signal stops at once)");
-        stop.ask();
+        asked.ask();
     })
     .map_err(|error| Fatal::Io(format!("cannot handle signals: {error}")))?;
-    node.run_until_stopped()
+    Node::start(config, stop)?.run_until_stopped()
 }
 
 /// `HH:MM:SS [TAG       ] message`, in UTC; the tag is the log target, which our own lines choose

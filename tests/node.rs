@@ -82,7 +82,7 @@ fn live_and_die(dir: &Path, life: u64) {
     // The id, and so the membership, is that of the directory; the port is new each time.
     let mut config = config(port, &[], dir);
     config.id = nodesync::types::NodeId(7);
-    let node = Node::start_on(listener, config).unwrap();
+    let node = Node::start_on(listener, config, std::sync::Arc::default()).unwrap();
     assert_eq!(node.port(), port);
     let mut client = Resp::connect(port).unwrap();
     let mut idle = Resp::connect(port).unwrap();
@@ -126,7 +126,12 @@ fn three_nodes_stop_and_start_again_and_again_under_load() {
         let start = |at: usize| {
             let peers: Vec<u16> = ports.iter().copied().filter(|p| *p != ports[at]).collect();
             let listener = TcpListener::bind(("127.0.0.1", ports[at])).unwrap();
-            Node::start_on(listener, config(ports[at], &peers, &cluster.nodes[at].dir)).unwrap()
+            Node::start_on(
+                listener,
+                config(ports[at], &peers, &cluster.nodes[at].dir),
+                std::sync::Arc::default(),
+            )
+            .unwrap()
         };
         let plan = Plan { clients_per_node: 8, rest: Duration::from_millis(1) };
         let mut load = None;

@@ -135,23 +135,24 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node on the address in `config`.
+    /// Starts a node on the address in `config`. `stop` can be asked to stop it, at any time from
+    /// now on.
     ///
     /// # Errors
     /// [`Fatal`], and nothing has been written, if the port is taken or the directory belongs to
     /// another node or cluster, is in use, or holds what cannot be trusted.
-    pub fn start(config: Config) -> Result<Node, Fatal> {
+    pub fn start(config: Config, stop: Arc<Stop>) -> Result<Node, Fatal> {
         let address = SocketAddr::new(config.bind, config.port);
         let listener = listener::bind(address)
             .map_err(|error| Fatal::Io(format!("cannot listen on {address}: {error}")))?;
-        Node::start_on(listener, config)
+        Node::start_on(listener, config, stop)
     }
 
     /// Starts a node on a socket that is bound and listening.
     ///
     /// # Errors
     /// See [`Node::start`].
-    pub fn start_on(listener: TcpListener, config: Config) -> Result<Node, Fatal> {
+    pub fn start_on(listener: TcpListener, config: Config, stop: Arc<Stop>) -> Result<Node, Fatal> {
         let started = Instant::now();
         listener::raise_descriptor_limit(config.maxclients);
         let port = listener.local_addr().map_err(|e| Fatal::Io(e.to_string()))?.port();
@@ -187,7 +188,6 @@ impl Node {
         let seed = getrandom::u64().map_err(|e| Fatal::Io(format!("no random numbers: {e}")))?;
         let replica = Replica::new(clock.now(), settings, recovered, Rng::new(seed));
 
-        let stop = Arc::new(Stop::default());
         let (wal_sender, wal_work) = unbounded();
         let (apply_sender, apply_work) = unbounded();
         let (snapshots, snapshot_work) = unbounded();
@@ -260,11 +260,6 @@ impl Node {
     /// The port that the node listens on.
     pub fn port(&self) -> u16 {
         self.shared.port
-    }
-
-    /// By which others can ask the node to stop.
-    pub fn stop_handle(&self) -> Arc<Stop> {
-        Arc::clone(&self.shared.stop)
     }
 
     /// Blocks until the node is asked to stop or fails, then ends it.

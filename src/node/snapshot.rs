@@ -396,7 +396,7 @@ mod tests {
         let dir = dir.to_str().unwrap();
         let args = ["nodesync", "1", "--dir", dir, "--snapshot-log", "8kb"];
         let config = Config::new(Args::try_parse_from(args).unwrap()).unwrap();
-        Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config).unwrap()
+        Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
     }
 
     fn write(shared: &Shared) {

@@ -335,10 +335,7 @@ impl World {
         for client in 0..self.load.clients() {
             let key: Key = format!("own{client}").into_bytes().into();
             let Outcome::Value(value) = store.read(&Command::Get { key: &key }) else { continue };
-            let wrote = |request: &&Request| {
-                let mut parts = request.parts.iter();
-                parts.any(|(_, part)| matches!(part, Action::Set { value: set, .. } if set[..] == value[..]))
-            };
+            let wrote = |request: &&Request| request.sets(&value);
             let Some(winner) = self.load.requests.iter().find(wrote) else { continue };
             let End::Done { at, .. } = winner.end else {
                 if winner.end == End::NotDone {
@@ -364,11 +361,7 @@ impl World {
     fn is_promised(&self, key: &Key, request: &Request) -> bool {
         let Some(acked) = self.promises.acked.get(key) else { return false };
         let values = acked.iter().filter_map(|version| self.promises.values.get(version)?.as_ref());
-        let written: Vec<Vec<u8>> = values.cloned().collect();
-        request.parts.iter().any(|(part, action)| {
-            **part == **key
-                && matches!(action, Action::Set { value, .. } if written.contains(value))
-        })
+        values.into_iter().any(|value| request.sets(value))
     }
 
     /// The newest acknowledged write of each key has won.

@@ -52,6 +52,12 @@ pub enum Name {
 }
 
 impl Request {
+    /// True if it sets a key to this value, of which there is one in a run.
+    pub fn sets(&self, value: &[u8]) -> bool {
+        let mut actions = self.parts.iter().map(|(_, action)| action);
+        actions.any(|action| matches!(action, Action::Set { value: set, .. } if **set == *value))
+    }
+
     fn is_strong(&self) -> bool {
         !matches!(self.name, Name::Accept(_))
     }
