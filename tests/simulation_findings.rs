@@ -7,7 +7,7 @@ use nodesync::replica::{
     Replica, RoleName, Settings, Standing, VoteReply,
 };
 use nodesync::rng::Rng;
-use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta};
+use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, Write};
 
 const IMAGE: SnapshotMeta = SnapshotMeta { index: 10, term: 1 };
 const VOTER: NodeId = NodeId(1);
@@ -54,15 +54,22 @@ impl Bench {
     }
 }
 
-/// A leader in term 2 whose log begins with an image, and whose peer needs it.
-fn leader_with_an_image() -> Bench {
+/// A leader in term 2 that began with these eventual writes on its disk, and an image.
+fn leader(held: Vec<Write>) -> Bench {
     let standing = Standing::Voter { founders: Default::default() };
     let hard = HardState { term: 1, vote: None, standing };
-    let mut bench = Bench::new(LEADER, Recovered { hard, snapshot: IMAGE, ..Recovered::default() });
+    let recovered = Recovered { hard, snapshot: IMAGE, held, ..Recovered::default() };
+    let mut bench = Bench::new(LEADER, recovered);
     bench.raise(Alarm::Election);
     bench.hear(VOTER, 1, Message::VoteReply(VoteReply { pre: true, granted: true }));
     bench.hear(VOTER, 2, Message::VoteReply(VoteReply { pre: false, granted: true }));
     assert!(bench.replica.is_leader());
+    bench
+}
+
+/// The same, whose peer needs the image.
+fn leader_with_an_image() -> Bench {
+    let mut bench = leader(Vec::new());
     let probe = bench.replica.pull(bench.now, PEER, 1_000);
     let Some(Pull::Message(Envelope { message: Message::Append(append), .. })) = probe else {
         panic!("{probe:?}")
@@ -130,4 +137,28 @@ fn an_acknowledgement_from_before_a_lost_disk_is_not_believed_for_long() {
     let beat = Beat { leader: Some(LEADER), admitted: true, ..Beat::default() };
     bench.hear(PEER, 2, Message::Beat(beat));
     assert_eq!(bench.progress(), Some((0, "probe")));
+}
+
+/// A write that the leader itself has stamped, in an earlier life.
+fn own_write() -> Write {
+    let key = b"k"[..].into();
+    Write { version: Version::new(1_000, 2), key, value: Some(b"v"[..].into()) }
+}
+
+#[test]
+fn a_write_that_comes_back_to_a_node_with_a_new_directory_is_drained() {
+    let mut bench = leader(Vec::new());
+    let last = bench.replica.status().last;
+    bench.hear(PEER, 2, Message::Spread(vec![own_write()].into()));
+    bench.raise(Alarm::Drain);
+    assert_eq!(bench.replica.status().last, last + 1);
+}
+
+#[test]
+fn a_write_that_is_found_on_the_disk_is_drained() {
+    let mut bench = leader(vec![own_write()]);
+    let last = bench.replica.status().last;
+    bench.raise(Alarm::Drain);
+    assert_eq!(bench.replica.status().last, last + 1);
+    assert_eq!(bench.replica.status().unsynced, 0);
 }

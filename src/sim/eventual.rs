@@ -324,8 +324,8 @@ impl World {
         })
     }
 
-    /// Where a client alone writes a key, by way of one node, each write beats those that had their
-    /// answers before it was asked for; and what was refused was not done.
+    /// Where a client alone writes a key, by way of one process, each write beats those that had
+    /// their answers before it was asked for; and what was refused was not done.
     pub fn check_order(&mut self) {
         let Some(process) = self.nodes[0].process.as_ref().filter(|_| !self.forgets()) else {
             return;
@@ -344,7 +344,7 @@ impl World {
                 continue;
             };
             let later = |request: &&Request| {
-                let own = request.client == Some(client) && request.node == winner.node;
+                let own = request.client == Some(client) && request.is_of_same_process(winner);
                 let done = matches!(request.end, End::Done { .. }) && request.invoked > at;
                 own && done && self.is_promised(&key, request)
             };

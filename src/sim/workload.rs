@@ -37,7 +37,7 @@ pub enum End {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub client: Option<usize>,
-    pub node: usize,
+    node: usize,
     name: Name,
     pub parts: Vec<(Key, Action)>,
     pub invoked: u64,
@@ -56,6 +56,16 @@ impl Request {
     pub fn sets(&self, value: &[u8]) -> bool {
         let mut actions = self.parts.iter().map(|(_, action)| action);
         actions.any(|action| matches!(action, Action::Set { value: set, .. } if **set == *value))
+    }
+
+    /// True if the same process of a node was asked for eventual writes.
+    pub fn is_of_same_process(&self, other: &Request) -> bool {
+        match (self.name, other.name) {
+            (Name::Accept(own), Name::Accept(other)) => {
+                (own.node, own.boot) == (other.node, other.boot)
+            }
+            _ => false,
+        }
     }
 
     fn is_strong(&self) -> bool {

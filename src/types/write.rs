@@ -62,7 +62,7 @@ impl Version {
     /// The version of tick `tick` of the hybrid clock, from the member at place `origin` of the
     /// ascending list of members, or from the log.
     pub fn new(tick: u64, origin: u8) -> Version {
-        Version(tick << 8 | u64::from(origin))
+        Version(tick.min(Version::TICK_MAX) << 8 | u64::from(origin))
     }
 
     /// The member's place, or the log.
@@ -82,7 +82,7 @@ impl Version {
 
     /// A version of the log, above this one.
     pub fn next_of_log(self) -> Version {
-        Version::new((self.tick() + 1).min(Version::TICK_MAX), Version::LOG)
+        Version::new(self.tick() + 1, Version::LOG)
     }
 }
 

@@ -118,13 +118,17 @@ impl Replica {
         }
     }
 
+    /// Requests that peers handed over before this moment of the wall clock are too old.
+    pub(super) fn valid_since(&self, now: Now) -> u64 {
+        self.eventual.clock.wall(now).saturating_sub(VALID.as_micros() as u64)
+    }
+
     /// The same for peers' clients, one request of each in turn.
     pub(super) fn stamp_guests(&mut self, now: Now, effects: &mut Effects) {
-        let since = self.eventual.clock.wall(now).saturating_sub(VALID.as_micros() as u64);
-        self.eventual.guests.expire(since);
+        let since = self.valid_since(now);
         let mut stamps: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         let mut last = self.eventual.last_guest;
-        while let Some((id, writes)) = self.eventual.guests.next(last)
+        while let Some((id, writes)) = self.eventual.guests.next(last, since)
             && self.may_decide(outbox::size_of(&writes))
         {
             last = id.node;

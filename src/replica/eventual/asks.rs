@@ -5,7 +5,7 @@
 //! has passed that it would find the request too old. Otherwise it could stamp the request long
 //! after somebody else has, and put an old write on top of newer ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::pending::Withdrawn;
@@ -40,6 +40,10 @@ impl Ask {
         self.handed > 0
     }
 
+    fn is_with(&self, node: NodeId) -> bool {
+        self.last.is_some_and(|(last, _)| last == node)
+    }
+
     /// True if it may be given to `node` now.
     fn may_go(&self, now: Now, node: NodeId, patience: Duration) -> bool {
         match self.last {
@@ -55,6 +59,8 @@ impl Ask {
 #[derive(Debug)]
 pub struct Asks {
     items: BTreeMap<u64, Ask>,
+    /// Those that may have to be given to somebody now. Few, however many wait for their answers.
+    ready: BTreeSet<u64>,
     bytes: usize,
     next_seq: u64,
     /// How long a request is not given to another node than the one that has it.
@@ -64,7 +70,8 @@ pub struct Asks {
 impl Asks {
     /// No requests.
     pub fn new(patience: Duration) -> Asks {
-        Asks { items: BTreeMap::new(), bytes: 0, next_seq: 1, patience }
+        let (items, ready) = (BTreeMap::new(), BTreeSet::new());
+        Asks { items, ready, bytes: 0, next_seq: 1, patience }
     }
 
     /// The number of the next request.
@@ -93,12 +100,14 @@ impl Asks {
         self.bytes += bytes;
         let ask = Ask { writes, bytes, handed: 0, last: None, due: false, turned_away: None };
         self.items.insert(seq, ask);
+        self.ready.insert(seq);
     }
 
     /// Takes a request out.
     pub fn remove(&mut self, seq: u64) -> Option<Ask> {
         let ask = self.items.remove(&seq)?;
         self.bytes -= ask.bytes;
+        self.ready.remove(&seq);
         Some(ask)
     }
 
@@ -113,14 +122,16 @@ impl Asks {
 
     /// The first request that may be given to `node` now, and the room that it takes.
     pub fn first_for(&self, now: Now, node: NodeId) -> Option<(u64, usize)> {
-        let mut ready = self.items.iter().filter(|(_, ask)| ask.may_go(now, node, self.patience));
-        ready.next().map(|(seq, ask)| (*seq, ask.bytes))
+        let ready = self.ready.iter().filter_map(|seq| Some((*seq, self.items.get(seq)?)));
+        let mut free = ready.filter(|(_, ask)| ask.may_go(now, node, self.patience));
+        free.next().map(|(seq, ask)| (seq, ask.bytes))
     }
 
     /// Hands requests to `node`, up to about `bytes_max` but at least one.
     pub fn hand_to(&mut self, now: Now, node: NodeId, bytes_max: usize) -> Vec<(u64, &[Write])> {
         let (mut handed, mut bytes) = (Vec::new(), 0);
-        for (&seq, ask) in &mut self.items {
+        for &seq in &self.ready {
+            let Some(ask) = self.items.get_mut(&seq) else { continue };
             if !ask.may_go(now, node, self.patience) {
                 continue;
             }
@@ -130,38 +141,49 @@ impl Asks {
             bytes += ask.bytes;
             ask.handed += u32::from(ask.last.is_none_or(|(last, _)| last != node));
             (ask.last, ask.due) = (Some((node, now)), false);
-            handed.push((seq, &*ask.writes));
+            handed.push(seq);
         }
-        handed
+        self.ready.retain(|seq| handed.binary_search(seq).is_err());
+        let writes = |seq: u64| Some((seq, &*self.items.get(&seq)?.writes));
+        handed.into_iter().filter_map(writes).collect()
     }
 
     /// The link to `node` is new: what was handed over may be lost.
     pub fn link_is_new(&mut self, node: NodeId) {
-        let with_it = |ask: &&mut Ask| ask.last.is_some_and(|(last, _)| last == node);
-        self.items.values_mut().filter(with_it).for_each(|ask| ask.due = true);
+        for (seq, ask) in self.items.iter_mut().filter(|(_, ask)| ask.is_with(node)) {
+            ask.due = true;
+            self.ready.insert(*seq);
+        }
     }
 
     /// `node` has not stamped a request and never will: another one may have it at once.
     pub fn turn_away(&mut self, seq: u64, node: NodeId) {
         if let Some(ask) = self.items.get_mut(&seq)
-            && ask.last.is_some_and(|(last, _)| last == node)
+            && ask.is_with(node)
         {
             (ask.last, ask.turned_away) = (None, Some(node));
             ask.handed -= 1;
+            self.ready.insert(seq);
         }
     }
 
     /// What was handed over before `since` and has no answer may be lost.
     pub fn ask_again(&mut self, since: Now) {
-        self.items.values_mut().for_each(|ask| ask.turned_away = None);
-        let old = |ask: &&mut Ask| ask.last.is_some_and(|(_, at)| at < since);
-        self.items.values_mut().filter(old).for_each(|ask| ask.due = true);
+        for (seq, ask) in &mut self.items {
+            ask.turned_away = None;
+            if ask.last.is_some_and(|(_, at)| at < since) {
+                ask.due = true;
+                self.ready.insert(*seq);
+            }
+        }
     }
 
     /// The process of `node` is gone, and what it had not stamped with it.
     pub fn is_gone(&mut self, node: NodeId) {
-        let with_it = |ask: &&mut Ask| ask.last.is_some_and(|(last, _)| last == node);
-        self.items.values_mut().filter(with_it).for_each(|ask| ask.last = None);
+        for (seq, ask) in self.items.iter_mut().filter(|(_, ask)| ask.is_with(node)) {
+            ask.last = None;
+            self.ready.insert(*seq);
+        }
     }
 }
 
@@ -204,9 +226,11 @@ mod tests {
     fn another_node_gets_a_request_only_when_the_first_cannot_stamp_it_any_more() {
         let mut asks = asks(2);
         assert_eq!(handed(&mut asks, 0, ONE), [1, 2]);
+        asks.ask_again(Now(1));
         assert_eq!(asks.first_for(Now(100), TWO), None);
         assert_eq!(asks.first_for(Now(101), TWO), Some((1, 10)));
         assert_eq!(handed(&mut asks, 101, TWO), [1, 2]);
+        asks.ask_again(Now(102));
         assert_eq!(handed(&mut asks, 150, ONE), [0; 0]);
         asks.is_gone(TWO);
         assert_eq!(handed(&mut asks, 151, ONE), [1, 2]);

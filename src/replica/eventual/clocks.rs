@@ -82,8 +82,9 @@ impl Replica {
             (skew.since, skew.certain) = (None, false);
             return;
         }
+        let was_certain = skew.certain;
         skew.certain = now.since(*skew.since.get_or_insert(now)) >= CERTAIN_AFTER;
-        if skew.certain && skew.should_tell(now) {
+        if skew.certain && (skew.should_tell(now) || !was_certain) {
             effects.events.push(Event::ClockDoubted { members: differ });
         }
     }
@@ -93,7 +94,7 @@ impl Replica {
     /// alike.
     pub(in super::super) fn shown_clock(&self, now: Now) -> u64 {
         let (at, wall) = self.eventual.shown;
-        wall + now.since(at).as_micros() as u64
+        wall.saturating_add(now.since(at).as_micros() as u64)
     }
 
     /// How many peers that are alive show a time, in microseconds, that fits.

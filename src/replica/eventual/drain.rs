@@ -55,10 +55,12 @@ impl Replica {
     /// The next writes from the outbox for `cursor`'s owner. Those that the disk does not know of
     /// yet, and those from too far in the future, have to wait here.
     fn take_out(&self, now: Now, cursor: &mut outbox::Cursor) -> Vec<Write> {
-        let Eventual { place, reserved, clock, .. } = &self.eventual;
+        let Eventual { place, reserved, stamped, clock, .. } = &self.eventual;
         let may_leave = |version: Version| {
-            let known = version.origin() != *place || version.tick() <= *reserved;
-            known && clock.ahead(now, version.tick()).is_none()
+            // What an earlier directory of this node has stamped comes back from others.
+            let unknown = (*reserved + 1..=*stamped).contains(&version.tick());
+            let own = version.origin() == *place;
+            !(own && unknown) && clock.ahead(now, version.tick()).is_none()
         };
         self.eventual.outbox.take(cursor, BATCH_BYTES_MAX, may_leave)
     }
@@ -153,6 +155,8 @@ impl Replica {
     pub(in super::super) fn look_after_outbox(&mut self, now: Now, effects: &mut Effects) {
         self.write_held(now, effects);
         self.eventual.asks.ask_again(now - self.settings.election_timeout * ASK_TIMEOUTS);
+        let since = self.valid_since(now);
+        self.eventual.guests.expire(since);
         let patience = self.settings.election_timeout * RESEND_TIMEOUTS;
         let (since, oldest) = self.eventual.overdue;
         if now.since(since) > patience {

@@ -66,11 +66,13 @@ impl Guests {
         }
     }
 
-    /// The next request that waits, of each peer in turn after `last`.
-    pub fn next(&self, last: NodeId) -> Option<(RequestId, Writes)> {
+    /// The next request that waits, of each peer in turn after `last`, and was not handed over
+    /// before `since`.
+    pub fn next(&self, last: NodeId, since: u64) -> Option<(RequestId, Writes)> {
         let after = self.rows.range(NodeId(last.0.saturating_add(1))..);
         after.chain(self.rows.range(..=last)).find_map(|(&node, row)| {
-            let (&seq, waiting) = row.waiting.first_key_value()?;
+            let mut waiting = row.waiting.iter();
+            let (&seq, waiting) = waiting.find(|(_, waiting)| waiting.sent >= since)?;
             Some((RequestId { node, boot: row.boot, seq }, waiting.writes.clone()))
         })
     }
@@ -103,7 +105,7 @@ mod tests {
     }
 
     fn next(guests: &Guests, last: u32) -> Option<RequestId> {
-        guests.next(NodeId(last)).map(|(id, _)| id)
+        guests.next(NodeId(last), 0).map(|(id, _)| id)
     }
 
     #[test]
@@ -139,6 +141,7 @@ mod tests {
         assert_eq!(next(&guests, 2), Some(id(1, 1, 1)));
         guests.settle(id(1, 1, 1), None);
         assert_eq!(next(&guests, 2), Some(id(1, 1, 2)));
+        assert!(guests.next(NodeId(0), 101).is_none());
         guests.expire(100);
         assert!(!guests.is_empty());
         guests.expire(101);

@@ -89,7 +89,7 @@ impl Replica {
         let drained = if all { claims.into_iter().fold(own, Version::min) } else { Version(0) };
         let horizon = self.settings.tombstone_horizon.as_micros() as u64;
         let late = self.eventual.clock.wall(now).saturating_sub(horizon);
-        drained.max(Version::new(late * HybridClock::TICKS, 0))
+        drained.max(Version::new(late.saturating_mul(HybridClock::TICKS), 0))
     }
 
     /// At each heartbeat: compares this node's state with those of its peers.

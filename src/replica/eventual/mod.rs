@@ -69,8 +69,8 @@ pub(super) struct Eventual {
     stamped: u64,
     /// Whom this node followed, and in which term, when it last looked.
     known_leader: (Option<NodeId>, u64),
-    /// True if a majority was alive when it last looked, and who took writes if not.
-    had_quorum: Option<NodeId>,
+    /// Who took writes, when it last looked and no majority was alive.
+    stand_in: Option<NodeId>,
     /// Up to here the outbox is in this leader's log …
     logged: Cursor,
     /// … and has been sent to each peer on its present link.
@@ -127,7 +127,7 @@ impl Eventual {
             guests_first: false,
             stamped: 0,
             known_leader: (None, 0),
-            had_quorum: None,
+            stand_in: None,
             logged: 0,
             sent: BTreeMap::new(),
             drain_at: Now(u64::MAX),
@@ -268,7 +268,7 @@ impl Replica {
             true => None,
             false => self.acceptor(),
         };
-        let before = std::mem::replace(&mut self.eventual.had_quorum, accepts);
+        let before = std::mem::replace(&mut self.eventual.stand_in, accepts);
         match accepts {
             Some(accepts) if before != Some(accepts) => {
                 effects.events.push(Event::QuorumLost { accepts });

@@ -16,6 +16,10 @@ use crate::types::{
 
 /// The entry that is next for `writer`, a fresh request with these commands.
 fn entry(writer: &Writer, commands: &[Command<'_>]) -> Entry {
+    stamped(writer, Version::new(1, Version::LOG), commands)
+}
+
+fn stamped(writer: &Writer, stamp: Version, commands: &[Command<'_>]) -> Entry {
     let mut bytes = Vec::new();
     for command in commands {
         command.encode(&mut bytes);
@@ -23,7 +27,7 @@ fn entry(writer: &Writer, commands: &[Command<'_>]) -> Entry {
     let index = writer.applied().index + 1;
     let id = RequestId { node: NodeId(1), boot: 1, seq: index };
     let proposal = Proposal { id, floor: index, commands: Bytes::from(bytes) };
-    Entry { index, term: 1, payload: Payload::Batch { stamp: Version::default(), proposal } }
+    Entry { index, term: 1, payload: Payload::Batch { stamp, proposal } }
 }
 
 /// Applies one command; its outcome.
