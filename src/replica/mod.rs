@@ -40,7 +40,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::rng::Rng;
-use crate::types::{Index, NodeId, Rejected, RequestId, SnapshotMeta, Version};
+use crate::types::{Index, NodeId, Rejected, RequestId, SnapshotMeta, Term, Version};
 pub use contract::*;
 use detector::Liveness;
 use eventual::Eventual;
@@ -102,6 +102,8 @@ pub struct Replica {
     /// Not to be handed the leadership before this moment.
     unfit_until: Now,
     last_cause: Option<Cause>,
+    /// The latest ballot that was told of: in which term it would be, and why.
+    stood: Option<(Term, Cause)>,
 }
 
 impl Replica {
@@ -139,6 +141,7 @@ impl Replica {
             stopping: false,
             unfit_until: now,
             last_cause: None,
+            stood: None,
             settings,
         };
         replica.draw_jitter();

@@ -99,6 +99,7 @@ impl Replica {
             self.election_at = now + self.settings.election_timeout;
             return;
         }
+        self.urgent &= self.quorum_is_alive(); // Who is alone need not hurry.
         let cause = match (self.settings.members.len(), self.urgent) {
             (1, _) => Cause::Alone,
             (_, true) => Cause::LeaderGone,
@@ -116,8 +117,11 @@ impl Replica {
 
     fn become_pre_candidate(&mut self, now: Now, cause: Cause, effects: &mut Effects) {
         let term = self.hard.term + 1;
-        effects.events.push(Event::Campaign { term, cause });
-        self.last_cause = Some(cause);
+        // Without a majority it is held again and again: that is told once.
+        if self.stood != Some((term, cause)) {
+            effects.events.push(Event::Campaign { term, cause });
+        }
+        (self.stood, self.last_cause) = (Some((term, cause)), Some(cause));
         self.role = Role::PreCandidate(Votes::default());
         self.election_at = now + self.ballot_timeout(now);
         let request = self.vote_request(true, false);
@@ -268,6 +272,7 @@ impl Replica {
         self.urgent &= leader.is_none();
         self.reset_election_alarm(now);
         if let Some(leader) = leader {
+            self.stood = None;
             self.pending.send_again();
             self.follower_reads.ask_again();
             effects.pull.insert(leader);
