@@ -83,6 +83,23 @@ fn the_redis_crate_is_served_by_any_node_in_both_protocols() {
     }
 }
 
+/// What one client does on one node looks the same in an eventual session.
+#[test]
+fn an_eventual_session_notices_no_difference_as_long_as_it_is_alone() {
+    let cluster = Cluster::start(3, &["--consistency", "eventual"]);
+    cluster.wait_until_ready();
+    for round in 0..3 {
+        for node in &cluster.nodes {
+            let mut client = connect(node, round % 2 == 1);
+            let mode: String = redis::cmd("CONSISTENCY").query(&mut client).unwrap();
+            assert_eq!(mode, "eventual");
+            use_everything(&mut client);
+            pipelines(&mut client);
+            scans(&mut client);
+        }
+    }
+}
+
 /// What one writes the other reads, whichever node they speak to.
 #[test]
 fn clients_of_different_nodes_share_one_keyspace() {

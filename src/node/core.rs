@@ -388,8 +388,7 @@ impl Core {
 
     /// Sends effects on their way, in the order that [`Effects`] demands.
     fn route(&self, state: &mut State, afterwards: &mut Afterwards) {
-        let State { replica, effects, writes, accepts, reads, arrived, election_at, drain_at } =
-            state;
+        let State { effects, arrived, .. } = state;
         if effects.job != 0 {
             let records = mem::take(&mut effects.persist);
             let after = mem::take(&mut effects.after_persist);
@@ -414,38 +413,44 @@ impl Core {
             let _ = self.queues.apply.send(work);
         }
         *arrived = None; // The replica had no use for it.
+        self.route_answers(state, afterwards);
+        self.route_news(state, afterwards);
+    }
+
+    /// What the sessions have waited for.
+    fn route_answers(&self, state: &mut State, afterwards: &mut Afterwards) {
+        let State { effects, writes, accepts, reads, .. } = state;
+        let answers = &mut afterwards.answers;
         for (id, index) in effects.reads.drain(..) {
             let Some(waiter) = reads.remove(&id) else { continue };
             if self.store.applied() >= index {
-                afterwards.answers.push((waiter, Answer::MayRead));
+                answers.push((waiter, Answer::MayRead));
             } else {
                 let _ = self.queues.apply.send(ApplyWork::Read(index, waiter));
             }
         }
-        for (id, unserved) in effects.refuse.drain(..) {
-            if let Some(waiter) = writes.remove(&id.seq) {
-                afterwards.answers.push((waiter, Answer::Unserved(unserved)));
-            }
-        }
         for (id, writes) in effects.accepted.drain(..) {
             match accepts.remove(&id.seq) {
-                Some(waiter) => afterwards.answers.push((waiter, Answer::Accepted(writes))),
+                Some(waiter) => answers.push((waiter, Answer::Accepted(writes))),
                 None => effects.spread.push(writes), // Nobody waits, but it is taken.
             }
         }
         if !effects.spread.is_empty() {
             afterwards.spread = Some((Arc::clone(&self.store), mem::take(&mut effects.spread)));
         }
-        for (id, unserved) in effects.refuse_accepts.drain(..) {
-            if let Some(waiter) = accepts.remove(&id.seq) {
-                afterwards.answers.push((waiter, Answer::Unserved(unserved)));
-            }
+        let refused = effects.refuse.drain(..).map(|(id, why)| (writes.remove(&id.seq), why));
+        let not_taken =
+            effects.refuse_accepts.drain(..).map(|(id, why)| (accepts.remove(&id.seq), why));
+        let unread =
+            effects.refuse_reads.drain(..).map(|(id, why)| (reads.remove(&id), why.into()));
+        for (waiter, unserved) in refused.chain(not_taken).chain(unread) {
+            answers.extend(waiter.map(|waiter| (waiter, Answer::Unserved(unserved))));
         }
-        for (id, rejected) in effects.refuse_reads.drain(..) {
-            if let Some(waiter) = reads.remove(&id) {
-                afterwards.answers.push((waiter, Answer::Unserved(rejected.into())));
-            }
-        }
+    }
+
+    /// What has changed for the threads that wait for deadlines, for the log, and for good.
+    fn route_news(&self, state: &mut State, afterwards: &mut Afterwards) {
+        let State { replica, effects, election_at, drain_at, .. } = state;
         let leader = replica.leader().map_or(NO_LEADER, |leader| leader.0.into());
         if self.leader.load(Ordering::Relaxed) != leader {
             self.leader.store(leader, Ordering::Relaxed);
