@@ -311,10 +311,11 @@ impl Driver<'_> {
     /// have yet of the keys concerned, so that they see what the session has seen. If that is more
     /// than a request may be long, they have to come again when it is in the log.
     fn with_undrained(&self, commands: Bytes) -> Result<Bytes, Unserved> {
-        let mut undrained = self.shared.store.undrained(&commands);
+        let (mut undrained, newest) = self.shared.store.undrained(&commands);
         if undrained.is_empty() {
             return Ok(commands);
         }
+        self.shared.core.trust(newest)?;
         if undrained.len() + commands.len() > self.shared.facts.limits.request_bytes_max {
             return Err(Rejected::Busy.into());
         }

@@ -149,7 +149,7 @@ impl Core {
     }
 
     /// Has eventual writes stamped, here or by another node, until `deadline`: the stamped writes,
-    /// which belong into the overlay next, and who stamps them.
+    /// which belong into the overlay next, and who has stamped them.
     pub fn accept(
         &self,
         writes: Vec<Write>,
@@ -176,7 +176,9 @@ impl Core {
             Answer::Unserved(unserved) => Err(unserved),
             Answer::MayRead | Answer::Outcomes(_) => Err(Unknown::TimedOut.into()),
         };
-        (result, self.acceptor())
+        let first = result.as_ref().ok().and_then(|writes| writes.first());
+        let stamped_by = first.and_then(|write| self.state.lock().replica.origin(write.version));
+        (result, stamped_by)
     }
 
     /// Gives a request for eventual writes up. `None` if its answer is on its way to the waiter.
@@ -193,9 +195,12 @@ impl Core {
         Some(Answer::Unserved(unserved))
     }
 
-    /// Who stamps eventual writes now: the leader, or the highest node alive.
-    pub fn acceptor(&self) -> Option<NodeId> {
-        self.state.lock().replica.acceptor()
+    /// Whether an eventual write of this version may get into the log ahead of its turn.
+    pub fn trust(&self, version: Version) -> Result<(), Rejected> {
+        match self.state.lock().replica.distrusts(self.clock.now(), version) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
     }
 
     /// Gives a request up. `None` if its answer is already on its way to the waiter.

@@ -47,7 +47,7 @@ pub struct Status {
     pub backlog: (usize, usize),
     /// How many of them are not durable on this node's own disk.
     pub unsynced: usize,
-    /// False while a majority of the members shows another time than this node.
+    /// False while as many of the members alive show another time as show this node's.
     pub clock_trusted: bool,
     /// The latest mark that was applied here, and the digest of the state there.
     pub mark: Option<(Index, u64)>,

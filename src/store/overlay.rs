@@ -96,31 +96,32 @@ impl Store {
     /// What must stand in front of encoded commands that go through the log, if they are to see
     /// what eventual reads see here: encoded merges, one for each key that they name and whose
     /// newest write the log has not applied yet. Empty if there is none, which is cheap to tell
-    /// while the overlay is empty.
-    pub fn undrained(&self, commands: &[u8]) -> Vec<u8> {
-        let mut merges = Vec::new();
+    /// while the overlay is empty. Also the highest version among them.
+    pub fn undrained(&self, commands: &[u8]) -> (Vec<u8>, Version) {
+        let (mut merges, mut newest) = (Vec::new(), Version::default());
         if self.overlaid() == 0 {
-            return merges;
+            return (merges, newest);
         }
         let mut met = HashSet::new();
         // What cannot be decoded is found where it is applied.
         for command in Command::decode_all(commands).map_while(Result::ok) {
             for_each_key(&command, |key| {
                 if met.insert(key) {
-                    self.push_undrained(key, &mut merges);
+                    newest = newest.max(self.push_undrained(key, &mut merges));
                 }
             });
         }
-        merges
+        (merges, newest)
     }
 
-    fn push_undrained(&self, key: &[u8], merges: &mut Vec<u8>) {
+    fn push_undrained(&self, key: &[u8], merges: &mut Vec<u8>) -> Version {
         let slot = self.slots[slot_of(key)].read();
         let Some(Record { value, version }) = slot.undrained(key, self.floor()).cloned() else {
-            return;
+            return Version::default();
         };
         drop(slot);
         Command::Merge { version, key, value: value.as_deref() }.encode(merges);
+        version
     }
 
     /// `count` records have left the overlays.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::detector::Liveness;
 use super::super::pending::Withdrawn;
 use super::super::{Beat, Effects, Envelope, Event, Message, Replica, Standing};
-use super::{newest, outbox};
+use super::{Eventual, newest, outbox};
 use crate::clock::{HybridClock, Now};
 use crate::types::{NodeId, Rejected, RequestId, Unknown, Unserved, Version, Write, Writes};
 
@@ -40,6 +40,19 @@ impl Replica {
             Withdrawn::Unknown => None,
             known => Some(known),
         }
+    }
+
+    /// The node that has stamped this version; the log has stamped what no node has.
+    pub fn origin(&self, version: Version) -> Option<NodeId> {
+        self.settings.members.get(usize::from(version.origin())).copied()
+    }
+
+    /// Why a version that this node holds must not get into the log ahead of its turn, if it must
+    /// not: no node's wrong clock shall spoil what the log stamps after it.
+    pub fn distrusts(&self, now: Now, version: Version) -> Option<Rejected> {
+        let Eventual { skew, clock, .. } = &self.eventual;
+        let sound = !skew.is_doubted() && clock.ahead(now, version.tick()).is_none();
+        (!sound).then_some(Rejected::ClockSkew)
     }
 
     fn own_id(&self, seq: u64) -> RequestId {
@@ -140,7 +153,7 @@ impl Replica {
                 effects.spread.push(writes.into());
                 self.hand_out(now, effects);
             }
-            self.eventual.guests.settle(id, first.ok());
+            self.eventual.guests.decide(id, first);
             stamps.entry(id.node).or_default().push((id, first));
         }
         self.eventual.last_guest = last;
@@ -251,11 +264,12 @@ impl Replica {
     ) {
         let mut answers = Vec::new();
         for (id, writes) in requests.into_iter().filter(|(id, _)| id.node == from) {
-            if let Some(reason) = refused {
-                answers.push((id, Err(reason)));
-            } else if let Some(version) = self.eventual.guests.insert(id, writes, sent, floor) {
-                answers.push((id, Ok(version)));
-            }
+            // What has been decided before stands, whatever there is to say now.
+            let guests = &mut self.eventual.guests;
+            let decided = guests
+                .insert(id, writes, sent, floor)
+                .or_else(|| refused.inspect(|reason| guests.decide(id, Err(*reason))).map(Err));
+            answers.extend(decided.map(|decision| (id, decision)));
         }
         if !answers.is_empty() {
             self.answer(from, answers, effects);
@@ -276,15 +290,16 @@ impl Replica {
         if version == Err(Rejected::Stopping) {
             return self.eventual.asks.turn_away(id.seq, from);
         }
-        let Some(mut ask) = self.eventual.asks.remove(id.seq) else { return };
+        let Some(mut ask) = self.eventual.asks.remove_from(id.seq, from) else { return };
         match version {
             Ok(first) => {
                 stamp(&mut ask.writes, first);
-                let newest = newest(&ask.writes);
-                match self.eventual.clock.ahead(now, newest.tick()) {
-                    None => self.eventual.clock.observe(newest.tick()),
-                    Some(ahead) => self.tell_of_the_future(now, from, ahead, effects),
+                let newest = newest(&ask.writes).tick();
+                if let Some(ahead) = self.eventual.clock.ahead(now, newest) {
+                    self.tell_of_the_future(now, from, ahead, effects);
                 }
+                // What this node's clients write next shall be newer, whoever stamps it.
+                self.eventual.clock.observe(newest);
                 self.eventual.take_in(Some(from), &ask.writes);
                 effects.accepted.push((id, ask.writes.into()));
             }

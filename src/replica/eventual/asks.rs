@@ -19,7 +19,7 @@ pub struct Ask {
     pub writes: Vec<Write>,
     /// The room that they will take, in bytes.
     pub bytes: usize,
-    /// To how many nodes it was handed, in turn. None: certainly not done.
+    /// To how many processes it was handed, at most. None: certainly not done.
     handed: u32,
     /// Who may still stamp it, and when it was last handed there.
     last: Option<(NodeId, Now)>,
@@ -30,7 +30,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// True if only the last node that it was handed to can have stamped it.
+    /// True if only the last process that it was handed to can have stamped it.
     pub fn is_certain(&self) -> bool {
         self.handed <= 1
     }
@@ -111,6 +111,12 @@ impl Asks {
         Some(ask)
     }
 
+    /// Takes out a request that `node` has, of those that may still stamp it.
+    pub fn remove_from(&mut self, seq: u64, node: NodeId) -> Option<Ask> {
+        self.items.get(&seq).filter(|ask| ask.is_with(node))?;
+        self.remove(seq)
+    }
+
     /// Gives a request up.
     pub fn withdraw(&mut self, seq: u64) -> Withdrawn {
         match self.remove(seq) {
@@ -148,11 +154,12 @@ impl Asks {
         handed.into_iter().filter_map(writes).collect()
     }
 
-    /// The link to `node` is new: what was handed over may be lost.
+    /// The link to `node` is new: what was handed over may be lost, or was handed to an earlier
+    /// process of it.
     pub fn link_is_new(&mut self, node: NodeId) {
-        for (seq, ask) in self.items.iter_mut().filter(|(_, ask)| ask.is_with(node)) {
+        for ask in self.items.values_mut().filter(|ask| ask.is_with(node)) {
             ask.due = true;
-            self.ready.insert(*seq);
+            ask.handed += 1;
         }
     }
 
@@ -167,13 +174,16 @@ impl Asks {
         }
     }
 
-    /// What was handed over before `since` and has no answer may be lost.
-    pub fn ask_again(&mut self, since: Now) {
+    /// At each heartbeat: what was handed over before `since` and has no answer may be lost. About
+    /// `bytes_max` of what may go to `node` now are given to it once more.
+    pub fn ask_again(&mut self, now: Now, since: Now, node: Option<NodeId>, bytes_max: usize) {
+        let mut bytes = 0;
         for (seq, ask) in &mut self.items {
             ask.turned_away = None;
-            if ask.last.is_some_and(|(_, at)| at < since) {
-                ask.due = true;
-                self.ready.insert(*seq);
+            ask.due |= ask.last.is_some_and(|(_, at)| at < since);
+            let may_go = |node| ask.may_go(now, node, self.patience);
+            if bytes < bytes_max && node.is_some_and(may_go) && self.ready.insert(*seq) {
+                bytes += ask.bytes;
             }
         }
     }
@@ -208,29 +218,53 @@ mod tests {
         asks.hand_to(Now(now), node, 1000).into_iter().map(|(seq, _)| seq).collect()
     }
 
+    fn again(asks: &mut Asks, now: u64, since: u64, node: NodeId) {
+        asks.ask_again(Now(now), Now(since), Some(node), 1000);
+    }
+
     #[test]
     fn requests_are_handed_over_once_and_again_when_they_may_be_lost() {
         let mut asks = asks(3);
         assert_eq!(asks.hand_to(Now(0), ONE, 20).len(), 2);
         assert_eq!(handed(&mut asks, 1, ONE), [3]);
         assert_eq!(handed(&mut asks, 2, ONE), [0; 0]);
-        asks.ask_again(Now(1));
+        again(&mut asks, 2, 1, ONE);
         assert_eq!(handed(&mut asks, 3, ONE), [1, 2]);
-        asks.link_is_new(ONE);
-        assert_eq!(handed(&mut asks, 4, ONE), [1, 2, 3]);
-        assert!(asks.remove(1).is_some_and(|ask| ask.is_certain()));
+        assert!(asks.remove_from(1, TWO).is_none());
+        assert!(asks.remove_from(1, ONE).is_some_and(|ask| ask.is_certain()));
         assert_eq!((asks.floor(), asks.bytes()), (2, 20));
+    }
+
+    #[test]
+    fn behind_a_new_link_there_may_be_another_process() {
+        let mut asks = asks(2);
+        assert_eq!(handed(&mut asks, 0, ONE), [1, 2]);
+        asks.link_is_new(ONE);
+        again(&mut asks, 1, 0, ONE);
+        assert_eq!(handed(&mut asks, 1, ONE), [1, 2]);
+        assert!(asks.remove_from(1, ONE).is_some_and(|ask| !ask.is_certain()));
+    }
+
+    #[test]
+    fn what_is_asked_again_is_bounded_each_time() {
+        let mut asks = asks(5);
+        handed(&mut asks, 0, ONE);
+        asks.ask_again(Now(10), Now(5), Some(ONE), 20);
+        assert_eq!(handed(&mut asks, 10, ONE), [1, 2]);
+        asks.ask_again(Now(11), Now(5), Some(ONE), 20);
+        assert_eq!(handed(&mut asks, 11, ONE), [3, 4]);
     }
 
     #[test]
     fn another_node_gets_a_request_only_when_the_first_cannot_stamp_it_any_more() {
         let mut asks = asks(2);
         assert_eq!(handed(&mut asks, 0, ONE), [1, 2]);
-        asks.ask_again(Now(1));
+        again(&mut asks, 100, 1, TWO);
         assert_eq!(asks.first_for(Now(100), TWO), None);
+        again(&mut asks, 101, 1, TWO);
         assert_eq!(asks.first_for(Now(101), TWO), Some((1, 10)));
         assert_eq!(handed(&mut asks, 101, TWO), [1, 2]);
-        asks.ask_again(Now(102));
+        again(&mut asks, 150, 102, ONE);
         assert_eq!(handed(&mut asks, 150, ONE), [0; 0]);
         asks.is_gone(TWO);
         assert_eq!(handed(&mut asks, 151, ONE), [1, 2]);

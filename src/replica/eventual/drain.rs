@@ -18,6 +18,9 @@ const RESEND_TIMEOUTS: u32 = 5;
 /// After how many election timeouts without an answer writes are handed over for stamping again.
 const ASK_TIMEOUTS: u32 = 2;
 
+/// How many of them at each heartbeat, in bytes: beats and reads share the way.
+const ASK_AGAIN_BYTES_MAX: usize = 1 << 20;
+
 /// With more bytes of writes than this on the disk, twice as many as are held, they are written
 /// anew, so that the log's older segments can go.
 const REWRITE_BYTES_MIN: usize = 16 << 20;
@@ -154,7 +157,9 @@ impl Replica {
     /// At each heartbeat: what was not drained in time goes to the disk, or to the leader again.
     pub(in super::super) fn look_after_outbox(&mut self, now: Now, effects: &mut Effects) {
         self.write_held(now, effects);
-        self.eventual.asks.ask_again(now - self.settings.election_timeout * ASK_TIMEOUTS);
+        let (unanswered, acceptor) =
+            (now - self.settings.election_timeout * ASK_TIMEOUTS, self.acceptor());
+        self.eventual.asks.ask_again(now, unanswered, acceptor, ASK_AGAIN_BYTES_MAX);
         let since = self.valid_since(now);
         self.eventual.guests.expire(since);
         let patience = self.settings.election_timeout * RESEND_TIMEOUTS;

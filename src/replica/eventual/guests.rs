@@ -1,9 +1,12 @@
 //! The requests of peers' clients that this node was asked to stamp: those that wait for room, and
-//! the versions of those that were stamped, because a request may come again.
+//! what was decided about the others, because a request may come again.
 
 use std::collections::BTreeMap;
 
-use crate::types::{NodeId, RequestId, Version, Writes};
+use crate::types::{NodeId, Rejected, RequestId, Version, Writes};
+
+/// The version that a request was given, or why it was given none.
+pub type Decision = Result<Version, Rejected>;
 
 /// A request that waits.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ struct Row {
     /// Its requests below this number have their answers.
     floor: u64,
     waiting: BTreeMap<u64, Waiting>,
-    stamped: BTreeMap<u64, Version>,
+    decided: BTreeMap<u64, Decision>,
 }
 
 /// See the module.
@@ -31,15 +34,15 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// Takes a request in, whose sender has the answers to all its requests below `floor`. The
-    /// version, if it was stamped before.
+    /// Takes a request in, whose sender has the answers to all its requests below `floor`. What was
+    /// decided, if it has come before.
     pub fn insert(
         &mut self,
         id: RequestId,
         writes: Writes,
         sent: u64,
         floor: u64,
-    ) -> Option<Version> {
+    ) -> Option<Decision> {
         let row = self.rows.entry(id.node).or_default();
         if id.boot > row.boot {
             *row = Row { boot: id.boot, ..Row::default() };
@@ -47,12 +50,12 @@ impl Guests {
         if floor > row.floor && id.boot == row.boot {
             row.floor = floor;
             row.waiting = row.waiting.split_off(&floor);
-            row.stamped = row.stamped.split_off(&floor);
+            row.decided = row.decided.split_off(&floor);
         }
         if id.boot < row.boot || id.seq < row.floor {
             return None;
         }
-        let known = row.stamped.get(&id.seq).copied();
+        let known = row.decided.get(&id.seq).copied();
         if known.is_none() {
             row.waiting.insert(id.seq, Waiting { writes, sent });
         }
@@ -78,12 +81,12 @@ impl Guests {
     }
 
     /// A request was stamped, or refused for good.
-    pub fn settle(&mut self, id: RequestId, version: Option<Version>) {
+    pub fn decide(&mut self, id: RequestId, decision: Decision) {
         let Some(row) = self.rows.get_mut(&id.node).filter(|row| row.boot == id.boot) else {
             return;
         };
         row.waiting.remove(&id.seq);
-        row.stamped.extend(version.map(|version| (id.seq, version)));
+        row.decided.insert(id.seq, decision);
     }
 
     /// True if none waits.
@@ -100,7 +103,7 @@ mod tests {
         RequestId { node: NodeId(node), boot, seq }
     }
 
-    fn insert(guests: &mut Guests, id: RequestId, floor: u64) -> Option<Version> {
+    fn insert(guests: &mut Guests, id: RequestId, floor: u64) -> Option<Decision> {
         guests.insert(id, Writes::default(), 100, floor)
     }
 
@@ -109,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_comes_again_has_the_version_that_it_was_given() {
+    fn what_was_decided_of_a_request_is_said_again_when_it_comes_again() {
         let mut guests = Guests::default();
         assert_eq!(insert(&mut guests, id(1, 1, 1), 1), None);
         assert_eq!(next(&guests, 0), Some(id(1, 1, 1)));
-        guests.settle(id(1, 1, 1), Some(Version(7)));
+        guests.decide(id(1, 1, 1), Ok(Version(7)));
         assert!(guests.is_empty());
-        assert_eq!(insert(&mut guests, id(1, 1, 1), 1), Some(Version(7)));
+        assert_eq!(insert(&mut guests, id(1, 1, 1), 1), Some(Ok(Version(7))));
         assert_eq!(insert(&mut guests, id(1, 1, 3), 3), None);
         assert_eq!(insert(&mut guests, id(1, 1, 1), 1), None, "answered long ago");
         assert_eq!(next(&guests, 0), Some(id(1, 1, 3)));
@@ -139,7 +142,8 @@ mod tests {
         }
         assert_eq!(next(&guests, 1), Some(id(2, 1, 1)));
         assert_eq!(next(&guests, 2), Some(id(1, 1, 1)));
-        guests.settle(id(1, 1, 1), None);
+        guests.decide(id(1, 1, 1), Err(Rejected::DiskFull));
+        assert_eq!(insert(&mut guests, id(1, 1, 1), 1), Some(Err(Rejected::DiskFull)));
         assert_eq!(next(&guests, 2), Some(id(1, 1, 2)));
         assert!(guests.next(NodeId(0), 101).is_none());
         guests.expire(100);

@@ -157,7 +157,7 @@ impl Eventual {
         self.outbox.unwritten() + under_way
     }
 
-    /// True if this node's clock is wrong, as a majority shows.
+    /// True if this node's clock has been doubted for a while.
     pub fn doubts_clock(&self) -> bool {
         self.skew.is_certain()
     }

@@ -7,9 +7,9 @@ use super::Role;
 use crate::clock::Now;
 use crate::types::{Index, NodeId, Term};
 
-/// How long a node that had to step down for its disk is not handed the leadership, in election
-/// timeouts.
-const UNFIT_TIMEOUTS: u32 = 15;
+/// How long a node that had to give the leadership up for its disk or its clock is not handed it
+/// again, in election timeouts.
+pub(super) const UNFIT_TIMEOUTS: u32 = 15;
 
 /// After how many election timeouts without an answer a follower asks the leader again. Links lose
 /// nothing by themselves, so this is the last resort.

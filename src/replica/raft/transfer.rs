@@ -12,6 +12,7 @@
 use super::super::progress::{Progress, State};
 use super::super::{Cause, Effects, Event, Message, Replica};
 use super::Role;
+use super::beat::UNFIT_TIMEOUTS;
 use crate::clock::Now;
 use crate::types::{Index, NodeId};
 
@@ -79,6 +80,10 @@ impl Replica {
         let (timeout, delay) = (self.settings.election_timeout, self.settings.takeover_delay);
         let (stopping, disk_full, id) = (self.stopping, self.disk_full, self.settings.id);
         let doubted = self.eventual.doubts_clock();
+        if doubted {
+            // A clock on the brink shall not make the leadership go to and fro.
+            self.unfit_until = now + timeout * UNFIT_TIMEOUTS;
+        }
         let Some(leader) = self.leader_state() else { return };
         match leader.transfer {
             Some(Transfer { to, since }) if now.since(since) > timeout => {
