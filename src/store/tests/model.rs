@@ -105,7 +105,10 @@ impl Model {
     fn step(&mut self, step: &Step) -> Applied {
         match step {
             Step::Batch(stamp, ops) => {
-                self.version = Version(*stamp).max(self.latest.next_of_log());
+                self.version = Version(*stamp).max(self.latest);
+                if self.version > Version(0) {
+                    self.version = Version(*stamp).max(self.latest.next_of_log());
+                }
                 self.latest = self.version;
                 Applied::Done(ops.iter().filter_map(|op| self.run(op)).collect())
             }
