@@ -28,13 +28,16 @@
 //! committed before its term; what is committed never changes and is durable on a majority when it
 //! is first known; a node votes once in a term, whatever it forgot; terms and commits never fall;
 //! equal logs give equal states and equal images; a request is executed once and ends once; nothing
-//! is pending that nobody waits for; the replica's own check.
+//! is pending that nobody waits for; a session reads its own eventual writes; versions do not fall;
+//! digests at a mark are equal; the replica's own check. **At each crash**: an acknowledged
+//! eventual write is lost only where no node has had it for a second. **At the end**: the newest of
+//! each key has won, and of a client's writes the later one.
 //!
 //! **Modelled**: message delay, loss, doubling, reordering; connections that break, are refused and
 //! come again; partitions of all shapes; power loss that keeps any prefix of what was written and
 //! not synced; lost directories, of a minority; SIGSTOP; slow and stalled disks, full ones (there
 //! is always room for what the replica itself must write); images taken, sent, failing; clean
-//! stops.
+//! stops; wall clocks that differ and jump.
 //!
 //! **Not modelled**: damage to bytes (checksums find it, see `wal`, `wire` and the images' own
 //! tests); the bytes of the log on disk; clocks of different speed; locks and real threads.
