@@ -468,7 +468,8 @@ fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
     let mut last = silent.pop().unwrap();
     assert_eq!(read_to_close(&mut last, "one of very many"), ERROR);
     drop((silent, last));
-    let _fresh = eventually("served when all have left", SOON, enter);
+    let mut fresh = eventually("served when one has left", SOON, enter);
+    eventually("all have left", SOON, || (fresh.info("connected_clients") == "1").then_some(()));
     let mut line = Line::connect(port).unwrap();
     assert_eq!(line.ask("PING").unwrap(), "PONG");
     drop(line);
