@@ -86,6 +86,15 @@ impl Drop for Afterwards {
     }
 }
 
+/// The answer to a request that was given up, which `server` should have served.
+fn given_up(withdrawn: Option<Withdrawn>, server: Option<NodeId>) -> Answer {
+    Answer::Unserved(match (withdrawn, server) {
+        (Some(Withdrawn::Unsent), None) => Rejected::NoLeader.into(),
+        (Some(Withdrawn::Unsent), Some(_)) => Rejected::Busy.into(),
+        _ => Unknown::TimedOut.into(),
+    })
+}
+
 impl Core {
     /// The core of a node. No thread steps it yet.
     pub fn new(
@@ -185,36 +194,21 @@ impl Core {
     fn withdraw_accept(&self, id: RequestId) -> Option<Answer> {
         let mut state = self.state.lock();
         state.accepts.remove(&id.seq)?;
-        let unserved = match state.replica.withdraw_accept(id) {
-            Some(Withdrawn::Unsent) if state.replica.acceptor().is_none() => {
-                Rejected::NoLeader.into()
-            }
-            Some(Withdrawn::Unsent) => Rejected::Busy.into(),
-            _ => Unknown::TimedOut.into(),
-        };
-        Some(Answer::Unserved(unserved))
+        let withdrawn = state.replica.withdraw_accept(id);
+        Some(given_up(withdrawn, state.replica.acceptor()))
     }
 
     /// Whether an eventual write of this version may get into the log ahead of its turn.
     pub fn trust(&self, version: Version) -> Result<(), Rejected> {
-        match self.state.lock().replica.distrusts(self.clock.now(), version) {
-            Some(reason) => Err(reason),
-            None => Ok(()),
-        }
+        self.state.lock().replica.trust(self.clock.now(), version)
     }
 
     /// Gives a request up. `None` if its answer is already on its way to the waiter.
     fn withdraw(&self, id: RequestId) -> Option<Answer> {
         let mut state = self.state.lock();
         state.writes.remove(&id.seq)?;
-        let unserved = match state.replica.withdraw(id) {
-            Some(Withdrawn::Unsent) if state.replica.leader().is_none() => {
-                Rejected::NoLeader.into()
-            }
-            Some(Withdrawn::Unsent) => Rejected::Busy.into(),
-            _ => Unknown::TimedOut.into(),
-        };
-        Some(Answer::Unserved(unserved))
+        let withdrawn = state.replica.withdraw(id);
+        Some(given_up(withdrawn, state.replica.leader()))
     }
 
     /// Waits until the store may be read so that the read is linearizable, until `deadline`. After

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::client::{Client, Driver};
+use crate::clock::wall_micros;
 use crate::protocol::{Protocol, Question, Reply};
 use crate::replica::{PeerStatus, RoleName, Status};
 use crate::types::{Index, NodeId};
@@ -32,10 +33,7 @@ pub fn answer(driver: &Driver<'_>, question: &Question) -> Reply {
             let own = clients.iter().find(|(id, _)| *id == driver.id);
             Reply::Verbatim(own.map(|(id, client)| client_line(*id, client)).unwrap_or_default())
         }
-        Question::Time => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            Reply::time(now.unwrap_or_default())
-        }
+        Question::Time => Reply::time(Duration::from_micros(wall_micros())),
         Question::Wait { replicas, timeout_ms } => wait(shared, *replicas, *timeout_ms),
     }
 }

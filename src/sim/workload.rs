@@ -287,18 +287,21 @@ impl World {
                     return; // Taken: the answer is about to come.
                 };
                 process.accepting.remove(&id);
-                let unsent = withdrawn == Withdrawn::Unsent;
-                self.end(operation, if unsent { End::NotDone } else { End::Unknown });
+                self.given_up(operation, withdrawn);
             }
             Name::Write(id) => {
                 let Some(withdrawn) = process.replica.withdraw(id) else {
                     return; // Committed: the result is about to come.
                 };
                 process.waiting.remove(&id);
-                let unsent = withdrawn == Withdrawn::Unsent;
-                self.end(operation, if unsent { End::NotDone } else { End::Unknown });
+                self.given_up(operation, withdrawn);
             }
         }
+    }
+
+    fn given_up(&mut self, operation: usize, withdrawn: Withdrawn) {
+        let unsent = withdrawn == Withdrawn::Unsent;
+        self.end(operation, if unsent { End::NotDone } else { End::Unknown });
     }
 
     /// A request has been applied at its own node.

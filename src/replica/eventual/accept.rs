@@ -47,12 +47,12 @@ impl Replica {
         self.settings.members.get(usize::from(version.origin())).copied()
     }
 
-    /// Why a version that this node holds must not get into the log ahead of its turn, if it must
-    /// not: no node's wrong clock shall spoil what the log stamps after it.
-    pub fn distrusts(&self, now: Now, version: Version) -> Option<Rejected> {
+    /// Whether a version that this node holds may get into the log ahead of its turn: no node's
+    /// wrong clock shall spoil what the log stamps after it.
+    pub fn trust(&self, now: Now, version: Version) -> Result<(), Rejected> {
         let Eventual { skew, clock, .. } = &self.eventual;
         let sound = !skew.is_doubted() && clock.ahead(now, version.tick()).is_none();
-        (!sound).then_some(Rejected::ClockSkew)
+        if sound { Ok(()) } else { Err(Rejected::ClockSkew) }
     }
 
     fn own_id(&self, seq: u64) -> RequestId {

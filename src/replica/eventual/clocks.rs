@@ -57,8 +57,7 @@ impl Replica {
     /// The wall clock shows `wall`, in microseconds.
     pub(in super::super) fn wall_clock(&mut self, now: Now, wall: u64, effects: &mut Effects) {
         self.eventual.shown = (now, wall);
-        let agree =
-            self.peers_that_show(now, |clock, offset_max| clock.abs_diff(wall) <= offset_max);
+        let (agree, _) = self.peers_that_show(now, wall);
         let majority = quorum::majority(self.settings.members.len());
         let confirmed = agree > 0 && agree + 1 >= majority;
         let jump = self.eventual.clock.set(now, wall, confirmed);
@@ -75,10 +74,9 @@ impl Replica {
     /// A beat or a look at the own clock has changed what is known.
     pub(in super::super) fn compare_clocks(&mut self, now: Now, effects: &mut Effects) {
         let own = self.eventual.clock.wall(now);
-        let agree = 1 + self.peers_that_show(now, |clock, max| clock.abs_diff(own) <= max);
-        let differ = self.peers_that_show(now, |clock, max| clock.abs_diff(own) > max);
+        let (agree, differ) = self.peers_that_show(now, own);
         let skew = &mut self.eventual.skew;
-        if agree > differ {
+        if agree + 1 > differ {
             (skew.since, skew.certain) = (None, false);
             return;
         }
@@ -97,14 +95,16 @@ impl Replica {
         wall.saturating_add(now.since(at).as_micros() as u64)
     }
 
-    /// How many peers that are alive show a time, in microseconds, that fits.
-    fn peers_that_show(&self, now: Now, fits: impl Fn(u64, u64) -> bool) -> usize {
+    /// How many peers that are alive show the time `wall`, in microseconds, and how many another.
+    fn peers_that_show(&self, now: Now, wall: u64) -> (usize, usize) {
         let offset_max = self.settings.clock_offset_max.as_micros() as u64;
-        let alive = self.peers.values().filter(|peer| peer.liveness == Liveness::Alive);
-        let clocks = alive.filter_map(|peer| {
-            let clock = peer.beat.as_ref()?.clock;
-            Some(clock.saturating_add(now.since(peer.heard).as_micros() as u64))
-        });
-        clocks.filter(|clock| fits(*clock, offset_max)).count()
+        let (mut agree, mut differ) = (0, 0);
+        for peer in self.peers.values().filter(|peer| peer.liveness == Liveness::Alive) {
+            let Some(beat) = &peer.beat else { continue };
+            let clock = beat.clock.saturating_add(now.since(peer.heard).as_micros() as u64);
+            let count = if clock.abs_diff(wall) <= offset_max { &mut agree } else { &mut differ };
+            *count += 1;
+        }
+        (agree, differ)
     }
 }

@@ -1,5 +1,7 @@
 //! The ways out of the outbox: into the log, to the peers, to the disk.
 
+use std::borrow::Cow;
+
 use super::super::{Effects, Envelope, Event, Message, Record, Replica};
 use super::{Eventual, newest, outbox};
 use crate::clock::Now;
@@ -122,8 +124,8 @@ impl Replica {
     ) {
         let ahead = |write: &Write| self.eventual.clock.ahead(now, write.version.tick());
         let future = writes.iter().filter_map(ahead).max();
-        let sound: Vec<Write> = match future {
-            None => writes.to_vec(),
+        let sound: Cow<'_, [Write]> = match future {
+            None => writes.into(),
             Some(_) => writes.iter().filter(|write| ahead(write).is_none()).cloned().collect(),
         };
         if let Some(ahead) = future {

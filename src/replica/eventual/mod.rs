@@ -264,16 +264,14 @@ impl Replica {
 
     /// Says when a majority is lost, and when it is back.
     pub(super) fn note_quorum(&mut self, effects: &mut Effects) {
-        let accepts = match self.quorum_is_alive() {
-            true => None,
-            false => self.acceptor(),
-        };
+        let quorum = self.quorum_is_alive();
+        let accepts = if quorum { None } else { self.acceptor() };
         let before = std::mem::replace(&mut self.eventual.stand_in, accepts);
         match accepts {
             Some(accepts) if before != Some(accepts) => {
                 effects.events.push(Event::QuorumLost { accepts });
             }
-            None if before.is_some() && self.quorum_is_alive() => {
+            None if before.is_some() && quorum => {
                 effects.events.push(Event::QuorumBack);
             }
             _ => {}
