@@ -14,6 +14,7 @@ use crate::types::{Consistency, NodeId};
 /// command line wins.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nodesync", version, about, max_term_width = 100)]
+#[command(after_help = "Tools: nodesync sim --help, nodesync verify --help")]
 pub struct Args {
     /// Port for clients and peers; also the node's id, and so its rank
     #[arg(value_name = "PORT")]

@@ -1,4 +1,5 @@
-//! The command `nodesync`: parses, runs one node until it is told to stop, and says how it ended.
+//! The command `nodesync`: runs one node until it is told to stop, or one of the tools, and says
+//! how it ended.
 //!
 //! Exit codes: 0 clean; 1 failed; 2 usage; 65 data refused; 74 I/O; 78 configuration.
 
@@ -10,10 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
+use nodesync::cli::Tool;
 use nodesync::config::{Args, Config};
 use nodesync::node::{Fatal, Node, Stop};
 
 fn main() -> ExitCode {
+    if let Some(tool) = Tool::asked_for(&std::env::args_os().collect::<Vec<_>>()) {
+        return ExitCode::from(tool.run());
+    }
     let args = Args::parse();
     start_log(args.log_level);
     match run(args) {

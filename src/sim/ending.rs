@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Report;
 use super::cluster::{Event, SKEW_MICROS, World};
-use super::linearizability::{self, Action, Verdict};
 use super::trace::mix_bytes;
 use super::workload::End;
 use crate::clock::Now;
+use crate::linearizability::{self, Action, Verdict};
 use crate::replica::{Input, RoleName};
 use crate::types::When;
 

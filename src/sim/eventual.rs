@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::cluster::{Event, World};
 use super::faults::Fault;
-use super::linearizability::Action;
 use super::workload::{End, Name, Request};
 use crate::clock::Now;
+use crate::linearizability::Action;
 use crate::replica::{Envelope, Input, Message};
 use crate::store::Applied;
 use crate::types::{

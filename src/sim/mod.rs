@@ -8,7 +8,8 @@
 //! A run has three acts. **Trouble**: clients work while faults strike. **Calm**: everything is
 //! healed and restarted, and now things must go well: the node with the highest id comes to lead,
 //! every request gets an answer, each node serves a fresh write and a fresh read, and all nodes
-//! hold the same state. **Judgement**: the history that the clients saw must be linearizable.
+//! hold the same state. **Judgement**: the history that the clients saw must be linearizable
+//! ([`crate::linearizability`]).
 //!
 //! | room | what lives there |
 //! |---|---|
@@ -19,7 +20,6 @@
 //! | `faults` | the swarm of faults, and the world that a seed draws |
 //! | `workload` | clients, and the history of what they asked and saw |
 //! | `invariants` | what is checked after each step |
-//! | [`linearizability`] | the checker of histories |
 //! | `eventual` | clients of the eventual mode, and what must hold for them |
 //! | `ending` | calm and judgement |
 //! | `trace` | what happened, as a hash and as lines |
@@ -51,7 +51,6 @@ mod ending;
 mod eventual;
 mod faults;
 mod invariants;
-pub mod linearizability;
 mod network;
 mod process;
 mod sabotage;

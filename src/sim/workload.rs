@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Sabotage;
 use super::cluster::{Event, World};
 use super::faults::Plan;
-use super::linearizability::{Action, Operation, Seen};
+use crate::linearizability::{Action, Operation, Seen};
 use crate::replica::pending::Withdrawn;
 use crate::replica::{Input, ReadId};
 use crate::rng::Rng;

