@@ -169,11 +169,11 @@ impl Node {
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
         let (mut log, mut recovered) =
-            Wal::open(disk, options).map_err(|e| wal_error(&config, &e))?;
-        let images = Images::new(&config.dir);
+            Wal::open(Arc::clone(&disk), options).map_err(|e| wal_error(&config, &e))?;
+        let images = Images::new(Arc::clone(&disk));
         let mut writer = Writer::new();
         if recovered.snapshot.index > 0 {
-            writer.restore(images.load(recovered.snapshot)?);
+            writer.restore(snapshot::load(&images, &config, recovered.snapshot)?);
         }
         writer.store().accept(&recovered.held);
         recovered.clock = recovered.clock.max(writer.latest());

@@ -144,8 +144,8 @@ fn read_frames(shared: &Shared, stream: &mut &TcpStream, peer: NodeId) -> io::Re
                         incoming = None;
                         None
                     });
-                    if let Some(path) = complete {
-                        let work = SnapshotWork::Arrived { from: peer, meta: chunk.meta, path };
+                    if let Some(part) = complete {
+                        let work = SnapshotWork::Arrived { from: peer, meta: chunk.meta, part };
                         // The receiver is gone only when the node has stopped.
                         let _ = shared.snapshots.send(work);
                     }

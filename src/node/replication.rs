@@ -177,20 +177,22 @@ impl Link<'_> {
                         self.write()?;
                     }
                 }
-                Pull::Snapshot(meta) => match self.shared.images.open_to_send(meta) {
-                    Ok(image) => {
-                        log::info!(
-                            target: "NodeSync",
-                            "Sending the snapshot at index {} to {}", meta.index, self.peer.id
-                        );
-                        self.image = Some((self.shared.core.status().term, image));
+                Pull::Snapshot(meta) => {
+                    match self.shared.images.open_to_send(meta, Outgoing::CHUNK_BYTES) {
+                        Ok(image) => {
+                            log::info!(
+                                target: "NodeSync",
+                                "Sending the snapshot at index {} to {}", meta.index, self.peer.id
+                            );
+                            self.image = Some((self.shared.core.status().term, image));
+                        }
+                        Err(error) => {
+                            // A newer one has taken its place: the next attempt finds that.
+                            log::debug!(target: "NodeSync", "Cannot send a snapshot: {error}");
+                            self.image_ended(false);
+                        }
                     }
-                    Err(error) => {
-                        // A newer one has taken its place: the next attempt finds that.
-                        log::debug!(target: "NodeSync", "Cannot send a snapshot: {error}");
-                        self.image_ended(false);
-                    }
-                },
+                }
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! would survive a power cut; `write_at` promises nothing until `sync` has returned; a sector of
 //! 512 bytes is either written or not.
 
+use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// A directory of files, as the log needs it. Shared with the thread that makes spare segments.
 pub trait Disk: Send + Sync {
-    /// A file open for writing. It stays the same file when it is renamed.
-    type File: Send;
+    /// An open file. It stays the same file when it is renamed or removed.
+    type File: Send + Debug;
 
     /// Names and lengths (bytes) of all files.
     fn list(&self) -> io::Result<Vec<(String, u64)>>;
@@ -31,10 +32,21 @@ pub trait Disk: Send + Sync {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Opens a file for writing.
+    /// Begins an empty file that grows as it is written; one that had the name is gone. Its name
+    /// need not survive a power cut before it is renamed.
+    fn begin(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
 
-    /// Writes all of `bytes` at `offset` (bytes), within the file's length.
+    /// The length of a file, in bytes.
+    fn len(&self, file: &Self::File) -> io::Result<u64>;
+
+    /// Reads from `offset` (bytes) on, at most as much as fits into `bytes`; 0 at the file's end.
+    fn read_at(&self, file: &Self::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset` (bytes): within the file's length, or at the end of a file
+    /// that grows.
     fn write_at(&self, file: &Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Returns when all that was written to the file would survive a power cut (fdatasync).
@@ -117,9 +129,24 @@ impl Disk for FileDisk {
         self.sync_dir()
     }
 
+    fn begin(&self, name: &str) -> io::Result<File> {
+        let path = self.path(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        options.open(&path).map_err(|e| naming(&path, e))
+    }
+
     fn open(&self, name: &str) -> io::Result<File> {
         let path = self.path(name);
-        OpenOptions::new().write(true).open(&path).map_err(|e| naming(&path, e))
+        OpenOptions::new().read(true).write(true).open(&path).map_err(|e| naming(&path, e))
+    }
+
+    fn len(&self, file: &File) -> io::Result<u64> {
+        Ok(file.metadata()?.len())
+    }
+
+    fn read_at(&self, file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        FileExt::read_at(file, bytes, offset)
     }
 
     fn write_at(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -2,11 +2,12 @@
 //!
 //! What was written and not synced exists twice: as the process sees it, and as it may or may not
 //! be after a power cut, when every sector of 512 bytes turns out, independently, to hold its old
-//! content or that of any write since. After a failed sync the written bytes are still to be seen,
-//! but no later sync makes them durable, as on Linux, where the pages count as clean; only writing
-//! them again does.
+//! content or that of any write since; a file that grows may end anywhere between its synced and its
+//! present length. After a failed sync the written bytes are still to be seen, but no later sync
+//! makes them durable, as on Linux, where the pages count as clean; only writing them again does. A
+//! file whose name is gone stays readable for whoever has it open, until the process ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 
 use parking_lot::Mutex;
@@ -29,12 +30,23 @@ struct State {
     next_file: u64,
     capacity_bytes: Option<u64>,
     sync_fails: bool,
+    write_fails: bool,
+    /// Changes of names that only a sync of the directory, which never comes, would make durable,
+    /// with the names before them.
+    unsynced_names: Option<(BTreeMap<String, u64>, Vec<NameChange>)>,
     /// Changes made so far: writes, syncs, creations, renames, removals.
     changes: u64,
     /// No change is made after this many.
     stop_after: Option<u64>,
     /// The change of names that was under way when the disk stopped.
     in_doubt: Option<InDoubt>,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Add(String, u64),
+    Rename(String, String),
+    Remove(String),
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +62,8 @@ struct Content {
     durable: Vec<u8>,
     /// By number, the sectors that differ.
     unsynced: BTreeMap<usize, Sector>,
+    /// Written at its end it becomes longer.
+    grows: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -81,6 +95,23 @@ impl MemoryDisk {
         self.0.lock().sync_fails = true;
     }
 
+    /// Makes the next write fail.
+    pub fn fail_next_write(&self) {
+        self.0.lock().write_fails = true;
+    }
+
+    /// From now on creations, renames and removals return before they are durable: a disk that
+    /// breaks its contract, for trying those who rely on it.
+    pub fn forget_to_sync_names(&self) {
+        let state = &mut *self.0.lock();
+        state.unsynced_names.get_or_insert((state.names.clone(), Vec::new()));
+    }
+
+    /// The sum of all file lengths, in bytes.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.lock().used_bytes()
+    }
+
     /// The changes made so far: writes, syncs, creations, renames and removals.
     pub fn changes(&self) -> u64 {
         self.0.lock().changes
@@ -97,6 +128,7 @@ impl MemoryDisk {
         let mut state = self.0.lock();
         state.stop_after = None;
         state.in_doubt = None;
+        state.close_all();
     }
 
     /// The power fails and returns: chance decides what is left of all that was not synced, and
@@ -108,12 +140,14 @@ impl MemoryDisk {
             for (number, sector) in std::mem::take(&mut content.unsynced) {
                 let kept = rng.below(sector.versions.len() as u64 + 1) as usize;
                 if let Some(bytes) = sector.versions.get(kept) {
-                    let start = number * SECTOR_BYTES;
-                    content.durable[start..start + bytes.len()].copy_from_slice(bytes);
+                    let (start, end) = (number * SECTOR_BYTES, number * SECTOR_BYTES + bytes.len());
+                    content.durable.resize(content.durable.len().max(end), 0);
+                    content.durable[start..end].copy_from_slice(bytes);
                 }
             }
             content.seen.clone_from(&content.durable);
         }
+        state.lose_names(rng);
         let happened = rng.chance(1, 2);
         match state.in_doubt.take() {
             Some(InDoubt::Create(name, len)) if happened => {
@@ -123,6 +157,7 @@ impl MemoryDisk {
             Some(InDoubt::Remove(name)) if happened => state.remove(&name),
             _ => (),
         }
+        state.close_all();
     }
 
     /// Flips one bit of a file, synced or not; does nothing beyond its end.
@@ -156,7 +191,44 @@ impl State {
     }
 
     fn used_bytes(&self) -> u64 {
-        self.files.values().map(|content| content.seen.len() as u64).sum()
+        let named = self.names.values().filter_map(|id| self.files.get(id));
+        named.map(|content| content.seen.len() as u64).sum()
+    }
+
+    fn has_room(&self, len: u64) -> io::Result<()> {
+        if len > 0 && self.capacity_bytes.is_some_and(|limit| self.used_bytes() + len > limit) {
+            return Err(io::Error::new(ErrorKind::StorageFull, "the disk is full"));
+        }
+        Ok(())
+    }
+
+    /// Nobody has a file open any longer: those without a name are gone.
+    fn close_all(&mut self) {
+        let names: BTreeSet<u64> = self.names.values().copied().collect();
+        self.files.retain(|id, _| names.contains(id));
+    }
+
+    /// Of the changes of names that were never synced, the first few are kept.
+    fn lose_names(&mut self, rng: &mut Rng) {
+        let Some((before, changes)) = self.unsynced_names.take() else { return };
+        self.names = before;
+        let kept = rng.below(changes.len() as u64 + 1) as usize;
+        for change in changes.into_iter().take(kept) {
+            match change {
+                NameChange::Add(name, id) => {
+                    self.names.insert(name, id);
+                }
+                NameChange::Rename(from, to) => self.rename(&from, &to),
+                NameChange::Remove(name) => self.remove(&name),
+            }
+        }
+        self.unsynced_names = Some((self.names.clone(), Vec::new()));
+    }
+
+    fn note_change(&mut self, change: NameChange) {
+        if let Some((_, changes)) = &mut self.unsynced_names {
+            changes.push(change);
+        }
     }
 
     fn id(&self, name: &str) -> io::Result<u64> {
@@ -164,25 +236,26 @@ impl State {
         self.names.get(name).copied().ok_or_else(missing)
     }
 
-    fn add(&mut self, name: &str, len: usize) {
-        self.remove(name);
-        self.names.insert(name.to_owned(), self.next_file);
-        let (seen, durable) = (vec![0; len], vec![0; len]);
-        let content = Content { seen, durable, unsynced: BTreeMap::new() };
-        self.files.insert(self.next_file, content);
+    fn add(&mut self, name: &str, len: usize) -> u64 {
+        let id = self.next_file;
         self.next_file += 1;
+        self.names.insert(name.to_owned(), id);
+        let (seen, durable) = (vec![0; len], vec![0; len]);
+        self.files.insert(id, Content { seen, durable, ..Content::default() });
+        self.note_change(NameChange::Add(name.to_owned(), id));
+        id
     }
 
     fn rename(&mut self, from: &str, to: &str) {
         if let Some(id) = self.names.remove(from) {
-            self.remove(to);
             self.names.insert(to.to_owned(), id);
+            self.note_change(NameChange::Rename(from.to_owned(), to.to_owned()));
         }
     }
 
     fn remove(&mut self, name: &str) {
-        if let Some(id) = self.names.remove(name) {
-            self.files.remove(&id);
+        if self.names.remove(name).is_some() {
+            self.note_change(NameChange::Remove(name.to_owned()));
         }
     }
 }
@@ -190,6 +263,7 @@ impl State {
 impl Content {
     fn write(&mut self, start: usize, bytes: &[u8]) {
         let end = start + bytes.len();
+        self.seen.resize(self.seen.len().max(end), 0);
         self.seen[start..end].copy_from_slice(bytes);
         for number in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
             let from = number * SECTOR_BYTES;
@@ -201,7 +275,8 @@ impl Content {
     }
 
     fn sync(&mut self) {
-        let Content { seen, durable, unsynced } = self;
+        let Content { seen, durable, unsynced, .. } = self;
+        durable.resize(seen.len(), 0);
         unsynced.retain(|number, sector| {
             if !sector.forgotten {
                 let from = number * SECTOR_BYTES;
@@ -231,9 +306,7 @@ impl Disk for MemoryDisk {
 
     fn create(&self, name: &str, len: u64) -> io::Result<()> {
         let mut state = self.0.lock();
-        if state.capacity_bytes.is_some_and(|limit| state.used_bytes() + len > limit) {
-            return Err(io::Error::new(ErrorKind::StorageFull, "the disk is full"));
-        }
+        state.has_room(len)?;
         state.change(Some(InDoubt::Create(name.to_owned(), len as usize)))?;
         state.add(name, len as usize);
         Ok(())
@@ -255,22 +328,52 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn begin(&self, name: &str) -> io::Result<u64> {
+        let mut state = self.0.lock();
+        state.change(None)?;
+        let id = state.add(name, 0);
+        if let Some(content) = state.files.get_mut(&id) {
+            content.grows = true;
+        }
+        Ok(id)
+    }
+
     fn open(&self, name: &str) -> io::Result<u64> {
         self.0.lock().id(name)
+    }
+
+    fn len(&self, file: &u64) -> io::Result<u64> {
+        let state = self.0.lock();
+        let content = state.files.get(file).ok_or(ErrorKind::NotFound)?;
+        Ok(content.seen.len() as u64)
+    }
+
+    fn read_at(&self, file: &u64, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let state = self.0.lock();
+        let content = state.files.get(file).ok_or(ErrorKind::NotFound)?;
+        let rest = content.seen.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
     }
 
     fn write_at(&self, file: &u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let state = &mut *self.0.lock();
         let interrupted = state.stop_after == Some(state.changes);
         let done = state.change(None);
-        let Some(content) = state.files.get_mut(file) else {
-            return Err(ErrorKind::NotFound.into());
-        };
-        if offset + bytes.len() as u64 > content.seen.len() as u64 {
+        if std::mem::take(&mut state.write_fails) {
+            return Err(io::Error::other("write failed"));
+        }
+        let content = state.files.get(file).ok_or(ErrorKind::NotFound)?;
+        let (len, end) = (content.seen.len() as u64, offset + bytes.len() as u64);
+        if end > len && (!content.grows || offset > len) {
             return Err(io::Error::other("a write beyond the end of a preallocated file"));
         }
+        state.has_room(end.saturating_sub(len))?;
         // A write that the stop interrupts is one of those that chance decides about.
-        if done.is_ok() || interrupted {
+        if (done.is_ok() || interrupted)
+            && let Some(content) = state.files.get_mut(file)
+        {
             content.write(offset as usize, bytes);
         }
         done

@@ -44,6 +44,7 @@ mod disk;
 mod frame;
 mod history;
 mod home;
+mod images;
 mod memory;
 mod needed;
 mod recover;
@@ -54,6 +55,7 @@ mod tests;
 
 pub use disk::{Disk, FileDisk};
 pub use home::{Home, HomeError, Identity};
+pub use images::{ImageFile, Images, Incoming, Outgoing, Part, is_full};
 pub use memory::MemoryDisk;
 pub use spare::SpareJob;
 
