@@ -41,7 +41,8 @@ impl Replay {
             return Err(format!("entry {} lies within snapshot {snapshot}", entry.index));
         }
         if let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) {
-            if entry.index > last.index + 1 {
+            // No sum: the last index may be the last there is.
+            if entry.index - 1 > last.index {
                 return Err(format!("entry {} follows entry {}", entry.index, last.index));
             }
             let kept = entry.index.saturating_sub(first.index);
@@ -178,6 +179,15 @@ mod tests {
         assert!(replay([entry(2, 1)]).is_err());
         assert!(replay([mark(5, 1, false), entry(5, 1)]).is_err());
         assert!(replay([mark(5, 1, false), mark(4, 1, true)]).is_err());
+    }
+
+    #[test]
+    fn the_last_index_there_is_has_no_successor_and_can_be_replaced() {
+        let last = entry(u64::MAX, 1);
+        let log = [mark(u64::MAX - 1, 1, false), last];
+        assert_eq!(replay(log.clone()), Ok(vec![(u64::MAX, 1)]));
+        let replaced = log.into_iter().chain([entry(u64::MAX, 2)]);
+        assert_eq!(replay(replaced), Ok(vec![(u64::MAX, 2)]));
     }
 
     #[test]

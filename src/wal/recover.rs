@@ -10,7 +10,8 @@
 //! at least nothing can rot unseen between a clean stop and the next start.)
 //!
 //! **Sealed segments.** A segment is left only after all its batches were synced, and the header of
-//! the next one names the batch that follows. If fewer batches are found, the log is corrupt.
+//! the next one names the batch that follows. If fewer batches are found, the log is corrupt. So it
+//! is if there is none at all, whatever follows: each segment began with one.
 //!
 //! **A last segment that never began.** Its first write holds the header, the restated state and
 //! the first batch, in one sync. The header lies in one sector, so after a crash it is the old
@@ -61,16 +62,22 @@ struct Mend {
 enum Verdict {
     Whole(Box<Found>, Option<Mend>),
     /// The last segment never began.
-    Unbegun(String),
+    Unbegun,
 }
 
 /// Reads the log on `disk`. On an error nothing has been changed, unless it is an I/O error.
 pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<Found, WalError> {
+    let mut numbers = segment_numbers(disk)?;
+    let mut unbegun = None;
     loop {
-        match judge(disk, options)? {
-            // At most one round more: the segment before it holds whole batches.
-            Verdict::Unbegun(name) => disk.remove(&name)?,
+        match judge(disk, options, &numbers)? {
+            // At most one round more: the segment before it holds whole batches. Those behind the
+            // first that is not are looked for only now, and may be damage.
+            Verdict::Unbegun => unbegun = numbers.pop(),
             Verdict::Whole(found, mend) => {
+                if let Some(number) = unbegun {
+                    disk.remove(&segment::name(number))?;
+                }
                 if let Some(Mend { name, offset, bytes }) = mend {
                     let file = disk.open(&name)?;
                     disk.write_at(&file, offset as u64, &bytes)?;
@@ -82,8 +89,7 @@ pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<Found, Wal
     }
 }
 
-fn judge<D: Disk>(disk: &D, options: &Options) -> Result<Verdict, WalError> {
-    let numbers = segment_numbers(disk)?;
+fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdict, WalError> {
     let mut reading = Reading {
         options,
         replay: Replay::default(),
@@ -102,20 +108,17 @@ fn judge<D: Disk>(disk: &D, options: &Options) -> Result<Verdict, WalError> {
         }
     }
     let Reading { replay, segments, end, format, next_batch, .. } = reading;
-    let last = numbers.last().map(|number| segment::name(*number));
     let recovered = replay.finish().map_err(|what| {
         let oldest = segment::name(numbers.first().copied().unwrap_or_default());
         WalError::Corrupt { file: oldest, offset: 0, what }
     })?;
-    Ok(match last {
-        Some(name) if segments.len() < numbers.len() => Verdict::Unbegun(name),
-        _ => {
-            let end = (!segments.is_empty() && format == FORMAT).then_some(end as u64);
-            let next_batch = next_batch.unwrap_or(1);
-            let found = Found { recovered, segments, end, next_batch };
-            Verdict::Whole(Box::new(found), mend)
-        }
-    })
+    if segments.len() < numbers.len() {
+        return Ok(Verdict::Unbegun);
+    }
+    let end = (!segments.is_empty() && format == FORMAT).then_some(end as u64);
+    let next_batch = next_batch.unwrap_or(1);
+    let found = Found { recovered, segments, end, next_batch };
+    Ok(Verdict::Whole(Box::new(found), mend))
 }
 
 /// The numbers of the segments on the disk, ascending and without a gap.
@@ -156,7 +159,14 @@ impl Reading<'_> {
             return Err(corrupt(number, 0, "no header, although a later segment exists"));
         };
         self.begin(number, &header)?;
-        self.walk(number, &header, bytes)?;
+        let walk = self.walk(number, &header, bytes)?;
+        if walk.end == HEADER_LEN {
+            return Err(corrupt(
+                number,
+                walk.end,
+                "the first batch of a sealed segment is unreadable",
+            ));
+        }
         Ok(())
     }
 

@@ -205,7 +205,9 @@ pub(super) fn walk(
         }
         walk.last_start = walk.end;
         walk.end = at;
-        walk.next_batch += 1;
+        let no_more =
+            || Senseless { offset: at, what: "the last batch number there is".to_owned() };
+        walk.next_batch = walk.next_batch.checked_add(1).ok_or_else(no_more)?;
     }
     Ok(walk)
 }

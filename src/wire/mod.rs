@@ -60,6 +60,8 @@ pub struct FrameReader {
     /// A frame too long for the buffer.
     long: Option<Long>,
     frame_bytes_max: usize,
+    /// What ended the stream.
+    failed: Option<FrameError>,
 }
 
 /// The checked part of a frame on its way in.
@@ -80,7 +82,7 @@ impl FrameReader {
     pub fn new(frame_bytes_max: usize, rest: &[u8]) -> FrameReader {
         let mut buffer = rest.to_vec();
         buffer.resize(rest.len().max(FrameReader::BUFFER_LEN), 0);
-        FrameReader { buffer, unread: 0..rest.len(), long: None, frame_bytes_max }
+        FrameReader { buffer, unread: 0..rest.len(), long: None, frame_bytes_max, failed: None }
     }
 
     /// Where to read into; never empty after [`FrameReader::next`] has returned `None`.
@@ -106,9 +108,18 @@ impl FrameReader {
     /// The next frame, if all of it is there.
     ///
     /// # Errors
-    /// The stream cannot be trusted any more: close it.
+    /// The stream cannot be trusted any more: close it. Asked again it says the same.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at `None`")]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let found = self.read_on();
+        self.failed = found.as_ref().err().copied();
+        found
+    }
+
+    fn read_on(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(long) = self.long.take_if(|long| long.filled == long.len) {
             return decode(long.checksum, &Bytes::from(long.bytes)).map(Some);
         }

@@ -246,6 +246,19 @@ proptest! {
 }
 
 #[test]
+fn nothing_is_read_behind_a_frame_that_was_refused() {
+    let frame = Frame::Message(7, Message::Campaign);
+    let mut stream = encoded(&[frame.clone(), frame.clone(), frame.clone()]);
+    let len = stream.len() / 3;
+    stream[len + 10] ^= 1;
+    let mut reader = FrameReader::new(MAX, &stream);
+    assert_eq!(reader.next(), Ok(Some(frame)));
+    for _ in 0..3 {
+        assert_eq!(reader.next(), Err(FrameError::Checksum));
+    }
+}
+
+#[test]
 fn every_split_of_a_stream_gives_the_same_frames() {
     let proposal = Proposal {
         id: RequestId { node: NodeId(3), boot: 4, seq: 5 },

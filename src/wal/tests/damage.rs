@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::wal::frame::Place;
-use crate::wal::segment::{self as files, HEADER_LEN, Start};
+use crate::wal::segment::{self as files, HEADER_LEN, Header, Start};
 
 const SEGMENT_BYTES: u64 = 1200;
 
@@ -164,6 +164,57 @@ fn a_refused_log_is_left_as_it_was() {
     let changes = disk.changes();
     assert!(Wal::open(Arc::clone(&disk), options(SEGMENT_BYTES)).is_err());
     assert_eq!(disk.changes(), changes);
+}
+
+/// A new segment that nothing was written into.
+fn add_unbegun_segment(disk: &MemoryDisk) {
+    let names = segment_names(disk);
+    disk.create(&files::name(names.len() as u64 + 1), SEGMENT_BYTES).unwrap();
+}
+
+#[test]
+fn a_refused_log_keeps_its_last_segment_even_if_that_never_began() {
+    let (disk, _) = sample(true);
+    let name = segment_names(&disk).pop().unwrap();
+    let ends = batch_ends(&disk, &name);
+    add_unbegun_segment(&disk);
+    disk.flip_bit(&name, ends[0] * 8);
+    let (before, disk) = (segment_names(&disk), Arc::new(disk));
+    let result = Wal::open(Arc::clone(&disk), options(SEGMENT_BYTES)).map(|(_, found)| found);
+    assert!(matches!(result, Err(WalError::Corrupt { .. })), "{result:?}");
+    assert_eq!(segment_names(&disk), before);
+}
+
+#[test]
+fn a_segment_whose_only_batch_rotted_is_damage_if_the_next_one_was_made() {
+    let disk = Arc::new(MemoryDisk::new());
+    let (mut wal, _) = open(&disk, SEGMENT_BYTES);
+    for index in 1..=2 {
+        // Each fills a segment of its own.
+        wal.append(&[entry(index, 1, 2 * SEGMENT_BYTES as usize)]);
+        wal.commit().unwrap();
+    }
+    assert_eq!(segment_names(&disk).len(), 2);
+    add_unbegun_segment(&disk);
+    disk.flip_bit(&files::name(2), 1000 * 8);
+    let result = reopen(disk.fork());
+    assert!(matches!(result, Err(WalError::Corrupt { .. })), "{result:?}");
+}
+
+#[test]
+fn the_last_batch_number_there_is_is_refused() {
+    let disk = MemoryDisk::new();
+    let (group, log_id, number) = (GroupId::default(), LOG_ID, 1);
+    let header = Header { format: files::FORMAT, group, log_id, number, first_batch: u64::MAX };
+    let mut bytes = header.encode().to_vec();
+    frame::put_clock(&mut bytes, group, Version(1));
+    let place = Place { log_id, segment: number };
+    frame::seal(&mut bytes[HEADER_LEN..], place, HEADER_LEN, u64::MAX, true);
+    disk.create(&files::name(number), SEGMENT_BYTES).unwrap();
+    let file = disk.open(&files::name(number)).unwrap();
+    disk.write_at(&file, 0, &bytes).unwrap();
+    let result = reopen(disk);
+    assert!(matches!(result, Err(WalError::Corrupt { .. })), "{result:?}");
 }
 
 #[test]

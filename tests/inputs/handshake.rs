@@ -1,0 +1,105 @@
+//! The handshake, one message after the other, each offered to every step that takes one. For any
+//! bytes:
+//!
+//! - with a password, only the one right proof and the one right welcome are taken;
+//! - a hello is taken only from a member to this node, and unless it is the honest one its dialer
+//!   does not take the answer;
+//! - a refusal's reason, which goes into a log, has no control characters.
+
+use nodesync::types::NodeId;
+use nodesync::wire::handshake::{
+    Acceptor, Dialer, HEAD_LEN, HandshakeError, Identity, cluster_id, message_len, refusal,
+};
+
+use super::{Case, Seeds};
+
+const MEMBERS: [NodeId; 3] = [NodeId(5000), NodeId(5001), NodeId(5002)];
+
+fn identity(node: NodeId) -> Identity {
+    let cluster = cluster_id("nodesync", &MEMBERS);
+    Identity { cluster, node, boot: u64::from(node.0) << 8, password: b"secret".to_vec() }
+}
+
+/// What two honest ends say, in their order.
+struct Honest {
+    dialer: Dialer,
+    acceptor: Acceptor,
+    hello: Vec<u8>,
+    welcome: Vec<u8>,
+    proof: Vec<u8>,
+    accepted: Vec<u8>,
+}
+
+fn accept(hello: &[u8]) -> Result<(Acceptor, Vec<u8>), HandshakeError> {
+    Acceptor::hello(identity(MEMBERS[1]), &MEMBERS, [2; 16], hello)
+}
+
+impl Honest {
+    fn new() -> Honest {
+        let (dialer, hello) = Dialer::hello(identity(MEMBERS[0]), MEMBERS[1], [1; 16]);
+        let (acceptor, welcome) = accept(&hello).expect("an honest hello");
+        let (_, proof) = dialer.welcome(&welcome).expect("an honest welcome");
+        let accepted = acceptor.proof(&proof).expect("an honest proof");
+        Honest { dialer, acceptor, hello, welcome, proof, accepted }
+    }
+}
+
+/// True if all of the input is messages and some end takes each of them.
+pub fn run(case: &Case<'_>) -> bool {
+    let honest = Honest::new();
+    let (mut rest, mut taken) = (case.bytes, !case.bytes.is_empty());
+    while let Some(head) = rest.first_chunk::<HEAD_LEN>() {
+        // One that is too long or no message at all is offered as it is: a node may have read it.
+        let len = message_len(head).unwrap_or(rest.len()).min(rest.len());
+        let (message, behind) = rest.split_at(len);
+        taken &= check_message(&honest, message);
+        rest = behind;
+    }
+    taken && rest.is_empty()
+}
+
+fn check_message(honest: &Honest, message: &[u8]) -> bool {
+    let hello = accept(message);
+    if let Ok((acceptor, welcome)) = &hello {
+        assert!(MEMBERS.contains(&acceptor.peer()) && acceptor.peer() != MEMBERS[1]);
+        let met = honest.dialer.welcome(welcome).is_ok();
+        assert_eq!(met, message == honest.hello, "a hello that was not the dialer's");
+    }
+    let welcome = honest.dialer.welcome(message);
+    assert_eq!(welcome.is_ok(), message == honest.welcome, "only one welcome is right");
+    let proof = honest.acceptor.proof(message);
+    assert_eq!(proof.is_ok(), message == honest.proof, "only one proof is right");
+    let end = Dialer::finish(message);
+    assert_eq!(end.is_ok(), message == honest.accepted);
+    for error in [hello.as_ref().err(), welcome.as_ref().err(), proof.as_ref().err()] {
+        error.into_iter().for_each(check_refusal);
+    }
+    let refused = matches!(end, Err(HandshakeError::Refused(_)));
+    hello.is_ok() || welcome.is_ok() || proof.is_ok() || end.is_ok() || refused
+}
+
+/// The reason of a refusal can be shown, and told to the other end.
+fn check_refusal(error: &HandshakeError) {
+    assert!(!error.to_string().contains(char::is_control), "{error:?}");
+    let told = refusal(error);
+    let head = told.first_chunk().expect("a message has a head");
+    assert_eq!(message_len(head), Ok(told.len()));
+    match Dialer::finish(&told) {
+        Err(HandshakeError::Refused(reason)) => assert!(error.to_string().starts_with(&reason)),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn seeds() -> Seeds {
+    let Honest { hello, welcome, proof, accepted, .. } = Honest::new();
+    let reason = HandshakeError::Unsuitable("it belongs to another cluster".into());
+    let from_itself = Dialer::hello(identity(MEMBERS[1]), MEMBERS[1], [1; 16]).1;
+    [
+        ("whole", [&hello[..], &welcome, &proof, &accepted].concat()),
+        ("refusal", refusal(&reason)),
+        ("from-another-member", Dialer::hello(identity(MEMBERS[2]), MEMBERS[1], [3; 16]).1),
+        ("refused-from-itself", from_itself),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .to_vec()
+}

@@ -1,0 +1,197 @@
+//! Snapshots. For any bytes:
+//!
+//! - they are refused, or written again they give an image that reads back equal, has the same
+//!   requests in the same bytes, and is written the same once more;
+//! - the sizes of the pieces that the source gives make no difference;
+//! - unless a checksum was repaired, an image that is taken is the one that was written;
+//! - a store that is restored from it has its state, and goes on;
+//! - no more is read at once than has come before, but for a first buffer of fixed size.
+
+use std::io::{self, Read};
+
+use bytes::{BufMut, Bytes};
+use nodesync::rng::Rng;
+use nodesync::store::{Image, ImageError, Writer};
+use nodesync::types::{Command, Entry, NodeId, Payload, Proposal, RequestId, Version, When};
+
+use super::entries::{entries, write};
+use super::{Case, Seeds};
+
+const HEAD_LEN: usize = 33;
+const SECTION_HEAD_LEN: usize = 13;
+
+/// What a reader may ask for before it has seen anything, in bytes.
+const FIRST_READ_MAX: usize = 2 << 20;
+
+/// Gives pieces of the lengths that chance decides, and looks at how much is asked for.
+struct Pieces<'a> {
+    rest: &'a [u8],
+    given: usize,
+    rng: Option<Rng>,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = FIRST_READ_MAX.max(2 * self.given);
+        assert!(out.len() <= most, "{} bytes asked for after {}", out.len(), self.given);
+        let longest = self.rng.as_mut().map_or(u64::MAX, |rng| 1 + rng.below(50));
+        let len = out.len().min(usize::try_from(longest).unwrap_or(usize::MAX));
+        let len = self.rest.read(&mut out[..len])?;
+        self.given += len;
+        Ok(len)
+    }
+}
+
+fn read(bytes: &[u8], rng: Option<Rng>) -> Result<Image, String> {
+    Image::read(&mut Pieces { rest: bytes, given: 0, rng }).map_err(|error| match error {
+        ImageError::Io(error) => panic!("the source has not failed: {error}"),
+        other => other.to_string(),
+    })
+}
+
+fn bytes_of(image: &Image) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let len = image.write(&mut bytes).expect("memory takes everything");
+    assert_eq!(len, bytes.len() as u64);
+    bytes
+}
+
+pub fn run(case: &Case<'_>) -> bool {
+    let digest = crc32fast::hash(case.bytes);
+    let whole = read(case.bytes, None);
+    let pieces = read(case.bytes, Some(Rng::new(digest.into())));
+    let image = match (whole, pieces) {
+        (Ok(image), Ok(_)) => image,
+        (Err(whole), Err(pieces)) => {
+            assert_eq!(whole, pieces);
+            return false;
+        }
+        (whole, pieces) => panic!("{whole:?}, but in pieces {pieces:?}"),
+    };
+    if let Some(origin) = case.origin {
+        assert!(origin == case.bytes, "a damaged image was taken");
+    }
+    let written = bytes_of(&image);
+    let requests = HEAD_LEN..HEAD_LEN + SECTION_HEAD_LEN + len_of(&case.bytes[HEAD_LEN..]);
+    assert!(written[requests.clone()] == case.bytes[requests], "requests have one byte form");
+    let again = read(&written, None).expect("what was written can be read");
+    assert_eq!(again.meta(), image.meta());
+    assert_eq!(again.stats(), image.stats());
+    assert_eq!(again.requests(), image.requests());
+    assert!(bytes_of(&again) == written, "written again it is the same");
+    if digest.is_multiple_of(8) {
+        check_restore(image, &written);
+    }
+    true
+}
+
+/// A store goes on from the image, as far as indexes reach.
+fn check_restore(image: Image, written: &[u8]) {
+    let (meta, stats) = (image.meta(), image.stats());
+    let mut writer = Writer::new();
+    writer.restore(image);
+    assert_eq!((writer.applied(), writer.store().stats()), (meta, stats));
+    assert!(bytes_of(&writer.image()) == written, "the state is the image's");
+    // Near the last index there is there are no more entries.
+    if meta.index < u64::MAX >> 1 {
+        for entry in entries(meta.index + 1) {
+            writer.apply(&entry, true).expect("sound entries can be applied");
+        }
+    }
+    bytes_of(&writer.image());
+}
+
+/// Rights the checksums of the head and of all sections.
+pub fn repair(bytes: &mut [u8]) {
+    let Some((head, mut rest)) = bytes.split_at_mut_checked(HEAD_LEN) else { return };
+    let crc = crc32fast::hash(&head[..HEAD_LEN - 4]);
+    head[HEAD_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
+    while let Some((head, behind)) = rest.split_at_mut_checked(SECTION_HEAD_LEN) {
+        let len = len_of(head);
+        // A length that goes too far is to be believed, too.
+        let (content, behind) = behind.split_at_mut(len.min(behind.len()));
+        head[5..9].copy_from_slice(&crc32fast::hash(content).to_le_bytes());
+        let crc = crc32fast::hash(&head[..9]);
+        head[9..].copy_from_slice(&crc.to_le_bytes());
+        rest = behind;
+    }
+}
+
+/// The length of the content of the section that begins here.
+fn len_of(section: &[u8]) -> usize {
+    u32::from_le_bytes([section[1], section[2], section[3], section[4]]) as usize
+}
+
+fn section(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut section = vec![kind];
+    section.put_u32_le(content.len() as u32);
+    section.put_bytes(0, 8);
+    section.extend(content);
+    section
+}
+
+/// An image of format 1, which had no versions: two keys, in the order of their slots.
+fn of_format_1() -> Vec<u8> {
+    let mut bytes = b"NSIMAGE\n\x01\0\0\0\0".to_vec();
+    bytes.put_u64_le(40);
+    bytes.put_u64_le(2);
+    bytes.put_u32_le(0);
+    let mut requests = Vec::new();
+    requests.put_u32_le(1);
+    requests.put_u32_le(5000);
+    [3, 7].into_iter().for_each(|number| requests.put_u64_le(number));
+    requests.put_u32_le(1);
+    [9, 12].into_iter().for_each(|number| requests.put_u64_le(number));
+    let mut records = Vec::new();
+    let mut keys = [&b"old"[..], b"older"];
+    keys.sort_by_key(|key| nodesync::store::slot::slot_of(key));
+    for key in keys {
+        records.put_u32_le(key.len() as u32);
+        records.extend(key);
+        records.put_u32_le(2);
+        records.extend(b"v1");
+    }
+    let mut end = Vec::new();
+    [2, 3 + 5 + 4].into_iter().for_each(|number| end.put_u64_le(number));
+    let sections = [section(1, &requests), section(2, &records), section(3, &end)];
+    bytes.extend(sections.concat());
+    repair(&mut bytes);
+    bytes
+}
+
+/// A store with values, a tombstone, and requests of two nodes with gaps.
+fn busy() -> Writer {
+    let mut writer = Writer::new();
+    let mut index = 0;
+    let mut apply = |payload| {
+        index += 1;
+        writer.apply(&Entry { index, term: 2, payload }, false).expect("it can be applied");
+    };
+    for (node, seq) in [(5000, 1), (5000, 2), (5000, 4), (5001, 7), (5001, 8)] {
+        let key = [b'k', seq as u8];
+        let set = Command::Set { key: &key, value: b"some value", when: When::Always, get: false };
+        let mut commands = Vec::new();
+        set.encode(&mut commands);
+        let id = RequestId { node: NodeId(node), boot: 3, seq };
+        let proposal = Proposal { id, floor: 1, commands: Bytes::from(commands) };
+        apply(Payload::Batch { stamp: Version(seq << 8 | 255), proposal });
+    }
+    let (gone, there) = (write(900 << 8, b'g', None), write(901 << 8 | 1, b't', Some(b"")));
+    apply(Payload::Merge([gone, there].into()));
+    apply(Payload::Mark { floor: Version(3 << 8) });
+    writer
+}
+
+pub fn seeds() -> Seeds {
+    let mut later = bytes_of(&Writer::new().image());
+    later[8] = 3;
+    repair(&mut later);
+    [
+        ("empty", bytes_of(&Writer::new().image())),
+        ("busy", bytes_of(&busy().image())),
+        ("format-1", of_format_1()),
+        ("refused-later-format", later),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .to_vec()
+}

@@ -1,0 +1,425 @@
+//! Client bytes, in both protocols. For any bytes, and in whatever pieces they come:
+//!
+//! - the commands that the session asks for, in order, its questions and its output are the same;
+//! - its output is well-formed RESP, or lines without a carriage return within; without a password
+//!   there are as many replies as `reference.rs` counts requests, and the connection is closed when
+//!   that says so;
+//! - each piece of work keeps to the limits and to its description; none is handed out before the
+//!   one before it is finished;
+//! - the buffers are no larger than what has come and what the limits allow;
+//! - a closed session stays closed and says nothing more.
+//!
+//! The node's part is played without a state: what a command comes to depends on its words alone,
+//! and values have line breaks in them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nodesync::codec::Reader;
+use nodesync::protocol::{Facts, Limits, Password, Question, Reply, Session, Work};
+use nodesync::rng::Rng;
+use nodesync::types::{
+    Command, Consistency, Failure, NodeId, Outcome, Rejected, Unserved, Value, Version, When, Write,
+};
+
+use super::reference::{self, Expected};
+use super::{Case, Seeds};
+
+/// The least that a read is offered, and what buffers may have beside what has come, in bytes.
+const READ_BYTES: usize = 16 << 10;
+
+/// No single reply to these inputs is longer, in bytes: COMMAND DOCS is the longest.
+const REPLY_BYTES_MAX: usize = 64 << 10;
+
+/// Small limits, so that short inputs reach them.
+fn tight() -> Limits {
+    Limits {
+        key_bytes_max: 8,
+        value_bytes_max: 25,
+        arguments_max: 4,
+        line_bytes_max: 60,
+        request_bytes_max: 70,
+        reply_bytes_max: 40,
+        output_bytes_max: 50,
+        batch_bytes_max: 100,
+        batch_commands_max: 3,
+        stranger_arguments_max: 3,
+        stranger_value_bytes_max: 10,
+    }
+}
+
+/// What the connection is to, and how the node answers.
+struct Setting {
+    facts: Arc<Facts>,
+    refused: Option<Unserved>,
+    /// True if `reference.rs` knows what is to be expected.
+    plain: bool,
+}
+
+fn settings() -> [Setting; 3] {
+    let facts = |limits, password: Option<&str>, consistency| Facts {
+        node: NodeId(5001),
+        version: "0.1.0",
+        password: password.map(|password| Password::new(password.as_bytes())),
+        limits,
+        consistency,
+        config: vec![("appendonly", "yes".to_owned()), ("save", String::new())],
+    };
+    let plain = facts(Limits::default(), None, Consistency::Strong);
+    let guarded = facts(tight(), Some("secret"), Consistency::Eventual);
+    let narrow = facts(tight(), None, Consistency::Eventual);
+    let no_quorum = Some(Unserved::Rejected(Rejected::NoQuorum));
+    [
+        Setting { facts: Arc::new(plain), refused: None, plain: true },
+        Setting { facts: Arc::new(guarded), refused: no_quorum, plain: false },
+        Setting { facts: Arc::new(narrow), refused: None, plain: false },
+    ]
+}
+
+/// A session and the node behind it.
+struct Talk<'a> {
+    session: Session,
+    setting: &'a Setting,
+    received: usize,
+    /// Commands and questions in their order, in byte form, each behind how it was served.
+    trace: Vec<u8>,
+    output: Vec<u8>,
+    closed: bool,
+}
+
+pub fn run(case: &Case<'_>) -> bool {
+    let mut rng = Rng::new(crc32fast::hash(case.bytes).into());
+    let bytes = case.bytes;
+    let mut closed = false;
+    for setting in &settings() {
+        let whole = Talk::of(setting, bytes, |_| usize::MAX);
+        let longest = 1 + rng.below(40);
+        let pieces = Talk::of(setting, bytes, |_| 1 + rng.below(longest) as usize);
+        whole.check_same(&pieces, "in pieces");
+        if bytes.len() <= 1500 {
+            whole.check_same(&Talk::of(setting, bytes, |_| 1), "byte by byte");
+        }
+        whole.check_output(bytes);
+        closed |= setting.plain && whole.closed;
+    }
+    !closed
+}
+
+impl<'a> Talk<'a> {
+    /// Brings the bytes in pieces of the lengths that `piece` gives for what is left.
+    fn of(setting: &'a Setting, bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Talk<'a> {
+        let session = Session::new(7, Arc::clone(&setting.facts));
+        let (trace, output) = (Vec::new(), Vec::new());
+        let mut talk = Talk { session, setting, received: 0, trace, output, closed: false };
+        let mut rest = bytes;
+        while !rest.is_empty() && !talk.closed {
+            let (now, later) = rest.split_at(piece(rest.len()).min(rest.len()));
+            talk.receive(now);
+            talk.serve();
+            rest = later;
+        }
+        if talk.closed {
+            talk.check_closed();
+        }
+        talk
+    }
+
+    fn receive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.session.space();
+            let len = space.len();
+            assert!(len >= READ_BYTES, "too little space: {len}");
+            let bound = 2 * (self.received + 2 * READ_BYTES);
+            assert!(len <= bound, "{len} bytes of space after {} bytes", self.received);
+            let len = bytes.len().min(len);
+            space[..len].copy_from_slice(&bytes[..len]);
+            self.session.filled(len);
+            self.received += len;
+            bytes = &bytes[len..];
+        }
+    }
+
+    fn serve(&mut self) {
+        loop {
+            let work = self.session.next();
+            if !matches!(work, Work::Wait | Work::Flush | Work::Close) {
+                assert_eq!(self.session.next(), Work::Wait, "one piece of work at a time");
+            }
+            match work {
+                Work::Wait => break self.flush(),
+                Work::Flush => {
+                    assert!(!self.session.output().is_empty(), "nothing to flush");
+                    self.flush();
+                }
+                Work::Write { commands, eventual } => self.write(&commands, eventual),
+                Work::Read => self.read(b's'),
+                Work::Look => self.read(b'l'),
+                Work::Accept { writes } => self.accept(&writes),
+                Work::Ask(question) => {
+                    self.trace.extend(format!("?{question:?}").into_bytes());
+                    self.session.finish_ask(answer(&question));
+                }
+                Work::Close => {
+                    self.closed = true;
+                    break self.flush();
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let bound = self.setting.facts.limits.output_bytes_max + REPLY_BYTES_MAX;
+        let len = self.session.output().len();
+        assert!(len <= bound, "{len} bytes of output, unasked");
+        self.output.append(self.session.output());
+    }
+
+    fn write(&mut self, commands: &[u8], eventual: bool) {
+        let mut reader = Reader::new(commands);
+        let (mut outcomes, mut count, mut writes) = (Vec::new(), 0, 0);
+        while !reader.is_empty() {
+            let command = Command::decode(&mut reader).expect("batches can be decoded");
+            count += 1;
+            writes += usize::from(command.is_write());
+            let blind = command.is_blind_write() || !command.is_write();
+            assert!(!eventual || !blind, "no update: {command:?}");
+            self.check_words(&command);
+            // Behind a refusal a read is not asked for, unless it shares a batch with a write.
+            if self.setting.refused.is_none() || command.is_write() {
+                self.trace.push(if eventual { b'u' } else { b's' });
+                command.encode(&mut self.trace);
+            }
+            outcomes.push(outcome(&command));
+        }
+        assert!(writes > 0, "a batch without a write");
+        self.check_batch(count, commands.len());
+        let result = self.setting.refused.map_or(Ok(outcomes), Err);
+        self.session.finish_write(result, Some(NodeId(5003)));
+    }
+
+    fn accept(&mut self, writes: &[Write]) {
+        assert!(!writes.is_empty());
+        for write in writes {
+            assert_eq!(write.version, Version::default(), "who accepts a write stamps it");
+            self.check_key(&write.key);
+            self.trace.push(b'a');
+            write.encode(&mut self.trace);
+        }
+        // Each write takes a few bytes more than in the request.
+        let len: usize = writes.iter().map(|write| write.encoded_len() - 13).sum();
+        self.check_batch(0, len);
+        let existed = writes.iter().map(|write| digest(&write.key).is_multiple_of(2)).collect();
+        let result = self.setting.refused.map_or(Ok(existed), Err);
+        self.session.finish_accept(result, Some(NodeId(5003)));
+    }
+
+    fn read(&mut self, how: u8) {
+        if let Some(unserved) = self.setting.refused {
+            return self.session.finish_read(Err(unserved));
+        }
+        let trace = &mut self.trace;
+        self.session.finish_read(Ok(&mut |command| {
+            assert!(!command.is_write(), "a read must not write");
+            trace.push(how);
+            if command.is_loggable() {
+                command.encode(trace);
+            } else {
+                trace.extend(format!("{command:?}").into_bytes());
+            }
+            outcome(command)
+        }));
+    }
+
+    /// Keys and values within the limits. A line is as long as it is.
+    fn check_words(&self, command: &Command<'_>) {
+        let limits = &self.setting.facts.limits;
+        let value_max = limits.value_bytes_max.max(limits.line_bytes_max);
+        let check_value = |value: &[u8]| assert!(value.len() <= value_max, "a long value");
+        match command {
+            Command::GetMany { keys } | Command::Exists { keys } | Command::Delete { keys } => {
+                keys.iter().for_each(|key| self.check_key(key));
+            }
+            Command::SetMany { pairs } => pairs.iter().for_each(|(key, value)| {
+                self.check_key(key);
+                check_value(value);
+            }),
+            Command::Set { key, value, .. } | Command::Append { key, value } => {
+                self.check_key(key);
+                check_value(value);
+            }
+            Command::Get { key }
+            | Command::Length { key }
+            | Command::Increment { key, .. }
+            | Command::Take { key } => self.check_key(key),
+            Command::Clear => (),
+            other => panic!("no session can put this into the log: {other:?}"),
+        }
+    }
+
+    fn check_key(&self, key: &[u8]) {
+        assert!(key.len() <= self.setting.facts.limits.key_bytes_max, "a long key: {key:?}");
+    }
+
+    /// The batch limits; the last command's encoded form may be longer than its request.
+    fn check_batch(&self, count: usize, len: usize) {
+        let limits = &self.setting.facts.limits;
+        assert!(count <= limits.batch_commands_max, "{count} commands in a batch");
+        let longest = limits.request_bytes_max.max(4 * limits.line_bytes_max);
+        assert!(len <= limits.batch_bytes_max + longest, "{len} bytes in a batch");
+    }
+
+    fn check_same(&self, other: &Talk<'_>, how: &str) {
+        assert_eq!(self.trace.escape_ascii().to_string(), other.trace.escape_ascii().to_string());
+        assert_eq!(
+            self.output.escape_ascii().to_string(),
+            other.output.escape_ascii().to_string(),
+            "{how}"
+        );
+        assert_eq!(self.closed, other.closed, "{how}");
+    }
+
+    fn check_output(&self, input: &[u8]) {
+        let Expected { line, replies, closed, three } = reference::expected(input);
+        let found = if line {
+            reference::lines(&self.output)
+        } else {
+            reference::resp_replies(&self.output, three)
+        };
+        let found = found.unwrap_or_else(|what| {
+            panic!("{what}, in {}", self.output.escape_ascii());
+        });
+        if self.setting.plain {
+            let output = self.output.escape_ascii();
+            assert_eq!((found, self.closed), (replies, closed), "replies, closed: {output}");
+        }
+    }
+
+    /// Whatever comes now, there is nothing to do and nothing to say.
+    fn check_closed(&mut self) {
+        let (trace, output) = (self.trace.clone(), self.output.clone());
+        for more in [&b""[..], b"*1\r\n$4\r\nPING\r\n", b"PING\nSET k v\n"] {
+            self.receive(more);
+            assert_eq!(self.session.next(), Work::Close);
+            self.serve();
+        }
+        assert!((trace, output) == (self.trace.clone(), self.output.clone()), "it spoke again");
+    }
+}
+
+fn digest(key: &[u8]) -> u32 {
+    crc32fast::hash(key)
+}
+
+fn value_of(key: &[u8]) -> Option<Value> {
+    let value = || Value::from([key, b"\r\n$5\r\n"].concat());
+    (!digest(key).is_multiple_of(4)).then(value)
+}
+
+/// What a command comes to.
+fn outcome(command: &Command<'_>) -> Outcome {
+    let found = |value: Option<Value>| value.map_or(Outcome::Nil, Outcome::Value);
+    let count = |len: usize| Outcome::Integer(len as i64);
+    let names = |first: &[u8]| [first, b"a\r\nb", b""].map(Value::from).to_vec();
+    match command {
+        Command::Get { key } | Command::Take { key } => found(value_of(key)),
+        Command::Set { key, get: true, .. } => found(value_of(key)),
+        Command::GetMany { keys } => {
+            Outcome::Values(keys.iter().map(|key| value_of(key)).collect())
+        }
+        Command::Length { key } => count(key.len()),
+        Command::Exists { keys } | Command::Delete { keys } => count(keys.len()),
+        Command::Count => Outcome::Integer(i64::MAX),
+        Command::Keys { pattern } => Outcome::Names(names(pattern)),
+        Command::Scan { cursor, pattern, .. } => {
+            Outcome::Page(!cursor, names(pattern.unwrap_or(b"\n")))
+        }
+        Command::Set { key, when, .. } => {
+            match *when == When::Always || digest(key).is_multiple_of(2) {
+                true => Outcome::Done,
+                false => Outcome::Nil,
+            }
+        }
+        Command::Append { key, .. } if digest(key).is_multiple_of(5) => {
+            Outcome::Failed(Failure::TooLong)
+        }
+        Command::Append { value, .. } => count(value.len()),
+        Command::Increment { by, .. } if by % 5 == 2 => Outcome::Failed(Failure::NotAnInteger),
+        Command::Increment { by, .. } if by % 5 == 3 => Outcome::Failed(Failure::Overflow),
+        Command::Increment { by, .. } => Outcome::Integer(*by),
+        Command::SetMany { .. } | Command::Clear => Outcome::Done,
+        Command::Merge { .. } => panic!("no client can ask for it"),
+    }
+}
+
+fn answer(question: &Question) -> Reply {
+    let pair = |name, value| (Reply::text(name), value);
+    match question {
+        Question::Leader => Reply::leader(Some(NodeId(5002))),
+        Question::Time => Reply::time(Duration::from_micros(1_700_000_000_000_042)),
+        Question::Wait { replicas, .. } => Reply::Integer(*replicas),
+        Question::Nodes => Reply::Array(vec![Reply::Map(vec![
+            pair("id", Reply::Integer(5001)),
+            pair("alive", Reply::Boolean(true)),
+        ])]),
+        Question::Role => Reply::Array(vec![Reply::text("master"), Reply::Array(Vec::new())]),
+        Question::Info { sections } => {
+            Reply::Verbatim(format!("# {}\r\na:b\r\n", sections.join(",")))
+        }
+        Question::ClientInfo | Question::ClientList { .. } => {
+            Reply::Verbatim("id=7 name=\n".into())
+        }
+    }
+}
+
+/// A RESP request; its words stand between bars.
+fn request(words: &str) -> Vec<u8> {
+    let words: Vec<&str> = words.split('|').collect();
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n{word}\r\n", word.len()).into_bytes());
+    }
+    bytes
+}
+
+const TALKS: [(&str, &str); 9] = [
+    ("strings", "SET|k|v;GET|k;APPEND|k|more;STRLEN|k;GETSET|k|w;GETDEL|k;SET|k|v|NX|GET;TYPE|k"),
+    ("numbers", "INCR|n;DECR|n;INCRBY|n|-9223372036854775808;DECRBY|n|7;INCRBY|n|x"),
+    ("many-keys", "MSET|a|1|b|2;MGET|a|b|c;DEL|a|b;EXISTS|a|a;UNLINK|b;SETNX|a|1;DBSIZE;FLUSHALL"),
+    ("whole-store", "KEYS|*;SCAN|0|MATCH|a*|COUNT|3;SCAN|7;DBSIZE"),
+    (
+        "modes",
+        "CONSISTENCY|eventual;SET|k|v;GET|k;INCR|n;MSET|a|1|b|2;DEL|a;WITH|strong|GET|k;READONLY;\
+         CONSISTENCY|strong;GET|k;WITH|eventual|SET|k|w;READWRITE;RESET;CONSISTENCY",
+    ),
+    (
+        "connection",
+        "HELLO|3|SETNAME|me;CLIENT|LIST|ID|7;CLIENT|SETINFO|LIB-NAME|x;CLIENT|GETNAME;INFO|raft;\
+         CONFIG|GET|*;NODES;ROLE;TIME;WAIT|1|0;LEADER;COMMAND|COUNT;SELECT|0;ECHO|\u{e4}",
+    ),
+    ("auth", "HELLO|2|AUTH|default|secret;AUTH|secret;AUTH|no;SET|k|v;RESET;GET|k"),
+    ("wrong", "GET;SET|k|v|NX|XX;NONSENSE|a|b;CLIENT|NONE;SELECT|9;SCAN|x;HELLO|9;SET|k|v|EX|1"),
+    ("commands", "COMMAND|DOCS|get;COMMAND|INFO|set|nothing;COMMAND|LIST;CLIENT|HELP"),
+];
+
+pub fn seeds() -> Seeds {
+    let mut seeds: Seeds = Vec::new();
+    for (name, talk) in TALKS {
+        let requests = talk.split(';').map(str::trim_start);
+        let resp: Vec<u8> = requests.clone().flat_map(request).collect();
+        seeds.push((format!("resp-{name}"), resp));
+        if !["commands", "auth"].contains(&name) {
+            let lines: Vec<String> =
+                requests.map(|words| words.replace('|', " ") + "\r\n").collect();
+            seeds.push((format!("line-{name}"), lines.concat().into_bytes()));
+        }
+    }
+    let three = [request("HELLO|3"), request("COMMAND|DOCS|client"), request("GET|a")].concat();
+    seeds.push(("resp-three".into(), three));
+    let mut quit = request("PING");
+    quit.extend(b"\r\n*0\r\n*-1\r\n");
+    quit.extend(request("QUIT"));
+    seeds.push(("refused-resp-quit".into(), quit));
+    let http = b"POST / HTTP/1.1\r\nHost: a\r\n\r\nSET smuggled yes\r\n";
+    seeds.push(("refused-line-http".into(), http.to_vec()));
+    seeds
+}
