@@ -6,23 +6,27 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nodesync::config::{Args, Config};
-use nodesync::node::Node;
+use nodesync::node::{Node, Stop};
+use nodesync::rng::Rng;
 
 use common::client::{Reply, Resp};
 use common::cluster::Cluster;
 use common::load::{Load, Plan, Tolerance};
-use common::{SOON, alone, eventually};
+use common::rude::{self, Crowd};
+use common::{SOON, alone, eventually, long};
 
 /// The settings of a node on `port` that has `peers` on this machine.
 fn config(port: u16, peers: &[u16], dir: &Path) -> Config {
     let mut words = vec!["nodesync".to_string(), port.to_string()];
     words.extend(peers.iter().map(|peer| format!("127.0.0.1:{peer}")));
     words.extend(["--dir".into(), dir.display().to_string()]);
-    words.extend(["--segment-size".into(), "64kb".into()]);
+    words.extend(["--segment-size", "64kb", "--snapshot-log", "1mb"].map(Into::into));
     Config::new(Args::try_parse_from(words).unwrap()).unwrap()
 }
 
@@ -115,61 +119,164 @@ fn a_node_that_is_started_and_stopped_a_hundred_times_leaves_nothing_behind() {
     before.wait_until_restored();
 }
 
+/// How a round under load goes, in turn.
+#[derive(Clone, Copy, Debug)]
+enum Round {
+    /// All serve for a while, then all stop at once: some have nobody left to hand over to.
+    Serve,
+    /// Each is asked to stop at any moment, often while it starts.
+    Hasty,
+    /// One has lost its directory, and all stop when an image is on its way to it.
+    Wiped,
+}
+
+const ROUNDS: [Round; 4] = [Round::Serve, Round::Hasty, Round::Wiped, Round::Hasty];
+
+/// Three members that live in this process, on the ports and in the directories of a cluster.
+struct Trio {
+    cluster: Cluster,
+    ports: Vec<u16>,
+}
+
+impl Trio {
+    fn new() -> Trio {
+        let cluster = Cluster::new(3, &[]);
+        let ports = cluster.nodes.iter().map(|node| node.port).collect();
+        Trio { cluster, ports }
+    }
+
+    fn start(&self, at: usize, stop: Arc<Stop>) -> Node {
+        let port = self.ports[at];
+        let peers: Vec<u16> = self.ports.iter().copied().filter(|peer| *peer != port).collect();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        Node::start_on(listener, config(port, &peers, &self.cluster.nodes[at].dir), stop).unwrap()
+    }
+
+    fn start_all(&self) -> Vec<Node> {
+        (0..3).map(|at| self.start(at, Arc::default())).collect()
+    }
+
+    #[track_caller]
+    fn wait_until_all_serve(&self) {
+        for node in &self.cluster.nodes {
+            let mut client = node.resp();
+            eventually(&format!("{} serves", node.port), SOON, || {
+                client.call(&["SET", "served", "yes"]).unwrap().is_ok().then_some(())
+            });
+        }
+    }
+
+    /// So much that an image takes a moment to send.
+    fn fill(&self) {
+        let mut client = self.cluster.nodes[0].resp();
+        client.set(rude::LARGE, &"x".repeat(256 << 10));
+        let value = "x".repeat(32 << 10);
+        for key in 0..256 {
+            client.set(&format!("fill:{key}"), &value);
+        }
+    }
+
+    /// Files that are not finished, in the directory of a member.
+    fn parts(&self, at: usize) -> usize {
+        let Ok(entries) = fs::read_dir(&self.cluster.nodes[at].dir) else { return 0 };
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("from-")).count()
+    }
+
+    /// Stops all at once. Whatever their clients are at, nobody may keep them.
+    fn stop_all(&self, nodes: Vec<Node>) {
+        let started = Instant::now();
+        scope(|scope| {
+            for node in nodes {
+                scope.spawn(|| node.stop().unwrap());
+            }
+        });
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+
+    /// Starts all, and stops each at a moment of its own.
+    fn live_hastily(&self, rng: &mut Rng) {
+        scope(|scope| {
+            for at in 0..3 {
+                let longest = if rng.below(2) == 0 { 20 } else { 400 };
+                let patience = Duration::from_millis(rng.below(longest));
+                scope.spawn(move || {
+                    let stop = Arc::<Stop>::default();
+                    let asked = Arc::clone(&stop);
+                    let asker = std::thread::spawn(move || {
+                        std::thread::sleep(patience);
+                        asked.ask();
+                        Instant::now()
+                    });
+                    self.start(at, stop).run_until_stopped().unwrap();
+                    let took = asker.join().unwrap().elapsed();
+                    assert!(took < Duration::from_secs(5), "{patience:?}: {took:?}");
+                });
+            }
+        });
+    }
+
+    /// One loses its directory: always the same one, as the others hold all that was acknowledged.
+    /// True if it was stopped while an image was on its way to it.
+    fn live_with_one_wiped(&self) -> bool {
+        fs::remove_dir_all(&self.cluster.nodes[0].dir).unwrap();
+        let nodes = self.start_all();
+        let mut client = self.cluster.nodes[0].resp();
+        let receiving = eventually("it learns the state", SOON, || {
+            if self.parts(0) > 0 {
+                return Some(true);
+            }
+            client.call(&["SET", "served", "yes"]).unwrap().is_ok().then_some(false)
+        });
+        self.stop_all(nodes);
+        receiving
+    }
+}
+
 #[test]
 fn three_nodes_stop_and_start_again_and_again_under_load() {
     let _alone = alone();
     let before = Holdings::now();
     {
-        // Its ports and directories, for nodes in this process.
-        let cluster = Cluster::new(3, &[]);
-        let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
-        let start = |at: usize| {
-            let peers: Vec<u16> = ports.iter().copied().filter(|p| *p != ports[at]).collect();
-            let listener = TcpListener::bind(("127.0.0.1", ports[at])).unwrap();
-            Node::start_on(
-                listener,
-                config(ports[at], &peers, &cluster.nodes[at].dir),
-                std::sync::Arc::default(),
-            )
-            .unwrap()
-        };
+        let trio = Trio::new();
+        let mut rng = Rng::new(1);
+        let nodes = trio.start_all();
+        trio.wait_until_all_serve();
+        trio.fill();
         let plan = Plan { clients_per_node: 8, rest: Duration::from_millis(1) };
-        let mut load = None;
-        for round in 0..5 {
-            let nodes: Vec<Node> = (0..3).map(start).collect();
-            for node in &cluster.nodes {
-                let mut client = node.resp();
-                let what = format!("round {round}: {} serves", node.port);
-                eventually(&what, SOON, || {
-                    client.call(&["SET", "served", "yes"]).unwrap().is_ok().then_some(())
-                });
-            }
-            let load =
-                load.get_or_insert_with(|| Load::start(&cluster, plan, |_| Tolerance::Outages));
-            load.go_on(Duration::from_millis(500));
-            // All at once: some of them have nobody left to hand over to.
-            let started = Instant::now();
-            std::thread::scope(|scope| {
-                for node in nodes {
-                    scope.spawn(|| node.stop().unwrap());
+        let tolerance = |at| if at == 0 { Tolerance::Rejoins } else { Tolerance::Outages };
+        let load = Load::start(&trio.cluster, plan, tolerance);
+        let crowd = Crowd::start(16, &trio.ports, Duration::from_millis(500));
+        load.go_on(Duration::from_millis(500));
+        trio.stop_all(nodes);
+        let mut interrupted = 0;
+        for round in 0..if long() { 100 } else { 8 } {
+            let (kind, started) = (ROUNDS[round % ROUNDS.len()], Instant::now());
+            match kind {
+                Round::Serve => {
+                    let nodes = trio.start_all();
+                    trio.wait_until_all_serve();
+                    load.go_on(Duration::from_millis(300));
+                    trio.stop_all(nodes);
                 }
-            });
-            println!("round {round}: stopped within {:?}", started.elapsed());
-            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+                Round::Hasty => trio.live_hastily(&mut rng),
+                Round::Wiped => interrupted += u32::from(trio.live_with_one_wiped()),
+            }
+            println!("round {round}, {kind:?}: {:?}", started.elapsed());
             load.check();
         }
-        let tally = load.unwrap().finish();
-        println!("{} served, {} refused", tally.served, tally.refused);
-        assert!(tally.served > 100, "{tally:?}");
-        let nodes: Vec<Node> = (0..3).map(start).collect();
-        for node in &cluster.nodes {
-            let mut client = node.resp();
-            eventually("it serves again", SOON, || {
-                client.call(&["SET", "served", "yes"]).unwrap().is_ok().then_some(())
-            });
-            tally.verify(&mut client);
+        let deeds = crowd.finish();
+        let tally = load.finish();
+        println!("{} served, {} refused, {deeds:?}", tally.served, tally.refused);
+        println!("{interrupted} times while an image was on its way");
+        assert!(tally.served > 100 && interrupted > 0, "{tally:?}");
+        let nodes = trio.start_all();
+        trio.wait_until_all_serve();
+        for node in &trio.cluster.nodes {
+            tally.verify(&mut node.resp());
         }
-        nodes.into_iter().for_each(|node| node.stop().unwrap());
+        trio.stop_all(nodes);
+        assert_eq!([0, 1, 2].map(|at| trio.parts(at)), [0; 3], "a part of an image is left");
     }
     before.wait_until_restored();
 }

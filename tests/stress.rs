@@ -1,15 +1,18 @@
 //! Many clients at once on a cluster that nothing happens to: every request is served, and the sums
-//! add up.
+//! add up, also beside hundreds of clients that come and go and have no manners.
 
 mod common;
 
+use std::fs;
 use std::sync::Barrier;
+use std::sync::atomic::Ordering;
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use common::client::{Reply, Resp};
 use common::cluster::Cluster;
-use common::{alone, long};
+use common::rude::{self, Crowd};
+use common::{SOON, alone, eventually, long};
 use nodesync::rng::Rng;
 
 const CLIENTS: usize = 256;
@@ -69,29 +72,29 @@ fn work(me: usize, client: &mut Resp, end: Instant) -> Done {
     done
 }
 
-#[test]
-fn what_256_clients_of_three_nodes_count_adds_up() {
-    let _alone = alone();
-    let cluster = Cluster::start(3, &[]);
-    let duration = Duration::from_secs(if long() { 30 } else { 3 });
-    let together = Barrier::new(CLIENTS);
+/// Has clients work on all nodes for a while.
+fn have_work_done(cluster: &Cluster, clients: usize, duration: Duration) -> Vec<Done> {
+    let together = Barrier::new(clients);
     let all: Vec<Done> = scope(|scope| {
         let client = |me: usize| {
-            let (node, together) = (&cluster.nodes[me % 3], &together);
+            let (node, together) = (&cluster.nodes[me % cluster.nodes.len()], &together);
             scope.spawn(move || {
                 let mut client = node.resp();
                 together.wait();
                 work(me, &mut client, Instant::now() + duration)
             })
         };
-        let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        let clients: Vec<_> = (0..clients).map(client).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let requests: u64 = all.iter().map(|done| done.requests).sum();
     let slowest = all.iter().map(|done| done.slowest).max();
     println!("{requests} requests in {duration:?}, the slowest took {slowest:?}");
-    let idle = all.iter().filter(|done| done.requests < 10).count();
-    assert_eq!(idle, 0, "clients with fewer than 10 requests");
+    all
+}
+
+/// Compares what each node holds with what was done.
+fn check(cluster: &Cluster, all: &[Done]) {
     for node in &cluster.nodes {
         let mut client = node.resp();
         for at in 0..COUNTERS {
@@ -104,4 +107,43 @@ fn what_256_clients_of_three_nodes_count_adds_up() {
             assert_eq!(reply.number(), Some(done.text), "text:{me} on {}", node.port);
         }
     }
+}
+
+#[test]
+fn what_256_clients_of_three_nodes_count_adds_up() {
+    let _alone = alone();
+    let cluster = Cluster::start(3, &[]);
+    let duration = Duration::from_secs(if long() { 30 } else { 3 });
+    let all = have_work_done(&cluster, CLIENTS, duration);
+    let idle = all.iter().filter(|done| done.requests < 10).count();
+    assert_eq!(idle, 0, "clients with fewer than 10 requests");
+    check(&cluster, &all);
+}
+
+#[test]
+fn clients_of_a_node_get_right_answers_beside_384_that_come_and_go_without_manners() {
+    let _alone = alone();
+    let cluster = Cluster::start(1, &[]);
+    let node = &cluster.nodes[0];
+    let mut client = node.resp();
+    client.set(rude::LARGE, &"x".repeat(256 << 10));
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count();
+    let before = descriptors();
+    let crowd = Crowd::start(384, &[node.port], Duration::from_millis(200));
+    let duration = Duration::from_secs(if long() { 30 } else { 3 });
+    let all = have_work_done(&cluster, 128, duration);
+    let deeds = crowd.finish();
+    let idle = all.iter().filter(|done| done.requests == 0).count();
+    assert_eq!(idle, 0, "clients without an answer");
+    check(&cluster, &all);
+    // All that were there have been noticed to have gone, and their descriptors are closed.
+    eventually("one client is left", SOON, || {
+        (client.info("connected_clients") == "1" && descriptors() <= before).then_some(())
+    });
+    let counted = client.call(&["GET", rude::COUNTER]).unwrap().number();
+    let (least, most) =
+        (deeds.acknowledged.load(Ordering::Relaxed), deeds.asked.load(Ordering::Relaxed));
+    println!("{deeds:?}, counted {counted:?}");
+    assert!(counted.is_some_and(|count| (least..=most).contains(&count)), "{counted:?}, {deeds:?}");
+    assert!(least > 0 && deeds.connections.load(Ordering::Relaxed) > 384, "{deeds:?}");
 }

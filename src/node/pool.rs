@@ -23,6 +23,9 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Threads {
+    /// `None` once the pool is closed. Under the same lock as the handles: whoever still gets it
+    /// has its thread among them before they are waited for.
+    tasks: Option<Sender<Task>>,
     idle: usize,
     next_id: u64,
     handles: HashMap<u64, JoinHandle<()>>,
@@ -32,23 +35,28 @@ struct Threads {
 /// See the module.
 pub struct Pool {
     threads: Arc<Mutex<Threads>>,
-    tasks: Mutex<Option<Sender<Task>>>,
     receiver: Receiver<Task>,
+    idle_max: Duration,
 }
 
 impl Default for Pool {
     fn default() -> Pool {
-        let (sender, receiver) = unbounded();
-        Pool { threads: Arc::default(), tasks: Mutex::new(Some(sender)), receiver }
+        Pool::keeping_idle_threads_for(IDLE_MAX)
     }
 }
 
 impl Pool {
+    fn keeping_idle_threads_for(idle_max: Duration) -> Pool {
+        let (sender, receiver) = unbounded();
+        let threads = Threads { tasks: Some(sender), ..Threads::default() };
+        Pool { threads: Arc::new(Mutex::new(threads)), receiver, idle_max }
+    }
+
     /// Has `task` done by an idle thread or a new one. Fails if the system has no thread left, or
     /// the pool has been closed.
     pub fn run(&self, task: Task) -> io::Result<()> {
-        let sender = self.tasks.lock().clone().ok_or(io::ErrorKind::NotConnected)?;
         let mut threads = self.threads.lock();
+        let sender = threads.tasks.clone().ok_or(io::ErrorKind::NotConnected)?;
         for id in std::mem::take(&mut threads.ended) {
             if let Some(handle) = threads.handles.remove(&id) {
                 let _ = handle.join();
@@ -60,8 +68,9 @@ impl Pool {
         } else {
             let id = threads.next_id;
             let (pool, receiver) = (Arc::clone(&self.threads), self.receiver.clone());
+            let idle_max = self.idle_max;
             let builder = Builder::new().name(format!("client-{id}")).stack_size(STACK_BYTES);
-            let handle = builder.spawn(move || work(id, &pool, &receiver))?;
+            let handle = builder.spawn(move || work(id, &pool, &receiver, idle_max))?;
             threads.next_id += 1;
             threads.handles.insert(id, handle);
         }
@@ -71,8 +80,10 @@ impl Pool {
 
     /// Takes no more tasks and waits for all threads to end.
     pub fn join(&self) {
-        *self.tasks.lock() = None;
-        let handles: Vec<_> = self.threads.lock().handles.drain().collect();
+        let mut threads = self.threads.lock();
+        threads.tasks = None;
+        let handles: Vec<_> = threads.handles.drain().collect();
+        drop(threads);
         for (_, handle) in handles {
             let _ = handle.join();
         }
@@ -80,12 +91,12 @@ impl Pool {
 }
 
 /// A pool thread: does tasks until there has been none for a while.
-fn work(id: u64, pool: &Mutex<Threads>, tasks: &Receiver<Task>) {
+fn work(id: u64, pool: &Mutex<Threads>, tasks: &Receiver<Task>, idle_max: Duration) {
     let mut wait = tasks.recv().ok();
     while let Some(task) = wait {
         task();
         pool.lock().idle += 1;
-        wait = match tasks.recv_timeout(IDLE_MAX) {
+        wait = match tasks.recv_timeout(idle_max) {
             Ok(task) => Some(task),
             Err(_) => leave(pool, tasks),
         };
@@ -106,6 +117,11 @@ fn leave(pool: &Mutex<Threads>, tasks: &Receiver<Task>) -> Option<Task> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::scope;
+
+    use super::super::tests::in_time;
     use super::*;
     use crossbeam_channel::bounded;
 
@@ -142,5 +158,107 @@ mod tests {
         assert_eq!(pool.threads.lock().next_id, 51);
         pool.join();
         assert!(pool.run(Box::new(|| ())).is_err());
+    }
+
+    /// Has `count` tasks done that end only when all of them have begun.
+    fn run_all_at_once(pool: &Pool, count: usize) {
+        let (begun, counted) = unbounded();
+        let (release, released) = bounded::<()>(0);
+        for _ in 0..count {
+            let (begun, released) = (begun.clone(), released.clone());
+            let task = move || {
+                begun.send(()).unwrap();
+                let _ = released.recv();
+            };
+            pool.run(Box::new(task)).unwrap();
+        }
+        for at in 0..count {
+            let limit = Duration::from_secs(30);
+            counted.recv_timeout(limit).unwrap_or_else(|_| panic!("{at} of {count} have begun"));
+        }
+        drop(release);
+    }
+
+    #[test]
+    fn no_task_waits_for_a_thread_that_is_leaving() {
+        // Threads leave at about the moment at which the next tasks come: between two turns, and
+        // between the tasks of one.
+        for idle_max in [0, 20, 100, 500].map(Duration::from_micros) {
+            let pool = Pool::keeping_idle_threads_for(idle_max);
+            for turn in 0..200 {
+                run_all_at_once(&pool, 8);
+                std::thread::sleep(idle_max.mul_f64(f64::from(turn % 20) / 10.0));
+            }
+            pool.join();
+        }
+    }
+
+    #[test]
+    fn every_task_of_hundreds_of_threads_is_done_once_and_no_thread_is_left() {
+        const THREADS: usize = 200;
+        const TASKS: usize = 50;
+        let pool = Pool::keeping_idle_threads_for(Duration::from_micros(50));
+        let done: Arc<Vec<AtomicUsize>> =
+            Arc::new((0..THREADS * TASKS).map(|_| AtomicUsize::new(0)).collect());
+        scope(|scope| {
+            for thread in 0..THREADS {
+                let (pool, done) = (&pool, &done);
+                scope.spawn(move || {
+                    for task in 0..TASKS {
+                        let (done, at) = (Arc::clone(done), thread * TASKS + task);
+                        let count = move || {
+                            done[at].fetch_add(1, Ordering::Relaxed);
+                        };
+                        pool.run(Box::new(count)).unwrap();
+                    }
+                });
+            }
+        });
+        // Joining waits for what is queued, too.
+        in_time("the pool ends", move || pool.join());
+        assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        assert_eq!(Arc::strong_count(&done), 1, "a thread still holds a task");
+    }
+
+    #[test]
+    fn what_is_taken_while_the_pool_closes_has_ended_when_it_is_closed() {
+        for _ in 0..40 {
+            let pool = Pool::default();
+            let (taken, ended) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+            let together = Barrier::new(9);
+            scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        together.wait();
+                        for _ in 0..100 {
+                            let ended = Arc::clone(&ended);
+                            let task = move || {
+                                std::thread::sleep(Duration::from_millis(1));
+                                ended.fetch_add(1, Ordering::Release);
+                            };
+                            if pool.run(Box::new(task)).is_err() {
+                                return;
+                            }
+                            taken.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                together.wait();
+                std::thread::yield_now();
+                pool.join();
+            });
+            assert_eq!(taken.into_inner(), ended.load(Ordering::Acquire));
+            assert!(pool.threads.lock().handles.is_empty(), "a thread was not waited for");
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_ends_its_own_thread_only() {
+        let pool = Pool::default();
+        for _ in 0..20 {
+            pool.run(Box::new(|| std::panic::resume_unwind(Box::new("on purpose")))).unwrap();
+            run_all_at_once(&pool, 5);
+        }
+        in_time("the pool ends", move || pool.join());
     }
 }

@@ -102,3 +102,83 @@ pub struct Queues {
     /// The same for the drain thread.
     pub drain: Sender<()>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread::{scope, yield_now};
+
+    use crossbeam_channel::{Receiver, unbounded};
+    use parking_lot::Mutex;
+
+    use super::super::tests::in_time;
+    use super::*;
+    use crate::rng::Rng;
+
+    const THREADS: usize = 200;
+    const ROUNDS: usize = 150;
+
+    /// The link's side, as `replication.rs` goes about it: sleeps only when nothing is to be pulled
+    /// and nothing is queued. Often loses its connection, and with it what is queued. Ends when it
+    /// has pulled one piece of each thread; how often it pulled.
+    fn pull_all(
+        link: &LinkQueue,
+        work: &Receiver<LinkWork>,
+        pieces: &Mutex<usize>,
+        rng: &mut Rng,
+    ) -> usize {
+        let (mut pulled, mut pulls) = (0, 0);
+        let mut pull = false;
+        while pulled < THREADS {
+            if rng.below(4) == 0 {
+                while work.try_recv().is_ok() {}
+                pull = true;
+            }
+            let mut next = if pull { work.try_recv().ok() } else { work.recv().ok() };
+            while let Some(now) = next {
+                pull |= matches!(now, LinkWork::Pull);
+                next = work.try_recv().ok();
+            }
+            if std::mem::take(&mut pull) {
+                link.begin_pull();
+                yield_now();
+                pulled += std::mem::take(&mut *pieces.lock());
+                pulls += 1;
+            }
+        }
+        pulls
+    }
+
+    #[test]
+    fn whatever_a_pull_is_asked_for_is_pulled() {
+        let pulls = in_time("all is pulled", || {
+            let (sender, work) = unbounded();
+            let link = LinkQueue::new(sender);
+            let (pieces, together) = (Mutex::new(0), Barrier::new(THREADS + 1));
+            let mut rng = Rng::new(1);
+            scope(|scope| {
+                for _ in 0..THREADS {
+                    let (link, pieces, together) = (&link, &pieces, &together);
+                    scope.spawn(move || {
+                        for _ in 0..ROUNDS {
+                            together.wait();
+                            *pieces.lock() += 1;
+                            link.want_pull();
+                        }
+                    });
+                }
+                // Each round has a last piece, after which nobody asks again.
+                let round = |_| {
+                    together.wait();
+                    let pulls = pull_all(&link, &work, &pieces, &mut rng);
+                    // One note at a time: more than that would grow without a bound.
+                    assert!(work.len() <= 1, "{} notes", work.len());
+                    pulls
+                };
+                (0..ROUNDS).map(round).sum::<usize>()
+            })
+        });
+        println!("{} pieces in {pulls} pulls", THREADS * ROUNDS);
+        assert!(pulls > 2 * ROUNDS, "the threads hardly met");
+    }
+}

@@ -126,3 +126,121 @@ impl Stop {
         Registered { stop: self, id }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::sync::Barrier;
+    use std::thread::scope;
+
+    use super::super::tests::in_time;
+    use super::*;
+
+    const THREADS: usize = 200;
+
+    fn cause(number: usize) -> Fatal {
+        Fatal::Bug(number.to_string())
+    }
+
+    #[test]
+    fn of_hundreds_of_causes_the_first_is_kept() {
+        for round in 0..20 {
+            let stop = Stop::default();
+            let together = Barrier::new(THREADS);
+            // In even rounds one fails before all others, in odd ones nobody knows who is first.
+            if round % 2 == 0 {
+                stop.fail(cause(0));
+            }
+            let first = Mutex::new(None);
+            scope(|scope| {
+                for number in 1..=THREADS {
+                    let (stop, together, first) = (&stop, &together, &first);
+                    scope.spawn(move || {
+                        together.wait();
+                        stop.fail(cause(number));
+                        assert!(stop.has_failed());
+                        let kept = stop.cause.lock().as_ref().map(ToString::to_string);
+                        let mut first = first.lock();
+                        assert!(first.is_none() || *first == kept, "{first:?}, then {kept:?}");
+                        *first = kept;
+                    });
+                }
+            });
+            let kept = stop.take_cause().map(|cause| cause.to_string());
+            assert_eq!(kept, first.into_inner());
+            assert!(round % 2 == 1 || kept.as_deref() == Some("0"), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_the_end_wakes_whenever_it_is_asked_for() {
+        for round in 0..20 {
+            let stop = Arc::new(Stop::default());
+            let woken = {
+                let stop = Arc::clone(&stop);
+                move || {
+                    let together = Barrier::new(THREADS + 1);
+                    scope(|scope| {
+                        for number in 0..THREADS {
+                            let (stop, together) = (&stop, &together);
+                            scope.spawn(move || {
+                                together.wait();
+                                match number % 2 {
+                                    0 => stop.wait(),
+                                    _ => assert!(stop.wait_for(Duration::from_secs(60))),
+                                }
+                            });
+                        }
+                        together.wait();
+                        match round % 3 {
+                            0 => stop.ask(),
+                            1 => stop.fail(cause(0)),
+                            _ => stop.set(),
+                        }
+                    });
+                }
+            };
+            in_time("all have woken", woken);
+            assert!(stop.wait_for(Duration::ZERO));
+        }
+        assert!(!Stop::default().wait_for(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_socket_that_is_registered_around_the_end_is_shut_down_whichever_came_first() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        for round in 0..20 {
+            let pairs: Vec<(TcpStream, TcpStream)> = (0..THREADS)
+                .map(|_| {
+                    let near = TcpStream::connect(address).unwrap();
+                    (near, listener.accept().unwrap().0)
+                })
+                .collect();
+            in_time("no thread stays in a read", move || {
+                let stop = Stop::default();
+                let together = Barrier::new(THREADS + 1);
+                scope(|scope| {
+                    for (number, (near, _far)) in pairs.iter().enumerate() {
+                        let near = Arc::new(near.try_clone().unwrap());
+                        let (stop, together) = (&stop, &together);
+                        scope.spawn(move || {
+                            // A few are registered long before, some have gone by then.
+                            let early = (number % 4 == 0).then(|| stop.register(&near));
+                            let early = early.filter(|_| number % 8 == 0);
+                            together.wait();
+                            let _registered = early.unwrap_or_else(|| stop.register(&near));
+                            assert_eq!((&*near).read(&mut [0]).unwrap_or(0), 0);
+                        });
+                    }
+                    together.wait();
+                    (0..round).for_each(|_| std::thread::yield_now());
+                    stop.set();
+                    assert!(stop.is_set());
+                });
+                assert!(stop.sockets.lock().is_empty(), "a socket is kept for ever");
+            });
+        }
+    }
+}

@@ -33,6 +33,8 @@ pub enum Tolerance {
     /// There is no quorum for a while: requests are also answered `CLUSTERDOWN`, `TRYAGAIN`,
     /// `UNKNOWN`.
     Outages,
+    /// Its directory is lost, too: until it has caught up it answers `LOADING`.
+    Rejoins,
 }
 
 /// How many clients there are, and how busy.
@@ -320,8 +322,11 @@ impl Worker {
                     if text.starts_with("UNKNOWN ") {
                         self.doubt(&asks[at..=at]);
                     }
+                    let rejoins = self.tolerance >= Tolerance::Rejoins;
+                    let joining = rejoins && text.starts_with("LOADING ");
                     let expected = ["CLUSTERDOWN ", "TRYAGAIN ", "UNKNOWN "];
-                    trouble = Some(if expected.iter().any(|code| text.starts_with(code)) {
+                    let expected = expected.iter().any(|code| text.starts_with(code));
+                    trouble = Some(if expected || joining {
                         Trouble::Refused(text)
                     } else {
                         Trouble::Wrong(text)

@@ -1,5 +1,6 @@
 //! What the tests with real parts share: clusters of real processes on free ports ([`cluster`]),
-//! two small blocking clients ([`client`]), and a load that knows what it may see ([`load`]).
+//! two small blocking clients ([`client`]), a load that knows what it may see ([`load`]), and
+//! clients without manners ([`rude`]).
 //!
 //! Rules: a test waits by asking ([`eventually`]) and has a deadline, it never sleeps for luck.
 //! Ports come from the system and stay reserved as long as they are needed. Only processes that
@@ -10,6 +11,7 @@
 pub mod client;
 pub mod cluster;
 pub mod load;
+pub mod rude;
 
 use std::time::{Duration, Instant};
 

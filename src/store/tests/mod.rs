@@ -1,6 +1,8 @@
 //! Tests that need more than one file of the module: the state machine against a model of it,
-//! merges in any order, the overlay, the byte form of images, and readers beside the writer.
+//! merges in any order, the overlay, the byte form of images, and readers beside the writer, a few
+//! and hundreds.
 
+mod crowd;
 mod image;
 mod merge;
 mod model;

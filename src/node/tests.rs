@@ -1,0 +1,393 @@
+//! Hundreds of threads on what they share in a node: the core, what it publishes, and the table of
+//! contacts. The queues, the pool, the waiters and the stop have their own tests of this kind,
+//! beside their code.
+//!
+//! These are runs on real threads. A scheduler that tries interleavings one by one (loom, shuttle)
+//! would have to replace every lock and channel here, and has no time-outs and no channel of this
+//! kind: yet a time-out that meets an answer, or a thread that leaves as a task comes, is where the
+//! races are. So the tests bring these moments about as often as they can, and know what must hold
+//! after each.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use crossbeam_channel::{bounded, unbounded};
+
+use super::core::Core;
+use super::queues::Queues;
+use super::waiters::Waiter;
+use super::{Node, Shared};
+use crate::clock::Clock;
+use crate::config::{Args, Config};
+use crate::replica::{
+    Beat, Envelope, HardState, Input, Message, Recovered, Replica, Settings, Standing,
+};
+use crate::rng::Rng;
+use crate::store::Writer;
+use crate::types::{Command, NodeId, Outcome, Rejected, Unknown, Unserved, Version, When, Write};
+
+/// For what happens within a second on an idle machine.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Does what must come to an end, and fails if it does not.
+#[track_caller]
+pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, done) = bounded(1);
+    let worker = std::thread::spawn(move || {
+        let _ = sender.send(work());
+    });
+    match done.recv_timeout(SOON) {
+        Ok(result) => {
+            worker.join().expect("it has sent its result");
+            result
+        }
+        Err(error) if error.is_timeout() => panic!("not within {SOON:?}: {what}"),
+        Err(_) => std::panic::resume_unwind(worker.join().expect_err("it sent no result")),
+    }
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < SOON, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn start(dir: &Path, words: &[&str]) -> Node {
+    let args = ["nodesync", "1"].iter().chain(words).copied();
+    let args = args.chain(["--dir", dir.to_str().unwrap()]);
+    let config = Config::new(Args::try_parse_from(args).unwrap()).unwrap();
+    Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
+}
+
+#[track_caller]
+fn wait_until_it_serves(shared: &Shared) {
+    let waiter = Arc::default();
+    eventually("it serves", || shared.core.may_read(&waiter, Instant::now() + SOON).is_ok());
+}
+
+/// A client's session without a socket. It knows what its own key may hold.
+struct Caller<'a> {
+    shared: &'a Shared,
+    key: String,
+    rng: Rng,
+    waiter: Arc<Waiter>,
+    /// The latest number that was written for certain, and the latest that was tried.
+    written: u64,
+    tried: u64,
+    /// Requests whose time was over before their answer came.
+    overdue: u64,
+}
+
+impl<'a> Caller<'a> {
+    fn new(shared: &'a Shared, me: u64) -> Caller<'a> {
+        let (key, rng) = (format!("key {me}"), Rng::new(me));
+        Caller { shared, key, rng, waiter: Arc::default(), written: 0, tried: 0, overdue: 0 }
+    }
+
+    /// Until when the next request waits: often until about the moment of its answer.
+    fn deadline(&mut self) -> Instant {
+        let patience = match self.rng.below(4) {
+            0 => Duration::ZERO,
+            1 => SOON,
+            _ => Duration::from_micros(self.rng.below(20_000)),
+        };
+        Instant::now() + patience
+    }
+
+    fn number(outcome: &Outcome) -> u64 {
+        match outcome {
+            Outcome::Nil => 0,
+            Outcome::Value(text) => str::from_utf8(text).unwrap().parse().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Writes the next number and reads it back in the same batch.
+    fn write(&mut self) -> Result<(), Unserved> {
+        self.tried += 1;
+        let (key, text) = (self.key.as_bytes(), self.tried.to_string());
+        let mut commands = Vec::new();
+        let value = text.as_bytes();
+        Command::Set { key, value, when: When::Always, get: false }.encode(&mut commands);
+        Command::Get { key }.encode(&mut commands);
+        let deadline = self.deadline();
+        let outcomes = self.shared.core.propose(Bytes::from(commands), &self.waiter, deadline)?;
+        assert_eq!(Caller::number(&outcomes[1]), self.tried, "another request's answer");
+        self.written = self.tried;
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<(), Unserved> {
+        let deadline = self.deadline();
+        if let Err(unserved) = self.shared.core.may_read(&self.waiter, deadline) {
+            self.waiter = Arc::default();
+            return Err(unserved);
+        }
+        let found = self.shared.store.read(&Command::Get { key: self.key.as_bytes() });
+        let found = Caller::number(&found);
+        assert!((self.written..=self.tried).contains(&found), "{found} after {}", self.written);
+        Ok(())
+    }
+
+    /// Has an eventual write stamped, makes it visible, and looks at it.
+    fn accept(&mut self) -> Result<(), Unserved> {
+        let key = format!("eventual {}", self.key);
+        let value = self.rng.below(u64::MAX).to_string();
+        let write = Write {
+            version: Version::default(),
+            key: key.as_bytes().into(),
+            value: Some(value.as_bytes().into()),
+        };
+        let deadline = self.deadline();
+        let stamped = self.shared.core.accept(vec![write], &self.waiter, deadline).0?;
+        assert_eq!((stamped.len(), &stamped[0].key[..]), (1, key.as_bytes()), "another's answer");
+        self.shared.store.accept(&stamped);
+        let seen = self.shared.store.read_newest(&Command::Get { key: key.as_bytes() });
+        assert_eq!(seen, Outcome::Value(value.as_bytes().into()));
+        Ok(())
+    }
+
+    /// One request of any kind. What its answer may be is for the caller of this to judge.
+    fn ask(&mut self) -> Result<(), Unserved> {
+        match self.rng.below(8) {
+            0..4 => self.write(),
+            4..7 => self.read(),
+            _ => self.accept(),
+        }
+    }
+}
+
+const CALLERS: u64 = 256;
+
+#[test]
+fn hundreds_of_sessions_get_their_own_answers_and_give_up_when_their_time_is_over() {
+    let scratch = tempfile::tempdir().unwrap();
+    let node = start(scratch.path(), &[]);
+    let shared = &node.shared;
+    wait_until_it_serves(shared);
+    let end = Instant::now() + Duration::from_secs(2);
+    let (served, overdue) = scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|me| {
+                scope.spawn(move || {
+                    let mut caller = Caller::new(shared, me);
+                    let mut served = 0;
+                    while Instant::now() < end {
+                        match caller.ask() {
+                            Ok(()) => served += 1,
+                            Err(Unserved::Unknown(Unknown::TimedOut)) => caller.overdue += 1,
+                            Err(Unserved::Rejected(Rejected::Busy | Rejected::NoLeader)) => {
+                                caller.overdue += 1;
+                            }
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    }
+                    (served, caller.overdue)
+                })
+            })
+            .collect();
+        let sums = callers.into_iter().map(|caller| caller.join().unwrap());
+        sums.fold((0, 0), |sum, caller| (sum.0 + caller.0, sum.1 + caller.1))
+    });
+    println!("{served} served, {overdue} given up");
+    assert!(served > CALLERS && overdue > CALLERS, "{served} served, {overdue} given up");
+    eventually("nobody waits", || shared.core.is_idle());
+    assert_eq!(shared.core.status().pending, (0, 0));
+    node.stop().unwrap();
+}
+
+#[test]
+fn whoever_waits_when_the_node_ends_is_told_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let node = start(scratch.path(), &[]);
+        let shared = Arc::clone(&node.shared);
+        wait_until_it_serves(&shared);
+        let ask_to_the_end = move || {
+            scope(|scope| {
+                for me in 0..CALLERS {
+                    let mut caller = Caller::new(&shared, CALLERS * (round + 1) + me);
+                    scope.spawn(move || {
+                        loop {
+                            let answer = caller.ask();
+                            if let Err(Unserved::Rejected(Rejected::Stopping)) = answer {
+                                return;
+                            }
+                        }
+                    });
+                }
+                std::thread::sleep(Duration::from_millis(20 * round));
+                node.stop().unwrap();
+            });
+        };
+        in_time("all are told", ask_to_the_end);
+    }
+}
+
+const MEMBERS: u32 = 64;
+
+/// Who leads in a term, if anyone does: each time another one for very many terms.
+fn leader_of(term: u64) -> NodeId {
+    NodeId(2 + (term % u64::from(MEMBERS - 1)) as u32)
+}
+
+/// A follower's core without a thread behind it.
+fn follower() -> Core {
+    let members: Vec<NodeId> = (1..=MEMBERS).map(NodeId).collect();
+    let standing = Standing::Voter { founders: BTreeMap::new() };
+    let hard = HardState { standing, ..HardState::default() };
+    let recovered = Recovered { hard, ..Recovered::default() };
+    let clock = Clock::start();
+    let settings = Settings::new(NodeId(1), members);
+    let replica = Replica::new(clock.now(), settings, recovered, Rng::new(1));
+    // Nobody takes what is queued: sending to a closed queue does nothing.
+    let queues = Queues {
+        wal: unbounded().0,
+        apply: unbounded().0,
+        links: BTreeMap::new(),
+        election: bounded(1).0,
+        drain: bounded(1).0,
+    };
+    Core::new(replica, queues, clock, Writer::new().store(), Arc::default())
+}
+
+#[test]
+fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
+    for _ in 0..10 {
+        in_time("all are told", || {
+            let (core, together) = (follower(), Barrier::new(CALLERS as usize + 1));
+            let deadline = Instant::now() + SOON;
+            scope(|scope| {
+                for me in 0..CALLERS {
+                    let (core, together) = (&core, &together);
+                    scope.spawn(move || {
+                        let waiter = Arc::default();
+                        together.wait();
+                        let told = match me % 2 {
+                            0 => core.may_read(&waiter, deadline).unwrap_err(),
+                            _ => core.propose(Bytes::new(), &waiter, deadline).unwrap_err(),
+                        };
+                        let (stopped, stopping) = (Unknown::Stopped, Rejected::Stopping);
+                        assert!(told == stopped.into() || told == stopping.into(), "{told:?}");
+                    });
+                }
+                together.wait();
+                eventually("some wait", || core.status().pending.0 > 10);
+                core.step([Input::Stop]);
+                core.abandon_all();
+            });
+        });
+    }
+}
+
+#[test]
+fn the_leader_that_is_named_is_never_one_of_an_older_term_than_before() {
+    let core = follower();
+    let (term, done) = (AtomicU64::new(1), AtomicBool::new(false));
+    let beat = |term: u64| {
+        let from = leader_of(term);
+        let beat = Beat { leader: Some(from), voter: true, admitted: true, ..Beat::default() };
+        let envelope = Envelope { from, to: NodeId(1), term, message: Message::Beat(beat) };
+        core.step([Input::Message(envelope)]);
+    };
+    let judged: u64 = scope(|scope| {
+        let tell = |seed| {
+            let (beat, term) = (&beat, &term);
+            scope.spawn(move || {
+                let mut rng = Rng::new(seed);
+                for _ in 0..100 {
+                    let now = term.fetch_add(1, Ordering::Relaxed);
+                    // News of a leader of long ago may come at any time.
+                    beat(now.saturating_sub(rng.below(4)).max(1));
+                    std::thread::yield_now();
+                }
+            })
+        };
+        let tellers: Vec<_> = (0..100).map(tell).collect();
+        let observers: Vec<_> = (0..100)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut judged, mut last_term) = (0, 0);
+                    while !done.load(Ordering::Relaxed) {
+                        let before = core.status();
+                        let named = core.leader();
+                        let after = core.status();
+                        assert!(last_term <= before.term && before.term <= after.term);
+                        last_term = after.term;
+                        for status in [&before, &after] {
+                            let leader = status.leader;
+                            assert!(leader.is_none_or(|leader| leader == leader_of(status.term)));
+                        }
+                        // Within so few terms nobody leads twice.
+                        let few = after.term - before.term < u64::from(MEMBERS) / 2;
+                        if before.leader.is_some() && after.leader.is_some() && few {
+                            let mut leaders = (before.term..=after.term).map(leader_of);
+                            let found = named.is_some_and(|named| leaders.any(|l| l == named));
+                            assert!(found, "{named:?} in {} to {}", before.term, after.term);
+                            judged += 1;
+                        }
+                        std::thread::yield_now();
+                    }
+                    judged
+                })
+            })
+            .collect();
+        let told = tellers.into_iter().all(|teller| teller.join().is_ok());
+        done.store(true, Ordering::Relaxed);
+        assert!(told);
+        observers.into_iter().map(|observer| observer.join().unwrap()).sum()
+    });
+    println!("{judged} looks");
+    assert!(judged > 1000, "only {judged} looks could be judged");
+}
+
+/// Ports that take connections and say nothing.
+fn silent_peers() -> (Vec<TcpListener>, Vec<String>) {
+    let peer = |_| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    };
+    (0..2).map(peer).unzip()
+}
+
+#[test]
+fn a_peer_that_hundreds_of_threads_hear_is_alive_and_is_suspected_once_all_are_silent() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (_held, addresses) = silent_peers();
+    let mut words: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    words.extend(["--heartbeat-interval", "20", "--election-timeout", "100"]);
+    let node = start(scratch.path(), &words);
+    let shared = &node.shared;
+    let peers: Vec<NodeId> = shared.config.peers.iter().map(|peer| peer.id).collect();
+    let has_quorum = || shared.core.status().quorum;
+    for _ in 0..5 {
+        eventually("all are suspected", || !has_quorum());
+        let heard = AtomicBool::new(false);
+        scope(|scope| {
+            for at in 0..200 {
+                let (heard, peer) = (&heard, peers[at % 2]);
+                scope.spawn(move || {
+                    let started = Instant::now();
+                    while !heard.load(Ordering::Relaxed) && started.elapsed() < 2 * SOON {
+                        shared.contacts.heard(shared.clock.now(), peer);
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+            }
+            eventually("they are heard", has_quorum);
+            heard.store(true, Ordering::Relaxed);
+        });
+    }
+    node.stop().unwrap();
+}
