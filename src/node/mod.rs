@@ -48,6 +48,8 @@ mod reader;
 mod replication;
 mod snapshot;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod waiters;
 mod wal;
 
@@ -161,7 +163,7 @@ impl Node {
             members: config.members(),
             node: config.id,
         };
-        let home =
+        let mut home =
             Home::open(&config.dir, &identity, wall_micros() / 1000).map_err(|e| home_error(&e))?;
         let options = Options {
             segment_bytes: config.segment_bytes as u64,
@@ -181,6 +183,9 @@ impl Node {
         home.claim().map_err(|e| home_error(&e))?;
         images.remove_unfinished().map_err(|e| Fatal::Io(e.to_string()))?;
         let incarnation = incarnation(&home, &mut log).map_err(|e| wal_error(&config, &e))?;
+        if !home.has_begun() {
+            home.begin().map_err(|e| home_error(&e))?;
+        }
         let recovery = started.elapsed();
         let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
         let settings = settings(&config, home.boot(), incarnation);
@@ -371,13 +376,13 @@ fn wake_listener(shared: &Shared) {
 
 /// The directory's incarnation, or a new one if the directory is old but its log is gone: whoever
 /// knew the old one must not take this node for the one that it knew (see
-/// [`crate::replica::joining`]). A new directory's log gets its first record here, so that the two
-/// can be told apart.
+/// [`crate::replica::joining`]). A new directory's log gets its first record here, before anybody
+/// has heard of the incarnation, so that the two can be told apart.
 fn incarnation(home: &Home, log: &mut Log) -> Result<u64, WalError> {
     if !log.is_new() {
         return Ok(home.incarnation());
     }
-    if home.blank() {
+    if !home.has_begun() {
         log.append(&[Record::Hard(HardState::default())]);
         log.commit()?;
         return Ok(home.incarnation());

@@ -10,11 +10,14 @@
 //! node = 5000
 //! incarnation = 1234567890123456789
 //! boot = 1763800000000
+//! log = begun
 //! crc32 = 89abcdef
 //! ```
 //! `incarnation` is a random number from the directory's creation; a node that returns with an
 //! empty directory has another one, and so cannot pass for the node that voted and acknowledged
-//! before. `boot` grows with each start. The last line checks all lines before it. The file is
+//! before. `boot` grows with each start. `log = none` stands there until the log has its first
+//! record: only then is a missing log a lost one. (Files without that line are of directories whose
+//! log has begun.) The last line checks all lines before it. The file is
 //! replaced as a whole: written under another name, synced, renamed, and the directory synced.
 //!
 //! Nothing is written before everything that can be checked has been checked.
@@ -116,7 +119,6 @@ pub enum HomeError {
 pub struct Home {
     dir: PathBuf,
     stored: Stored,
-    blank: bool,
     _lock: File,
 }
 
@@ -130,6 +132,8 @@ struct Stored {
     node: NodeId,
     incarnation: u64,
     boot: u64,
+    /// The log has had a record.
+    begun: bool,
 }
 
 impl Home {
@@ -149,16 +153,15 @@ impl Home {
             TryLockError::Error(error) => failed(dir)(error),
         })?;
         let stored = inspect(dir, identity)?;
-        let blank = stored.is_none();
-        let (incarnation, boot_min) = match stored {
-            Some(stored) => (stored.incarnation, stored.boot.saturating_add(1)),
+        let (incarnation, boot_min, begun) = match stored {
+            Some(stored) => (stored.incarnation, stored.boot + 1, stored.begun),
             None => {
                 let random = getrandom::u64().map_err(|e| failed(dir)(io::Error::other(e)))?;
-                (random.max(1), 1)
+                (random.max(1), 1, false)
             }
         };
-        let stored = Stored::new(identity, incarnation, wall_ms.max(boot_min));
-        Ok(Home { dir: dir.to_owned(), stored, blank, _lock: lock })
+        let stored = Stored::new(identity, incarnation, wall_ms.max(boot_min), begun);
+        Ok(Home { dir: dir.to_owned(), stored, _lock: lock })
     }
 
     /// Makes this start's boot number durable, and in a new directory whose it is. To be called
@@ -168,6 +171,19 @@ impl Home {
     /// # Errors
     /// [`HomeError::Io`].
     pub fn claim(&self) -> Result<(), HomeError> {
+        self.write()
+    }
+
+    /// Notes that the log has its first record. To be called before anybody is told anything.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn begin(&mut self) -> Result<(), HomeError> {
+        self.stored.begun = true;
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), HomeError> {
         self.stored.write(&self.dir).map_err(|error| {
             let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
             let remedy = if full { "; make room and start the node again" } else { "" };
@@ -180,9 +196,9 @@ impl Home {
         self.stored.incarnation
     }
 
-    /// True if the directory was made just now.
-    pub fn blank(&self) -> bool {
-        self.blank
+    /// True if the log has had a record, in this process or an earlier one.
+    pub fn has_begun(&self) -> bool {
+        self.stored.begun
     }
 
     /// This process's number, larger than any before it.
@@ -197,7 +213,7 @@ fn inspect(dir: &Path, wanted: &Identity) -> Result<Option<Stored>, HomeError> {
         check_unclaimed(dir)?;
         return Ok(None);
     };
-    let claimed = Stored::new(wanted, stored.incarnation, stored.boot);
+    let claimed = Stored::new(wanted, stored.incarnation, stored.boot, stored.begun);
     if (&stored.cluster, &stored.members) != (&claimed.cluster, &claimed.members) {
         let Stored { cluster, members, .. } = stored;
         return Err(HomeError::OtherCluster { dir: dir.into(), found: cluster, members });
@@ -240,7 +256,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 impl Stored {
-    fn new(identity: &Identity, incarnation: u64, boot: u64) -> Stored {
+    fn new(identity: &Identity, incarnation: u64, boot: u64, begun: bool) -> Stored {
         let mut members = identity.members.clone();
         members.sort_unstable();
         let members: Vec<String> = members.iter().map(NodeId::to_string).collect();
@@ -250,6 +266,7 @@ impl Stored {
             node: identity.node,
             incarnation,
             boot,
+            begun,
         }
     }
 
@@ -277,21 +294,28 @@ impl Stored {
             return None;
         }
         let number = |name| field(body, name)?.parse::<u64>().ok();
+        let (incarnation, boot) = (number("incarnation")?, number("boot")?);
+        // No directory is made with the one, and behind the other there is none for the next start.
+        if incarnation == 0 || boot == u64::MAX {
+            return None;
+        }
         Some(Stored {
             cluster: field(body, "cluster")?.to_owned(),
             members: field(body, "members")?.to_owned(),
             node: NodeId(field(body, "node")?.parse().ok()?),
-            incarnation: number("incarnation")?,
-            boot: number("boot")?,
+            incarnation,
+            boot,
+            begun: field(body, "log") != Some("none"),
         })
     }
 
     /// Puts the file in place, all at once, so that it would survive a power cut.
     fn write(&self, dir: &Path) -> io::Result<()> {
-        let Stored { cluster, members, node, incarnation, boot } = self;
+        let Stored { cluster, members, node, incarnation, boot, begun } = self;
+        let log = if *begun { "begun" } else { "none" };
         let mut text = format!(
             "format = {FORMAT}\ncluster = {cluster}\nmembers = {members}\nnode = {node}\n\
-             incarnation = {incarnation}\nboot = {boot}\n"
+             incarnation = {incarnation}\nboot = {boot}\nlog = {log}\n"
         );
         text.push_str(&checksum_line(&text));
         let part = dir.join("identity.part");
