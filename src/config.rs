@@ -379,7 +379,11 @@ fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[Peer]) -> Result<
     Ok(())
 }
 
-fn read_password(typed: Option<String>, file: Option<PathBuf>) -> Result<Option<String>, String> {
+/// The password as typed, or the first line of its file.
+pub fn read_password(
+    typed: Option<String>,
+    file: Option<PathBuf>,
+) -> Result<Option<String>, String> {
     let password = match (typed, file) {
         (Some(password), _) => password,
         (None, Some(file)) => std::fs::read_to_string(&file)

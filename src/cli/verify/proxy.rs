@@ -1,0 +1,290 @@
+//! A TCP proxy for one link: what one node dials to reach another one passes through it, and can be
+//! cut, held back or delayed here.
+//!
+//! One thread accepts, and two for each connection copy, one each way. They wait in reads and on
+//! one condition, and end with their connection. Bytes that are held back are delivered after
+//! healing, as TCP does after a partition; a link that is cut closes what is open and whatever is
+//! dialled while it is cut.
+//!
+//! Left out: loss, doubling and reordering of bytes. TCP does not show them to programs; the
+//! simulator does that to messages.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use socket2::SockRef;
+
+/// Longest wait for a node that is dialled; it is on this machine.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// After a failed accept (too many open files, say), before the next.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Bytes copied at a time.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// What a link does with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Lets them pass.
+    Pass,
+    /// Closes all connections: by a reset, or in the orderly way.
+    Cut {
+        /// By a reset.
+        reset: bool,
+    },
+    /// Holds them back, without a sign to either end.
+    Stall {
+        /// Those from the node that dialled.
+        forth: bool,
+        /// Those to it.
+        back: bool,
+    },
+    /// Lets each piece pass after this time.
+    Delay(Duration),
+}
+
+impl Mode {
+    fn holds(self, forth: bool) -> bool {
+        match self {
+            Mode::Stall { forth: holds, .. } if forth => holds,
+            Mode::Stall { back: holds, .. } if !forth => holds,
+            _ => false,
+        }
+    }
+}
+
+/// What the threads of a link share.
+#[derive(Debug)]
+struct Shared {
+    target: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    mode: Mode,
+    over: bool,
+    /// Names connections, to forget each when it has ended.
+    next: u64,
+    /// Both sockets of each connection.
+    open: Vec<(u64, [TcpStream; 2])>,
+}
+
+/// A link with its proxy.
+#[derive(Debug)]
+pub struct Link {
+    /// The port that stands for the target.
+    pub port: u16,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Link {
+    /// A link to this port of this machine, on a free port.
+    pub fn new(target: u16) -> io::Result<Link> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let shared = Arc::new(Shared {
+            target: ([127, 0, 0, 1], target).into(),
+            state: Mutex::new(State { mode: Mode::Pass, over: false, next: 0, open: Vec::new() }),
+            changed: Condvar::new(),
+        });
+        let own = Arc::clone(&shared);
+        let acceptor = Some(std::thread::spawn(move || accept(&listener, &own)));
+        Ok(Link { port, shared, acceptor })
+    }
+
+    /// Changes what the link does, at once.
+    pub fn set(&self, mode: Mode) {
+        let mut state = self.shared.state.lock();
+        state.mode = mode;
+        if let Mode::Cut { reset } = mode {
+            close_all(&mut state, reset);
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.over = true;
+        close_all(&mut state, true);
+        drop(state);
+        self.shared.changed.notify_all();
+        // Wakes the acceptor. If that fails, its thread stays: better than waiting for it for ever.
+        let own = ([127, 0, 0, 1], self.port).into();
+        if TcpStream::connect_timeout(&own, DIAL_TIMEOUT).is_ok()
+            && let Some(acceptor) = self.acceptor.take()
+        {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+/// The copying threads see the end of their reads, and go.
+fn close_all(state: &mut State, reset: bool) {
+    for (_, ends) in state.open.drain(..) {
+        for end in &ends {
+            if reset {
+                // The last handle's close then sends the reset; until then nothing is sent.
+                let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
+            }
+            let _ = end.shutdown(if reset { Shutdown::Read } else { Shutdown::Both });
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    loop {
+        let accepted = listener.accept();
+        if shared.state.lock().over {
+            return;
+        }
+        let Ok((stream, _)) = accepted else {
+            std::thread::sleep(ACCEPT_RETRY);
+            continue;
+        };
+        // Failing closes the connection, and that is all that its dialler needs to see.
+        let _ = connect(shared, stream);
+    }
+}
+
+fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
+    SockRef::from(&near).set_linger(Some(Duration::ZERO))?;
+    if matches!(shared.state.lock().mode, Mode::Cut { .. }) {
+        return Ok(());
+    }
+    let far = TcpStream::connect_timeout(&shared.target, DIAL_TIMEOUT)?;
+    SockRef::from(&near).set_linger(None)?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let ends = [near.try_clone()?, far.try_clone()?];
+    let (far_back, near_back) = (far.try_clone()?, near.try_clone()?);
+    let mut state = shared.state.lock();
+    if state.over || matches!(state.mode, Mode::Cut { .. }) {
+        return Ok(());
+    }
+    let number = state.next;
+    state.next += 1;
+    state.open.push((number, ends));
+    drop(state);
+    let (forth, back) = (Arc::clone(shared), Arc::clone(shared));
+    std::thread::spawn(move || copy(&forth, number, true, near, far));
+    std::thread::spawn(move || copy(&back, number, false, far_back, near_back));
+    Ok(())
+}
+
+/// Copies one way until either end is over; then ends the whole connection. (A link carries frames
+/// one way, and its nodes never close one half.)
+fn copy(shared: &Shared, number: u64, forth: bool, mut from: TcpStream, mut to: TcpStream) {
+    let mut piece = vec![0; PIECE_BYTES];
+    while let Ok(len) = from.read(&mut piece) {
+        if len == 0 || !shared.may_pass(number, forth) || to.write_all(&piece[..len]).is_err() {
+            break;
+        }
+    }
+    // Held back is also the news that the other end has gone.
+    if shared.may_pass(number, forth) {
+        shared.state.lock().open.retain(|(open, _)| *open != number);
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
+
+impl Shared {
+    /// Waits until a piece may pass; false if the connection was closed here meanwhile.
+    fn may_pass(&self, number: u64, forth: bool) -> bool {
+        let mut state = self.state.lock();
+        if let Mode::Delay(delay) = state.mode {
+            drop(state);
+            std::thread::sleep(delay);
+            state = self.state.lock();
+        }
+        while state.mode.holds(forth) && !state.over && is_open(&state, number) {
+            self.changed.wait(&mut state);
+        }
+        is_open(&state, number)
+    }
+}
+
+fn is_open(state: &State, number: u64) -> bool {
+    state.open.iter().any(|(open, _)| *open == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A link, and the two ends of a connection through it.
+    fn linked() -> (Link, TcpStream, TcpStream) {
+        let target = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = Link::new(target.local_addr().unwrap().port()).unwrap();
+        let near = TcpStream::connect(("127.0.0.1", link.port)).unwrap();
+        let far = target.accept().unwrap().0;
+        near.set_read_timeout(Some(LONG)).unwrap();
+        far.set_read_timeout(Some(LONG)).unwrap();
+        (link, near, far)
+    }
+
+    fn passes(from: &mut TcpStream, to: &mut TcpStream) {
+        from.write_all(b"x").unwrap();
+        to.read_exact(&mut [0]).unwrap();
+    }
+
+    #[test]
+    fn bytes_pass_both_ways_and_a_close_reaches_the_other_end() {
+        let (_link, mut near, mut far) = linked();
+        passes(&mut near, &mut far);
+        passes(&mut far, &mut near);
+        drop(near);
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_stalled_direction_holds_back_until_it_is_healed() {
+        let (link, mut near, mut far) = linked();
+        passes(&mut near, &mut far);
+        link.set(Mode::Stall { forth: true, back: false });
+        passes(&mut far, &mut near);
+        near.write_all(b"y").unwrap();
+        far.set_read_timeout(Some(MOMENT)).unwrap();
+        let held = far.read(&mut [0]).unwrap_err();
+        assert!(matches!(held.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+        far.set_read_timeout(Some(LONG)).unwrap();
+        link.set(Mode::Pass);
+        let mut byte = [0];
+        far.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"y");
+    }
+
+    #[test]
+    fn a_cut_closes_what_is_open_and_what_is_dialled() {
+        for reset in [true, false] {
+            let (link, mut near, mut far) = linked();
+            passes(&mut near, &mut far);
+            link.set(Mode::Cut { reset });
+            for end in [&mut near, &mut far] {
+                match end.read(&mut [0]) {
+                    Ok(0) => assert!(!reset),
+                    Err(error) => {
+                        assert!(reset && error.kind() == ErrorKind::ConnectionReset, "{error}");
+                    }
+                    Ok(_) => panic!("a byte from nowhere"),
+                }
+            }
+            let mut refused = TcpStream::connect(("127.0.0.1", link.port)).unwrap();
+            refused.set_read_timeout(Some(LONG)).unwrap();
+            assert!(matches!(refused.read(&mut [0]), Ok(0) | Err(_)));
+        }
+    }
+}
