@@ -24,7 +24,7 @@ use super::queues::{ApplyWork, LinkQueue, LinkWork, Queues, WalWork};
 use super::stop::{Fatal, Stop};
 use super::waiters::{Answer, Waiter};
 use crate::clock::{Clock, Now};
-use crate::replica::pending::Withdrawn;
+use crate::replica::pending::given_up;
 use crate::replica::{
     Alarm, Apply, Effects, Envelope, Event, Input, Pull, ReadId, Replica, Status,
 };
@@ -84,15 +84,6 @@ impl Drop for Afterwards {
         }
         self.events.iter().for_each(events::log);
     }
-}
-
-/// The answer to a request that was given up, which `server` should have served.
-fn given_up(withdrawn: Option<Withdrawn>, server: Option<NodeId>) -> Answer {
-    Answer::Unserved(match (withdrawn, server) {
-        (Some(Withdrawn::Unsent), None) => Rejected::NoLeader.into(),
-        (Some(Withdrawn::Unsent), Some(_)) => Rejected::Busy.into(),
-        _ => Unknown::TimedOut.into(),
-    })
 }
 
 impl Core {
@@ -195,7 +186,7 @@ impl Core {
         let mut state = self.state.lock();
         state.accepts.remove(&id.seq)?;
         let withdrawn = state.replica.withdraw_accept(id);
-        Some(given_up(withdrawn, state.replica.acceptor()))
+        Some(Answer::Unserved(given_up(withdrawn, state.replica.acceptor())))
     }
 
     /// Whether an eventual write of this version may get into the log ahead of its turn.
@@ -208,7 +199,7 @@ impl Core {
         let mut state = self.state.lock();
         state.writes.remove(&id.seq)?;
         let withdrawn = state.replica.withdraw(id);
-        Some(given_up(withdrawn, state.replica.leader()))
+        Some(Answer::Unserved(given_up(withdrawn, state.replica.leader())))
     }
 
     /// Waits until the store may be read so that the read is linearizable, until `deadline`. After

@@ -50,7 +50,7 @@ pub use message::*;
 use pending::Pending;
 use raft::read::FollowerReads;
 use raft::{Leader, Role};
-pub use settings::Settings;
+pub use settings::{Mutant, Settings};
 pub use status::{PeerStatus, RoleName, Status};
 
 /// What this replica has learned of a peer from its beats and from the detector.
@@ -379,6 +379,9 @@ impl Replica {
     /// Entries from `first` on were removed: what is reported durable of them later is about
     /// entries that no longer count.
     fn forget_durable_from(&mut self, first: Index) {
+        if self.settings.has(Mutant::StalePersisted) {
+            return;
+        }
         let last = first.saturating_sub(1);
         self.durable = self.durable.min(last);
         for (_, job_last, _) in &mut self.jobs {

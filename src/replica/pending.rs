@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Now;
-use crate::types::{NodeId, Proposal, RequestId};
+use crate::types::{NodeId, Proposal, Rejected, RequestId, Unknown, Unserved};
 
 #[derive(Clone, Debug)]
 struct Item {
@@ -30,6 +30,15 @@ pub enum Withdrawn {
     Sent,
     /// It is not pending: answered, or never known.
     Unknown,
+}
+
+/// What a session is told whose request was given up; `server` is who would have served it.
+pub fn given_up(withdrawn: Option<Withdrawn>, server: Option<NodeId>) -> Unserved {
+    match (withdrawn, server) {
+        (Some(Withdrawn::Unsent), None) => Rejected::NoLeader.into(),
+        (Some(Withdrawn::Unsent), Some(_)) => Rejected::Busy.into(),
+        _ => Unknown::TimedOut.into(),
+    }
 }
 
 /// See the module.

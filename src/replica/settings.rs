@@ -48,6 +48,22 @@ pub struct Settings {
     pub snapshot_log_bytes: usize,
     /// Bytes of entries before the snapshot that are kept for followers that are a little behind.
     pub log_retain_bytes: usize,
+    /// A deliberate bug; without effect unless the feature `mutants` is on.
+    pub mutant: Option<Mutant>,
+}
+
+/// A promise that the replica itself breaks, for the simulator to find. Nothing of it is in a
+/// program that was built without the feature `mutants`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A vote is given to everybody who asks.
+    VoteTwice,
+    /// A candidate's log may be behind.
+    SkipLogCheck,
+    /// An entry of a former term is committed because a majority holds it (Raft §5.4.2, Figure 8).
+    CommitByCounting,
+    /// What is reported durable counts for entries that have taken its place.
+    StalePersisted,
 }
 
 impl Settings {
@@ -74,7 +90,13 @@ impl Settings {
             tombstone_horizon: Duration::from_secs(24 * 3600),
             snapshot_log_bytes: 64 << 20,
             log_retain_bytes: 16 << 20,
+            mutant: None,
         }
+    }
+
+    /// True if the replica shall do this wrong.
+    pub fn has(&self, mutant: Mutant) -> bool {
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
     /// All members but this node.

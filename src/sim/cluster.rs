@@ -5,144 +5,24 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::rc::Rc;
 use std::time::Duration;
 
-use super::Sabotage;
-use super::disk::{Disk, Saved, View};
+use super::disk::Disk;
+use super::events::{Event, Scheduled};
 use super::eventual::Promises;
-use super::faults::{Plan, Undo};
+use super::faults::Struck;
 use super::invariants::Oracle;
-use super::network::{Link, Packet};
+use super::network::Link;
+use super::plan::Plan;
 use super::process::Process;
+use super::sessions::Connection;
 use super::trace::Trace;
+use super::view::View;
 use super::workload::Workload;
+use super::{Mutant, Options};
 use crate::clock::Now;
-use crate::replica::Alarm;
 use crate::rng::Rng;
-use crate::types::{NodeId, Writes};
-
-/// What a process waits for with a deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
-    Alarm(Alarm),
-    Detector,
-}
-
-/// Something that will happen.
-#[derive(Debug)]
-pub enum Event {
-    Start(usize),
-    Timer {
-        node: usize,
-        life: u64,
-        timer: Timer,
-    },
-    Arrive(Packet),
-    Connect {
-        from: usize,
-        to: usize,
-        life: u64,
-    },
-    LinkBroken {
-        from: usize,
-        to: usize,
-        generation: u64,
-    },
-    Pull {
-        from: usize,
-        to: usize,
-        life: u64,
-    },
-    Synced {
-        node: usize,
-        life: u64,
-    },
-    /// A thread puts eventual writes into the overlay, and answers the request that they are of.
-    Overlay {
-        node: usize,
-        life: u64,
-        writes: Writes,
-        operation: Option<usize>,
-    },
-    Apply {
-        node: usize,
-        life: u64,
-    },
-    ImageTaken {
-        node: usize,
-        life: u64,
-        image: Option<Rc<Saved>>,
-    },
-    ImageSent {
-        from: usize,
-        to: usize,
-        life: u64,
-        generation: u64,
-        image: Rc<Saved>,
-    },
-    ImageStored {
-        to: usize,
-        life: u64,
-        from: usize,
-        image: Rc<Saved>,
-    },
-    Stopped {
-        node: usize,
-        life: u64,
-        patience: u32,
-    },
-    Client(usize),
-    Timeout(usize),
-    Fault,
-    Undo(Undo),
-}
-
-impl Event {
-    /// The process that it belongs to.
-    fn owner(&self) -> Option<(usize, u64)> {
-        match self {
-            Event::Timer { node, life, .. }
-            | Event::Synced { node, life }
-            | Event::Overlay { node, life, .. }
-            | Event::Apply { node, life }
-            | Event::ImageTaken { node, life, .. }
-            | Event::Stopped { node, life, .. }
-            | Event::ImageStored { to: node, life, .. }
-            | Event::Connect { from: node, life, .. }
-            | Event::Pull { from: node, life, .. }
-            | Event::ImageSent { from: node, life, .. } => Some((*node, *life)),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    at: Now,
-    sequence: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        self.sequence == other.sequence
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
+use crate::types::NodeId;
 
 /// A machine: what stays when its process ends.
 #[derive(Debug, Default)]
@@ -151,6 +31,8 @@ pub struct Node {
     pub disk: Disk,
     pub incarnation: u64,
     pub boot: u64,
+    /// The log has had a record.
+    pub begun: bool,
     pub process: Option<Process>,
     pub paused: bool,
     /// Events that wait for the end of a pause.
@@ -159,8 +41,12 @@ pub struct Node {
     pub founded: bool,
     /// What was durable on directories that were lost since it was last a full member.
     pub ghosts: Vec<View>,
+    /// A file in which a bit has flipped, until a start has found all that it needs.
+    pub rotten: Option<String>,
     /// By how much its wall clock is ahead of the true time, in microseconds.
     pub skew_micros: i64,
+    /// By how many millionths its clocks run too fast.
+    pub rate_ppm: i64,
     pub disk_slow_until: Now,
     pub disk_stalled_until: Now,
 }
@@ -171,6 +57,7 @@ pub const SKEW_MICROS: i64 = 200_000;
 /// See the module.
 #[derive(Debug)]
 pub struct World {
+    /// The true time.
     pub now: Now,
     sequence: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
@@ -180,10 +67,19 @@ pub struct World {
     /// From each node to each node.
     pub links: Vec<Link>,
     pub load: Workload,
+    pub connections: Vec<Connection>,
     pub oracle: Oracle,
     pub promises: Promises,
     pub trace: Trace,
-    pub sabotage: Option<Sabotage>,
+    pub mutant: Option<Mutant>,
+    /// The faults that have struck.
+    pub struck: Vec<Struck>,
+    /// Decides about faults alone, so that one more or less changes nothing about the others.
+    pub fault_seed: u64,
+    /// Which faults strike, by their numbers; `None`: all.
+    pub only: Option<BTreeSet<u64>>,
+    /// How many there were, those that did not strike among them.
+    pub faults: u64,
     /// No more faults.
     pub calm: bool,
     /// The first broken invariant, and how.
@@ -193,7 +89,7 @@ pub struct World {
 
 impl World {
     /// A world at rest, all of whose nodes and clients are about to start.
-    pub fn new(mut rng: Rng, plan: Plan, trace: Trace, sabotage: Option<Sabotage>) -> World {
+    pub fn new(mut rng: Rng, plan: Plan, trace: Trace, options: &Options) -> World {
         let size = plan.nodes;
         let node = |at: usize| Node { id: NodeId(7001 + at as u32), ..Node::default() };
         let load = Workload::new(&plan, &mut rng);
@@ -204,23 +100,29 @@ impl World {
             nodes: (0..size).map(node).collect(),
             links: (0..size * size).map(|_| Link::default()).collect(),
             load,
+            connections: Vec::new(),
             oracle: Oracle::new(size),
             promises: Promises::new(size),
+            fault_seed: rng.bits(),
             rng,
             plan,
             trace,
-            sabotage,
+            mutant: options.mutant,
+            struck: Vec::new(),
+            only: options.only.clone(),
+            faults: 0,
             calm: false,
             failure: None,
             steps: 0,
         };
         for node in 0..size {
             world.nodes[node].incarnation = world.rng.bits();
+            world.nodes[node].rate_ppm = world.plan.draw_rate(&mut world.rng);
             world.set_clock(node, SKEW_MICROS);
             let at = world.now + Duration::from_micros(world.rng.below(200_000));
             world.schedule(at, Event::Start(node));
         }
-        for client in 0..world.load.clients() {
+        for client in 0..world.load.clients.len() {
             let at = world.now + Duration::from_micros(world.rng.below(500_000));
             world.schedule(at, Event::Client(client));
         }
@@ -250,6 +152,18 @@ impl World {
         (NOON + self.now.0).saturating_add_signed(self.nodes[node].skew_micros)
     }
 
+    /// What a node's monotonic clock shows.
+    pub fn local(&self, node: usize) -> Now {
+        let rate = 1_000_000 + i128::from(self.nodes[node].rate_ppm);
+        Now((i128::from(self.now.0) * rate / 1_000_000) as u64)
+    }
+
+    /// When a node's monotonic clock will show `at`.
+    pub fn globally(&self, node: usize, at: Now) -> Now {
+        let rate = 1_000_000 + i128::from(self.nodes[node].rate_ppm);
+        Now((i128::from(at.0) * 1_000_000 / rate) as u64 + 1)
+    }
+
     /// The running process of a node.
     pub fn life(&self, node: usize) -> Option<u64> {
         self.nodes[node].process.as_ref().map(|process| process.life)
@@ -273,7 +187,15 @@ impl World {
 
     /// Lets the world go on until `until`, or until an invariant is broken.
     pub fn run_until(&mut self, until: Now) {
+        self.run_for(until, u64::MAX);
+        self.now = self.now.max(until);
+    }
+
+    /// Lets the world go on until `until`, for at most so many steps in all, or until an invariant
+    /// is broken.
+    pub fn run_for(&mut self, until: Now, steps: u64) {
         while self.failure.is_none()
+            && self.steps < steps
             && let Some(Reverse(next)) = self.queue.peek()
             && next.at <= until
             && let Some(Reverse(next)) = self.queue.pop()
@@ -282,7 +204,6 @@ impl World {
             self.steps += 1;
             self.happen(next.event);
         }
-        self.now = self.now.max(until);
     }
 
     fn happen(&mut self, event: Event) {
@@ -314,18 +235,25 @@ impl World {
                 self.pull(from, to);
             }
             Event::Synced { node, .. } => self.synced(node),
-            Event::Overlay { node, writes, operation, .. } => {
-                self.overlay(node, &writes, operation);
+            Event::SyncAgain { node, .. } => self.synced(node),
+            Event::Spare { node, .. } => self.make_spare(node),
+            Event::Overlay { node, writes, connection, .. } => {
+                self.overlay(node, &writes, connection);
             }
             Event::Apply { node, .. } => self.apply_next(node),
-            Event::ImageTaken { node, image, .. } => self.image_taken(node, image),
-            Event::ImageSent { from, to, generation, image, .. } => {
-                self.image_sent(from, to, generation, image);
+            Event::ImageWritten { node, .. } => self.image_written(node),
+            Event::SendChunk { from, to, generation, .. } => self.send_chunk(from, to, generation),
+            Event::ChunkArrives { from, to, generation, chunk, .. } => {
+                self.chunk_arrives(from, to, generation, &chunk);
             }
-            Event::ImageStored { to, from, image, .. } => self.image_stored(to, from, image),
+            Event::ImageVerified { node, .. } => self.image_verified(node),
             Event::Stopped { node, patience, .. } => self.stopped(node, patience),
+            Event::Bytes { connection, bytes, .. } => self.bytes(connection, bytes),
+            Event::Wake { connection, .. } => self.wake(connection),
+            Event::Deadline { connection, wait, .. } => self.deadline(connection, wait),
+            Event::Replies { connection, bytes } => self.replies(connection, &bytes),
             Event::Client(client) => self.client(client),
-            Event::Timeout(operation) => self.timeout(operation),
+            Event::GiveUp { connection, operation } => self.give_up(connection, operation),
             Event::Fault => self.fault(),
             Event::Undo(undo) => self.undo(undo),
         }

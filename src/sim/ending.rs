@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use super::Report;
-use super::cluster::{Event, SKEW_MICROS, World};
+use super::cluster::{SKEW_MICROS, World};
+use super::disk::Death;
+use super::events::Event;
 use super::trace::mix_bytes;
-use super::workload::End;
+use super::workload::{End, Key};
+use super::{Options, Report};
 use crate::clock::Now;
 use crate::linearizability::{self, Action, Verdict};
-use crate::replica::{Input, RoleName};
+use crate::replica::RoleName;
+use crate::store::Writer;
 use crate::types::When;
 
-/// In calm, the highest node must lead and all requests must have ended within this time.
-const RECOVERY_MAX: Duration = Duration::from_secs(30);
+/// In calm, the highest node must lead and all requests must have ended within this time. (Where an
+/// image has rotted it takes long: a leader waits 40 election time-outs before it doubts its own.)
+const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
 /// In calm, a fresh request is served, and all nodes agree, within this time.
 const SERVICE_MAX: Duration = Duration::from_secs(10);
@@ -22,8 +26,10 @@ const SEARCH_BUDGET: usize = 200_000;
 
 impl World {
     /// The whole run.
-    pub fn live(&mut self) -> Report {
-        self.run_until(self.now + self.plan.quiet + self.plan.trouble);
+    pub fn live(&mut self, options: &Options) -> Report {
+        let end = self.now + self.plan.quiet + self.plan.trouble;
+        self.run_for(end, options.steps.unwrap_or(u64::MAX));
+        let steps = self.steps;
         self.calm_down();
         self.wait("the highest node leads, all serve, all requests end", RECOVERY_MAX, |world| {
             world.all_serve_under_the_highest() && world.load.all_ended()
@@ -35,12 +41,15 @@ impl World {
         self.compare_states();
         self.check_newest();
         self.check_order();
+        self.recover_from_disk();
         let undecided = self.judge();
         let requests = &self.load.requests;
         let answered = requests.iter().filter(|r| matches!(r.end, End::Done { .. })).count();
         Report {
-            trace_hash: 0,
+            trace_hash: self.trace.hash(),
             nodes: self.nodes.len(),
+            faults: self.struck.len() as u64,
+            steps,
             events: self.steps,
             commits: self.oracle.commits(),
             terms_led: self.oracle.terms_led(),
@@ -50,6 +59,7 @@ impl World {
             answered: answered as u64,
             eventual: self.promises.acknowledged(),
             undecided,
+            lines: Vec::new(),
         }
     }
 
@@ -65,7 +75,7 @@ impl World {
             if self.nodes[node].paused {
                 self.resume(node);
             }
-            self.step(node, vec![Input::DiskFull(false)]);
+            self.nodes[node].disk.files.set_capacity(None);
             self.set_clock(node, SKEW_MICROS);
             self.schedule(self.now, Event::Start(node));
             for peer in 0..self.nodes.len() {
@@ -101,7 +111,8 @@ impl World {
             let process = node.process.as_ref().filter(|process| !process.stopping);
             let status = process.map(|process| process.replica.status());
             status.is_some_and(|status| {
-                status.leader == highest && status.quorum && status.role != RoleName::Joining
+                let serves = status.quorum && status.role != RoleName::Joining;
+                status.leader == highest && serves && status.commit == self.oracle.commits()
             })
         })
     }
@@ -109,30 +120,27 @@ impl World {
     /// Each node serves a write and a read. A result may be lost behind an image; then it asks
     /// again.
     fn serve_fresh_requests(&mut self) {
-        let set = |node: usize| Action::Set {
-            value: format!("fresh-{node}").into_bytes(),
-            when: When::Always,
-            get: true,
-        };
-        let nodes = 0..self.nodes.len();
-        let mut fresh: Vec<_> =
-            nodes.flat_map(|node| [(node, set(node)), (node, Action::Get)]).collect();
+        let mut fresh: Vec<(usize, Vec<(Key, Action)>)> = Vec::new();
+        for node in 0..self.nodes.len() {
+            let value = format!("fresh-{node}").into_bytes();
+            let set = Action::Set { value, when: When::Always, get: true };
+            let client = self.add_client(node);
+            fresh.push((client, vec![(b"fresh".to_vec(), set)]));
+            fresh.push((client, vec![(b"fresh".to_vec(), Action::Get)]));
+        }
         for _ in 0..5 {
-            let asked: Vec<_> = std::mem::take(&mut fresh)
-                .into_iter()
-                .map(|(node, action)| {
-                    let parts = vec![(b"fresh".to_vec(), action.clone())];
-                    (self.ask(None, node, parts), node, action)
-                })
-                .collect();
+            let mut asked = Vec::new();
+            for (client, parts) in std::mem::take(&mut fresh) {
+                asked.push((self.ask(client, parts.clone(), false), client, parts));
+            }
             self.wait("fresh requests end", SERVICE_MAX, |world| world.load.all_ended());
             if self.failure.is_some() {
                 return;
             }
-            for (request, node, action) in asked {
-                match self.load.requests[request].end {
-                    End::Done { .. } => {}
-                    End::Unknown | End::NotDone | End::Open => fresh.push((node, action)),
+            for (mut requests, client, parts) in asked {
+                let done = |at: usize| matches!(self.load.requests[at].end, End::Done { .. });
+                if requests.is_empty() || !requests.all(done) {
+                    fresh.push((client, parts));
                 }
             }
             if fresh.is_empty() {
@@ -143,10 +151,47 @@ impl World {
         self.fail("fresh requests are served", format!("{fresh:?}"));
     }
 
+    /// At last all nodes die at once, and each finds on its own disk what it had applied.
+    fn recover_from_disk(&mut self) {
+        if self.failure.is_some() {
+            return;
+        }
+        let (index, digest) = match &self.nodes[0].process {
+            Some(process) => (process.writer.applied().index, process.writer.digest()),
+            None => return,
+        };
+        for node in 0..self.nodes.len() {
+            self.die(node, Death::PowerCut);
+        }
+        for node in 0..self.nodes.len() {
+            let (log_id, segment_bytes) = (self.nodes[node].incarnation, self.plan.segment_bytes);
+            let (recovered, image) = match self.nodes[node].disk.open(log_id, segment_bytes) {
+                Ok(found) => found,
+                Err(_) if self.nodes[node].rotten.is_some() => continue,
+                Err(why) => {
+                    let how = format!("#{node}: {why}");
+                    return self.fail("every node recovers from its disk", how);
+                }
+            };
+            let mut writer = Writer::new();
+            image.map(|image| writer.restore(image));
+            let entries = recovered.entries.iter().take_while(|entry| entry.index <= index);
+            let mut applied = entries.map(|entry| writer.apply(entry, false));
+            let failed = applied.find_map(Result::err);
+            let same = writer.applied().index == index && writer.digest() == digest;
+            if failed.is_some() || !same {
+                let how = format!("#{node}: {:?} of {index}, {failed:?}", writer.applied());
+                self.fail("a node's disk holds all that it has applied", how);
+            }
+        }
+    }
+
     fn all_agree(&self) -> bool {
         let reached = |node: &super::cluster::Node| {
             let process = node.process.as_ref()?;
-            let idle = process.writer.applied().index == process.handed;
+            let status = process.replica.status();
+            let idle =
+                process.writer.applied().index == process.handed && status.durable == status.last;
             idle.then_some((process.handed, process.digest))
         };
         let first = reached(&self.nodes[0]);

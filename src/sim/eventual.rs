@@ -7,30 +7,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::{Event, World};
+use super::cluster::World;
+use super::events::Event;
 use super::faults::Fault;
-use super::workload::{End, Name, Request};
+use super::sessions::Answer;
+use super::workload::{End, Request};
 use crate::clock::Now;
-use crate::linearizability::Action;
 use crate::replica::{Envelope, Input, Message};
 use crate::store::Applied;
 use crate::types::{
-    Command, Entry, Index, Key, Outcome, Payload, RequestId, Unserved, Version, Write, Writes,
+    Command, Entry, Index, Key, Outcome, Payload, RequestId, Version, Write, Writes,
 };
 
 /// An acknowledged write that no crash has lost is durable after this time.
 const SYNCED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The highest version of each key.
-type Versions = BTreeMap<Key, Version>;
-
-/// What a client may count on at the node that it is connected to.
-#[derive(Debug, Default)]
-struct Session {
-    node: usize,
-    life: u64,
-    written: Versions,
-}
+pub type Versions = BTreeMap<Key, Version>;
 
 /// What has been promised, and who holds what.
 #[derive(Debug)]
@@ -44,7 +37,9 @@ pub struct Promises {
     disk: Vec<Versions>,
     committed: Versions,
     /// What each version wrote.
-    values: BTreeMap<Version, Option<Vec<u8>>>,
+    values: BTreeMap<Version, (Key, Option<Vec<u8>>)>,
+    /// Which process stamped each version, as its node's life.
+    stampers: BTreeMap<Version, u64>,
     /// The latest version that wrote a value.
     writers: BTreeMap<Vec<u8>, Version>,
     deletions: Versions,
@@ -53,7 +48,6 @@ pub struct Promises {
     /// The newest of each key that has been applied anywhere.
     merged: Versions,
     digests: BTreeMap<Index, u64>,
-    sessions: BTreeMap<usize, Session>,
 }
 
 impl Promises {
@@ -65,12 +59,12 @@ impl Promises {
             disk: vec![Versions::new(); size],
             committed: Versions::new(),
             values: BTreeMap::new(),
+            stampers: BTreeMap::new(),
             writers: BTreeMap::new(),
             deletions: Versions::new(),
             left: vec![Version::default(); size],
             merged: Versions::new(),
             digests: BTreeMap::new(),
-            sessions: BTreeMap::new(),
         }
     }
 
@@ -95,7 +89,7 @@ impl Promises {
             }
             None => raise(&mut self.deletions, std::slice::from_ref(write)),
         }
-        self.values.insert(write.version, value);
+        self.values.insert(write.version, (write.key.clone(), value));
     }
 }
 
@@ -111,50 +105,16 @@ fn version(versions: &Versions, key: &Key) -> Version {
 }
 
 impl World {
-    /// A request of an eventual session reaches its node: writes, or one read.
-    pub fn ask_eventual(
-        &mut self,
-        client: Option<usize>,
-        node: usize,
-        parts: Vec<(Vec<u8>, Action)>,
-    ) {
-        let reads = matches!(&parts[..], [(_, Action::Get)]);
-        let Some(process) = &mut self.nodes[node].process else { return };
-        if reads {
-            let key: Key = parts[0].0.as_slice().into();
-            let outcome = process.writer.store().read_newest(&Command::Get { key: &key });
-            self.check_read(client, node, &key, &outcome);
-            return;
-        }
-        let id = process.replica.next_accept();
-        let mut writes = Vec::new();
-        for (key, action) in &parts {
-            match action {
-                Action::Set { value, when, .. } => {
-                    Command::Set { key, value, when: *when, get: false }.push_writes(&mut writes);
-                }
-                _ => Command::Delete { keys: vec![key] }.push_writes(&mut writes),
-            }
-        }
-        let operation = self.open(client, node, Name::Accept(id), parts);
-        if let Some(process) = &mut self.nodes[node].process {
-            process.accepting.insert(id, operation);
-        }
-        self.step(node, vec![Input::Accept { id, writes }]);
-    }
-
-    fn check_read(&mut self, client: Option<usize>, node: usize, key: &Key, outcome: &Outcome) {
-        let life = self.life(node);
-        let session = client.and_then(|client| self.promises.sessions.get(&client));
-        let same = |s: &&Session| s.node == node && Some(s.life) == life;
-        let Some(session) = session.filter(same).filter(|_| !self.forgets()) else { return };
-        let written = version(&session.written, key);
+    /// What a session reads is not older than what it has written there.
+    pub fn check_read(&mut self, connection: usize, key: &Key, outcome: &Outcome) {
+        let connection = &self.connections[connection];
+        let (node, written) = (connection.node, version(&connection.written, key));
         let seen = match outcome {
             Outcome::Value(value) => self.promises.writers.get(&value[..]).copied(),
             _ if key.starts_with(b"e") => Some(version(&self.promises.deletions, key)),
             _ => None,
         };
-        if seen.is_some_and(|seen| seen < written) {
+        if !self.forgets() && seen.is_some_and(|seen| seen < written) {
             let how = format!("#{node}, {key:?}: {outcome:?} of {seen:?} after {written:?}");
             self.fail("a session reads its own writes", how);
         }
@@ -169,58 +129,41 @@ impl World {
             let how = format!("#{node}: {own:?} after {left:?}");
             self.fail("a node's versions never fall", how);
         }
-        let process = self.nodes[node].process.as_mut();
-        let operation = process.and_then(|process| {
-            let operation = process.accepting.remove(&id)?;
-            process.answering.insert(operation);
-            Some(operation)
-        });
-        self.taken_in(node, writes, operation);
+        let connection = self.accepted_by(node, id);
+        self.taken_in(node, writes, connection);
     }
 
     /// A node holds writes; they become visible there in a moment.
-    pub fn taken_in(&mut self, node: usize, writes: Writes, operation: Option<usize>) {
+    pub fn taken_in(&mut self, node: usize, writes: Writes, connection: Option<usize>) {
         let Some(life) = self.life(node) else { return };
         raise(&mut self.promises.memory[node], &writes);
         for write in writes.iter() {
             self.promises.taken[node].entry(write.version).or_insert(self.now);
         }
-        writes.iter().for_each(|write| self.promises.note(write));
+        for write in writes.iter() {
+            self.promises.note(write);
+            if usize::from(write.version.origin()) == node {
+                self.promises.stampers.entry(write.version).or_insert(life);
+            }
+        }
         let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
-        self.schedule(self.now + late, Event::Overlay { node, life, writes, operation });
+        self.schedule(self.now + late, Event::Overlay { node, life, writes, connection });
     }
 
-    /// Writes become visible, and their request has its answer.
-    pub fn overlay(&mut self, node: usize, writes: &[Write], operation: Option<usize>) {
+    /// Writes become visible, and whoever asked for them has the answer.
+    pub fn overlay(&mut self, node: usize, writes: &[Write], connection: Option<usize>) {
         let Some(process) = &mut self.nodes[node].process else { return };
-        let life = process.life;
-        process.writer.store().accept(writes);
-        let Some(operation) = operation else { return };
-        process.answering.remove(&operation);
-        let request = &self.load.requests[operation];
-        if request.end != End::Open {
+        let existed = process.writer.store().accept(writes);
+        let Some(number) = connection.filter(|number| self.connections[*number].is_open()) else {
             return;
-        }
-        if let Some(client) = request.client {
-            let session = self.promises.sessions.entry(client).or_default();
-            if (session.node, session.life) != (node, life) {
-                *session = Session { node, life, written: Versions::new() };
-            }
-            raise(&mut session.written, writes);
-        }
+        };
+        let by = writes.first().and_then(|write| process.replica.origin(write.version));
+        raise(&mut self.connections[number].written, writes);
         for write in writes {
             let acked = self.promises.acked.entry(write.key.clone()).or_default();
             acked.push(write.version);
         }
-        self.applied(operation, &[]);
-    }
-
-    /// The replica did not take the writes of a request.
-    pub fn accept_refused(&mut self, node: usize, id: RequestId, why: Unserved) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        if let Some(operation) = process.accepting.remove(&id) {
-            self.refused_with(operation, why);
-        }
+        self.answer(number, Answer::Accepted(existed, by));
     }
 
     /// Versions leave their node.
@@ -332,7 +275,7 @@ impl World {
         };
         let store = process.writer.store();
         let mut broken = None;
-        for client in 0..self.load.clients() {
+        for client in 0..self.load.clients.len() {
             let key: Key = format!("own{client}").into_bytes().into();
             let Outcome::Value(value) = store.read(&Command::Get { key: &key }) else { continue };
             let wrote = |request: &&Request| request.sets(&value);
@@ -343,8 +286,11 @@ impl World {
                 }
                 continue;
             };
+            if self.was_stamped_by_the_dead(&value) {
+                continue;
+            }
             let later = |request: &&Request| {
-                let own = request.client == Some(client) && request.is_of_same_process(winner);
+                let own = request.client == client && request.is_of_same_process(winner);
                 let done = matches!(request.end, End::Done { .. }) && request.invoked > at;
                 own && done && self.is_promised(&key, request)
             };
@@ -357,10 +303,23 @@ impl World {
         }
     }
 
+    /// True if a request was stamped by a process that died before it could say so, and then by
+    /// another: the first stamp may turn up later and, if that clock was ahead, win over what was
+    /// written meanwhile.
+    fn was_stamped_by_the_dead(&self, value: &[u8]) -> bool {
+        let stamps = self.promises.values.iter().filter(|(_, (_, v))| v.as_deref() == Some(value));
+        let stamps: Vec<Version> = stamps.map(|(version, _)| *version).collect();
+        let alive = |version: &Version| {
+            self.life(usize::from(version.origin())) == self.promises.stampers.get(version).copied()
+        };
+        stamps.len() > 1 && !stamps.iter().all(alive)
+    }
+
     /// True if the request wrote this key and what it wrote must not be lost.
     fn is_promised(&self, key: &Key, request: &Request) -> bool {
         let Some(acked) = self.promises.acked.get(key) else { return false };
-        let values = acked.iter().filter_map(|version| self.promises.values.get(version)?.as_ref());
+        let values =
+            acked.iter().filter_map(|version| self.promises.values.get(version)?.1.as_ref());
         values.into_iter().any(|value| request.sets(value))
     }
 
@@ -377,7 +336,11 @@ impl World {
                 Outcome::Value(value) => Some(value.to_vec()),
                 _ => None,
             };
-            let wrong = self.promises.values.get(&current).is_some_and(|value| *value != found);
+            // (A key without a record has the version of the floor, which may be another key's.)
+            let wrong = match self.promises.values.get(&current) {
+                Some((written, value)) if written == key => *value != found,
+                _ => false,
+            };
             if current < newest || wrong {
                 broken = Some(format!("{key:?}: {outcome:?} of {current:?}, promised {newest:?}"));
             }

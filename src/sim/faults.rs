@@ -1,4 +1,4 @@
-//! The swarm: what a seed makes of the world, and the faults that strike it.
+//! The swarm: the faults that strike the world.
 //!
 //! Each kind of fault is on or off for a whole run, and has its own weight. A run with few kinds
 //! goes deep into them; a run with all of them rarely gets far (Groce et al., *Swarm Testing*,
@@ -6,16 +6,18 @@
 
 use std::time::Duration;
 
-use super::cluster::{Event, SKEW_MICROS, World};
-use super::disk::Disk;
-use super::network::Travel;
-use crate::replica::progress::Window;
-use crate::replica::{Input, Settings};
+use clap::ValueEnum;
+
+use super::cluster::{SKEW_MICROS, World};
+use super::disk::{Death, Disk};
+use super::events::Event;
+use super::trace::mix;
+use crate::clock::Now;
+use crate::replica::Input;
 use crate::rng::Rng;
-use crate::types::NodeId;
 
 /// What can go wrong, beside what [`Travel`] does to single messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// Two groups of nodes that do not hear each other.
     Partition,
@@ -29,6 +31,8 @@ pub enum Fault {
     BreakLink,
     /// Power loss of one node.
     Crash,
+    /// The process ends, as by kill -9; the system goes on.
+    Kill,
     /// Power loss of a node that has just voted, again and again.
     CrashVoters,
     /// Power loss of all nodes at one moment.
@@ -47,9 +51,17 @@ pub enum Fault {
     DiskFull,
     /// The wall clock jumps.
     ClockJump,
+    /// A sync fails, and the node stops.
+    SyncFails,
+    /// A write fails, and the node stops.
+    WriteFails,
+    /// A bit flips in a sealed log segment or in an image.
+    Rot,
+    /// A client loses its connection.
+    LoseClient,
 }
 
-const ALL: [Fault; 15] = [
+const ALL: [Fault; 20] = [
     Fault::Partition,
     Fault::OneWay,
     Fault::IsolateLeader,
@@ -65,7 +77,23 @@ const ALL: [Fault; 15] = [
     Fault::Wipe,
     Fault::DiskFull,
     Fault::ClockJump,
+    Fault::Kill,
+    Fault::SyncFails,
+    Fault::WriteFails,
+    Fault::Rot,
+    Fault::LoseClient,
 ];
+
+/// A fault that has struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Struck {
+    /// Its number within the run.
+    pub number: u64,
+    /// What it was.
+    pub fault: Fault,
+    /// When, in microseconds of virtual time.
+    pub at_micros: u64,
+}
 
 /// The end of a fault, or its later part.
 #[derive(Clone, Copy, Debug)]
@@ -78,92 +106,8 @@ pub enum Undo {
     Clock(usize),
 }
 
-/// What a seed makes of the world.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub nodes: usize,
-    pub clients: usize,
-    /// How many requests a client may have under way.
-    pub pipeline: u64,
-    /// Between an answer and the next request.
-    pub think_micros: u64,
-    pub request_timeout: Duration,
-    pub settings: Settings,
-    pub travel: Travel,
-    /// How late a thread wakes up.
-    pub wake_micros: u64,
-    pub sync_micros: u64,
-    pub apply_micros: u64,
-    pub image_micros: u64,
-    /// How many of four requests are of eventual sessions.
-    pub eventual_share: u64,
-    pub append_bytes_max: usize,
-    /// Before the first fault.
-    pub quiet: Duration,
-    /// From the first fault to the last.
-    pub trouble: Duration,
-    pub fault_every_micros: u64,
-    /// The kinds that are on, one entry for each unit of weight.
-    pub faults: Vec<Fault>,
-}
-
-impl Plan {
-    /// Draws a world. `trouble` is how long faults strike.
-    pub fn draw(rng: &mut Rng, trouble: Duration) -> Plan {
-        let millis = Duration::from_millis;
-        let mut any = |values: &[u64]| values[rng.below(values.len() as u64) as usize];
-        let election_timeout = millis(any(&[150, 300, 300, 600]));
-        let settings = Settings {
-            heartbeat_interval: election_timeout / any(&[4, 6, 10]) as u32,
-            election_timeout,
-            disk_timeout: election_timeout * any(&[2, 3, 5]) as u32,
-            takeover_delay: election_timeout * any(&[1, 2, 4]) as u32,
-            window: Window {
-                messages_max: any(&[1, 2, 8, 256]) as usize,
-                bytes_max: any(&[200, 2_000, 1 << 20]) as usize,
-            },
-            pending_bytes_max: any(&[300, 5_000, 1 << 20]) as usize,
-            snapshot_log_bytes: any(&[500, 2_000, 5_000, 20_000]) as usize,
-            log_retain_bytes: any(&[0, 0, 300, 5_000]) as usize,
-            drain_interval: millis(any(&[1, 10, 100])),
-            backlog_bytes_max: any(&[1_000, 20_000, 1 << 20]) as usize,
-            mark_interval: millis(any(&[300, 1_000, 5_000])),
-            tombstone_horizon: Duration::from_secs(any(&[1, 3_600, 3_600, 3_600, 3_600])),
-            ..Settings::new(NodeId(0), Vec::new())
-        };
-        let travel = Travel {
-            delay_min_micros: any(&[20, 50, 200, 2_000]),
-            delay_spread_micros: any(&[20, 500, 5_000, 30_000]),
-            spikes: any(&[0, 0, 5, 50]),
-            spike_micros: any(&[50_000, 500_000]),
-            lost: any(&[0, 0, 0, 5, 30, 150]),
-            doubled: any(&[0, 0, 0, 10, 100]),
-            reorder: any(&[0, 0, 1]) == 1,
-            images_failed: any(&[0, 50, 300]),
-        };
-        Plan {
-            nodes: any(&[1, 3, 3, 3, 3, 5, 5, 5, 7]) as usize,
-            clients: any(&[2, 4, 8]) as usize,
-            pipeline: any(&[1, 1, 3]),
-            think_micros: any(&[5_000, 20_000, 60_000]),
-            request_timeout: millis(any(&[300, 1_000, 3_000])),
-            settings,
-            travel,
-            wake_micros: any(&[50, 500, 5_000]),
-            sync_micros: any(&[20, 200, 2_000, 10_000]),
-            apply_micros: any(&[20, 200, 5_000]),
-            image_micros: any(&[500, 20_000, 200_000]),
-            eventual_share: any(&[0, 1, 1, 2, 3]),
-            append_bytes_max: any(&[100, 1_000, 1 << 20]) as usize,
-            quiet: millis(any(&[0, 500, 1_000, 1_500])),
-            trouble,
-            fault_every_micros: any(&[50_000, 150_000, 400_000, 1_000_000]),
-            faults: draw_faults(rng),
-        }
-    }
-}
-
-fn draw_faults(rng: &mut Rng) -> Vec<Fault> {
+/// Draws the kinds that are on.
+pub fn draw(rng: &mut Rng) -> Vec<Fault> {
     let density = 1 + rng.below(4);
     let mut faults = Vec::new();
     for fault in ALL {
@@ -176,43 +120,62 @@ fn draw_faults(rng: &mut Rng) -> Vec<Fault> {
 }
 
 impl World {
-    /// One fault strikes, and the next one is planned.
+    /// One fault strikes, and the next one is planned. Each has a stream of random numbers of its
+    /// own: that one of them is left out changes nothing about the others.
     pub fn fault(&mut self) {
         if self.calm {
             return;
         }
+        let number = self.faults;
+        self.faults += 1;
+        let own = Rng::new(mix(self.fault_seed, number));
+        let rng = std::mem::replace(&mut self.rng, own);
         let pause = Duration::from_micros(1 + self.rng.below(2 * self.plan.fault_every_micros));
         self.schedule(self.now + pause, Event::Fault);
         let kinds = self.plan.faults.len() as u64;
-        if kinds == 0 {
-            return;
+        let spared = self.only.as_ref().is_some_and(|only| !only.contains(&number));
+        if kinds > 0 && !spared {
+            let fault = self.plan.faults[self.rng.below(kinds) as usize];
+            self.struck.push(Struck { number, fault, at_micros: self.now.0 });
+            self.strike(number, fault);
         }
-        let fault = self.plan.faults[self.rng.below(kinds) as usize];
+        self.rng = rng;
+    }
+
+    fn strike(&mut self, number: u64, fault: Fault) {
         let size = self.nodes.len() as u64;
         let node = self.rng.below(size) as usize;
         let other = (node + 1 + self.rng.below(size.max(2) - 1) as usize) % self.nodes.len();
-        self.note(node, [20, fault as u64, other as u64], || format!("FAULT {fault:?} #{other}"));
+        let what = || format!("FAULT {number}: {fault:?} (other: #{other})");
+        self.note(node, [20, fault as u64, other as u64], what);
         match fault {
             Fault::Partition => self.partition(),
             Fault::OneWay => self.block_for_a_while(&[(node, other)]),
             Fault::IsolateLeader => self.isolate_leader(),
             Fault::Flap => self.flap(node, other),
             Fault::BreakLink => self.break_link(node, other),
-            Fault::Crash => self.crash(node, false),
+            Fault::Crash => self.crash(node, Death::PowerCut),
+            Fault::Kill => self.crash(node, Death::Killed),
             Fault::CrashVoters => {} // See `after_vote`.
-            Fault::CrashAll => (0..self.nodes.len()).for_each(|node| self.crash(node, false)),
+            Fault::CrashAll => {
+                (0..self.nodes.len()).for_each(|node| self.crash(node, Death::PowerCut));
+            }
             Fault::StopLeader => self.stop(self.leader().unwrap_or(node)),
             Fault::Pause => self.pause(node),
             Fault::SlowDisk => self.nodes[node].disk_slow_until = self.soon(1_000),
             Fault::StallDisk => self.nodes[node].disk_stalled_until = self.soon(3_000),
-            Fault::Wipe => self.crash(node, true),
+            Fault::Wipe => self.lose_directory(node),
             Fault::DiskFull => self.fill_disk(node),
             Fault::ClockJump => self.jump_clock(node),
+            Fault::SyncFails => self.nodes[node].disk.files.fail_next_sync(),
+            Fault::WriteFails => self.nodes[node].disk.files.fail_next_write(),
+            Fault::Rot => self.rot(node),
+            Fault::LoseClient => self.lose_client(),
         }
     }
 
     /// A moment within the next `millis`, short spans being more likely.
-    fn soon(&mut self, millis: u64) -> crate::clock::Now {
+    pub fn soon(&mut self, millis: u64) -> Now {
         let bound = 1 + self.rng.below(millis * 1_000);
         self.now + Duration::from_micros(1 + self.rng.below(bound))
     }
@@ -275,45 +238,61 @@ impl World {
         }
     }
 
-    /// Power loss; with `wipe`, the directory is lost too, if the rules allow it: all nodes are
-    /// founders, and no more than a minority has lost something and not caught up since.
-    fn crash(&mut self, node: usize, wipe: bool) {
-        let lost = |node: &super::cluster::Node| !node.ghosts.is_empty();
-        let losing = self.nodes.iter().enumerate().filter(|(at, n)| lost(n) || *at == node).count();
-        let founded = self.nodes.iter().all(|node| node.founded);
-        if wipe && (!founded || losing > (self.nodes.len() - 1) / 2) {
+    /// The process dies, alone or with its machine.
+    fn crash(&mut self, node: usize, death: Death) {
+        let ran = self.nodes[node].process.is_some();
+        if !ran && death == Death::Killed {
             return;
         }
-        // A supervisor starts it again at once, or somebody comes and looks.
-        let patience = if self.rng.chance(1, 2) { 50 } else { 3_000 };
-        let again = self.soon(patience);
-        if self.nodes[node].process.is_some() {
-            self.kill(node);
-            self.schedule(again, Event::Start(node));
-        } else if !wipe {
-            return;
-        }
-        let (disk, rng) = (&mut self.nodes[node].disk, &mut self.rng);
-        if let Err(how) = disk.crash(rng) {
-            self.fail("records make sense", how);
-        }
-        self.sabotage_disk(node);
+        self.die(node, death);
+        self.spoil_disk(node);
         self.note_loss(node, false);
-        if wipe {
+        if ran {
+            // A supervisor starts it again at once, or somebody comes and looks.
+            let patience = if self.rng.chance(1, 2) { 50 } else { 3_000 };
+            self.start_again(node, patience);
+        }
+    }
+
+    /// True if the rules allow that this node's directory is lost: all nodes are founders, and no
+    /// more than a minority has lost something and not caught up since.
+    fn may_lose_directory(&self, node: usize) -> bool {
+        let loses = |at: usize, node: &super::cluster::Node, this: usize| {
+            !node.ghosts.is_empty() || node.rotten.is_some() || at == this
+        };
+        let losing = self.nodes.iter().enumerate().filter(|(at, n)| loses(*at, n, node)).count();
+        let founded = self.nodes.iter().all(|node| node.founded);
+        founded && losing <= (self.nodes.len() - 1) / 2
+    }
+
+    /// Power loss, and the directory is lost too.
+    fn lose_directory(&mut self, node: usize) {
+        if self.may_lose_directory(node) {
+            self.crash(node, Death::PowerCut);
             self.wipe(node);
         }
     }
 
-    fn wipe(&mut self, node: usize) {
+    fn rot(&mut self, node: usize) {
+        if self.may_lose_directory(node) {
+            let rotten = self.nodes[node].disk.rot(&mut self.rng);
+            self.note(node, [24, 0, 0], || format!("ROT in {rotten:?}"));
+            self.nodes[node].rotten = rotten.or(self.nodes[node].rotten.take());
+        }
+    }
+
+    /// The node has an empty directory now.
+    pub fn wipe(&mut self, node: usize) {
         let incarnation = self.rng.bits();
-        self.note(node, [21, incarnation, 0], || "loses its directory".to_owned());
+        self.note(node, [21, incarnation, 0], || "LOSES ITS DIRECTORY".to_owned());
         let machine = &mut self.nodes[node];
         machine.incarnation = incarnation;
         machine.ghosts.push(std::mem::take(&mut machine.disk).synced);
         machine.disk = Disk::default();
+        (machine.begun, machine.rotten) = (false, None);
+        self.spoil_disk(node);
         self.note_loss(node, true);
         self.forget_candidacies(node);
-        self.sabotage_wiped(node);
     }
 
     fn stop(&mut self, node: usize) {
@@ -335,13 +314,17 @@ impl World {
             let at = self.now + Duration::from_millis(20);
             return self.schedule(at, Event::Stopped { node, life, patience });
         }
-        self.kill(node);
-        if let Err(how) = self.nodes[node].disk.close() {
-            self.fail("records make sense", how);
+        let process = self.nodes[node].process.take();
+        self.note(node, [25, 0, 0], || "STOPS".to_owned());
+        self.forget_deferred(node);
+        self.links_of_the_dead(node);
+        self.connections_of_the_dead(node);
+        drop(process);
+        if let Err(error) = self.nodes[node].disk.close() {
+            self.note(node, [26, 0, 0], || format!("the log was not closed cleanly: {error}"));
         }
         self.note_loss(node, false);
-        let again = self.soon(2_000);
-        self.schedule(again, Event::Start(node));
+        self.start_again(node, 2_000);
     }
 
     fn pause(&mut self, node: usize) {
@@ -352,10 +335,13 @@ impl World {
         }
     }
 
+    /// There is room for a little more, or for nothing.
     fn fill_disk(&mut self, node: usize) {
         let end = self.soon(3_000);
         self.schedule(end, Event::Undo(Undo::HasRoom(node)));
-        self.step(node, vec![Input::DiskFull(true)]);
+        let files = &self.nodes[node].disk.files;
+        let room = self.rng.below(2 * self.plan.segment_bytes);
+        files.set_capacity(Some(files.used_bytes() + room));
     }
 
     fn jump_clock(&mut self, node: usize) {
@@ -369,13 +355,13 @@ impl World {
     pub fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Unblock(..) | Undo::Block(..) | Undo::Crash(_) if self.calm => {}
-            Undo::Crash(node) => self.crash(node, false),
+            Undo::Crash(node) => self.crash(node, Death::PowerCut),
             Undo::Unblock(from, to) => self.unblock(from, to),
             Undo::Block(from, to) => self.block(from, to),
             Undo::Resume(node) if self.nodes[node].paused => self.resume(node),
             Undo::Resume(_) => {}
             Undo::Clock(node) => self.set_clock(node, SKEW_MICROS),
-            Undo::HasRoom(node) => self.step(node, vec![Input::DiskFull(false)]),
+            Undo::HasRoom(node) => self.nodes[node].disk.files.set_capacity(None),
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Sabotage;
 use super::cluster::World;
 use super::process::Process;
+use super::sessions::Answer;
 use super::trace::{mix, mix_bytes};
 use crate::replica::{Apply, Envelope, Message, Record};
 use crate::store::Applied;
@@ -259,9 +259,9 @@ impl World {
     /// The store of one node applies one entry.
     pub fn apply_entry(&mut self, node: usize, entry: &Entry) {
         self.check_merge(node, entry);
+        let spoilt = self.spoil_entry(node, entry);
         let Some(process) = &mut self.nodes[node].process else { return };
-        let renamed = renamed(self.sabotage, entry);
-        let applied = match process.writer.apply(renamed.as_ref().unwrap_or(entry), true) {
+        let applied = match process.writer.apply(spoilt.as_ref().unwrap_or(entry), true) {
             Ok(applied) => applied,
             Err(error) => return self.fail("committed entries can be applied", error.to_string()),
         };
@@ -271,20 +271,26 @@ impl World {
         self.merged(node, entry.index, &applied);
         let Payload::Batch { proposal, .. } = &entry.payload else { return };
         let waiting = self.nodes[node].process.as_mut();
-        let operation = waiting.and_then(|process| process.waiting.remove(&proposal.id));
-        match (applied, operation) {
-            (Applied::Done(outcomes), operation) => {
+        let connection = waiting.and_then(|process| process.waiting.remove(&proposal.id));
+        match (applied, connection) {
+            (Applied::Done(outcomes), connection) => {
                 self.check_executed(proposal.id, entry.index);
-                if let Some(operation) = operation {
-                    self.applied(operation, &outcomes);
+                if let Some(connection) = connection {
+                    self.check_majority(entry.index, entry.term);
+                    self.answer(connection, Answer::Outcomes(outcomes));
                 }
             }
-            (Applied::Duplicate | Applied::Stale, Some(operation)) => {
-                let how = format!("request {operation}, {:?} at {}", proposal.id, entry.index);
+            (Applied::Duplicate | Applied::Stale, Some(connection)) => {
+                let how = format!("connection {connection}, {:?} at {}", proposal.id, entry.index);
                 self.fail("the first copy of a request is answered", how);
             }
             _ => {}
         }
+    }
+
+    /// The digest of the state as of `index`, which somebody has applied.
+    pub fn digest_at(&self, index: Index) -> u64 {
+        self.oracle.committed(index).and_then(|known| known.digest).unwrap_or_default()
     }
 
     fn check_digest(&mut self, node: usize, index: Index, digest: u64) {
@@ -312,25 +318,6 @@ impl World {
             self.fail("equal states have equal images", format!("{meta:?}"));
         }
     }
-}
-
-/// With the sabotage [`Sabotage::ExecutedTwice`], every copy of a request has a name of its own;
-/// with [`Sabotage::LastMergeWins`], every eventual write is newer than those before it.
-fn renamed(sabotage: Option<Sabotage>, entry: &Entry) -> Option<Entry> {
-    let mut renamed = entry.clone();
-    match (&mut renamed.payload, sabotage?) {
-        (Payload::Batch { proposal, .. }, Sabotage::ExecutedTwice) => {
-            proposal.id.node.0 += 10_000 + entry.index as u32;
-            proposal.floor = 0;
-        }
-        (Payload::Merge(writes), Sabotage::LastMergeWins) => {
-            let mut later = writes.to_vec();
-            later.iter_mut().for_each(|write| write.version.0 += entry.index << 40);
-            *writes = later.into();
-        }
-        _ => return None,
-    }
-    Some(renamed)
 }
 
 fn hash(entry: &Entry) -> u64 {

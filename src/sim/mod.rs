@@ -45,43 +45,84 @@
 //! **Does it find anything?** [`Sabotage`] breaks one promise around the replica at a time; tests
 //! see to it that each is found.
 
+mod clients;
 mod cluster;
 mod disk;
 mod ending;
+mod events;
 mod eventual;
 mod faults;
 mod invariants;
+mod mutant;
 mod network;
+mod plan;
 mod process;
-mod sabotage;
+mod sessions;
+mod storage;
 mod trace;
+mod view;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-pub use sabotage::Sabotage;
+pub use faults::{Fault, Struck};
+pub use mutant::Mutant;
 
 use crate::rng::Rng;
 use cluster::World;
-use faults::Plan;
+use plan::Plan;
 use trace::Trace;
 
-/// What a run is like, beside what its seed decides.
+/// What a run is like, beside what its seed decides. The later ones make a run smaller.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How long faults strike, in virtual time.
     pub trouble: Duration,
     /// A promise that is broken on purpose.
-    pub sabotage: Option<Sabotage>,
-    /// How many lines of trace a violation shows.
-    pub tail_lines: usize,
+    pub mutant: Option<Mutant>,
+    /// How much of what happened is told.
+    pub told: Told,
+    /// How many nodes there are.
+    pub nodes: Option<usize>,
+    /// After so many events all is calm.
+    pub steps: Option<u64>,
+    /// Kinds of faults that do not strike.
+    pub without: BTreeSet<Fault>,
+    /// The faults that strike, by their numbers within the run.
+    pub only: Option<BTreeSet<u64>>,
+    /// No message is lost, doubled or held up, no client is slow, and clocks run alike.
+    pub gentle: bool,
+    /// No client chooses the eventual mode.
+    pub strong_only: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { trouble: Duration::from_secs(6), sabotage: None, tail_lines: 200 }
+        Options {
+            trouble: Duration::from_secs(6),
+            mutant: None,
+            told: Told::Last(200),
+            nodes: None,
+            steps: None,
+            without: BTreeSet::new(),
+            only: None,
+            gentle: false,
+            strong_only: false,
+        }
     }
+}
+
+/// How much of what happened is told, with the report or the violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Of a violation: this many lines before it.
+    Last(usize),
+    /// Elections, starts, ends and faults.
+    Headlines,
+    /// Every message, write and answer.
+    Everything,
 }
 
 /// What a good run came to.
@@ -91,6 +132,10 @@ pub struct Report {
     pub trace_hash: u64,
     /// Members of the cluster.
     pub nodes: usize,
+    /// Faults that struck.
+    pub faults: u64,
+    /// Events before all was calm.
+    pub steps: u64,
     /// Events that happened.
     pub events: u64,
     /// Entries committed.
@@ -109,6 +154,8 @@ pub struct Report {
     pub eventual: u64,
     /// Keys whose history was too tangled to be judged within the budget.
     pub undecided: u64,
+    /// What happened, as far as it is told.
+    pub lines: Vec<String>,
 }
 
 /// A promise that was broken.
@@ -122,13 +169,17 @@ pub struct Violation {
     pub invariant: &'static str,
     /// What was found instead.
     pub how: String,
-    /// The last lines of the trace.
-    pub tail: Vec<String>,
+    /// Which faults had struck by then.
+    pub struck: Vec<Struck>,
+    /// Events until then.
+    pub steps: u64,
+    /// What happened, as far as it is told.
+    pub lines: Vec<String>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.tail {
+        for line in &self.lines {
             writeln!(f, "{line}")?;
         }
         let Violation { seed, at_micros, invariant, how, .. } = self;
@@ -139,25 +190,32 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Runs the world of `seed`. A violation comes with the tail of its trace: the run is repeated for
-/// it.
+/// Runs the world of `seed`, and tells what happened as the options have it.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
-    attempt(seed, options, 0).or_else(|_| attempt(seed, options, options.tail_lines))
+    match options.told {
+        // Text costs time: only a violation is worth it, and comes again with it.
+        Told::Last(lines) => attempt(seed, options, Trace::new(0, false))
+            .or_else(|_| attempt(seed, options, Trace::new(lines, false))),
+        Told::Headlines => attempt(seed, options, Trace::new(usize::MAX, true)),
+        Told::Everything => attempt(seed, options, Trace::new(usize::MAX, false)),
+    }
 }
 
-fn attempt(seed: u64, options: &Options, lines: usize) -> Result<Report, Box<Violation>> {
+fn attempt(seed: u64, options: &Options, trace: Trace) -> Result<Report, Box<Violation>> {
     let mut rng = Rng::new(seed);
-    let plan = Plan::draw(&mut rng, options.trouble);
-    let mut world = World::new(rng, plan, Trace::new(lines), options.sabotage);
-    let report = world.live();
+    let plan = Plan::draw(&mut rng, options);
+    let mut world = World::new(rng, plan, trace, options);
+    let report = world.live(options);
     match world.failure {
-        None => Ok(Report { trace_hash: world.trace.hash(), ..report }),
+        None => Ok(Report { lines: world.trace.into_lines(), ..report }),
         Some((invariant, how)) => Err(Box::new(Violation {
             seed,
             at_micros: world.now.0,
             invariant,
             how: format!("{how}\n  {:?}", world.plan),
-            tail: world.trace.into_lines(),
+            struck: world.struck,
+            steps: world.steps,
+            lines: world.trace.into_lines(),
         })),
     }
 }

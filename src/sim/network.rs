@@ -13,11 +13,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::cluster::{Event, World};
-use super::disk::Saved;
+use super::cluster::World;
+use super::events::Event;
 use crate::clock::Now;
-use crate::replica::{Envelope, Input, Message, Pull};
-use crate::types::SnapshotMeta;
+use crate::replica::{Chunk, Envelope, Input, Message, Pull};
 
 /// Messages under way on a link beyond which its thread waits before it fetches more.
 const BACKLOG_MAX: usize = 64;
@@ -34,6 +33,7 @@ pub struct Link {
     blocked: u32,
     /// Sent while it was blocked.
     parked: Vec<Packet>,
+    parked_chunks: Vec<Event>,
     /// When the latest message will arrive.
     latest: Now,
     /// Messages under way.
@@ -61,7 +61,6 @@ pub struct Travel {
     pub lost: u64,
     pub doubled: u64,
     pub reorder: bool,
-    pub images_failed: u64,
 }
 
 impl World {
@@ -131,7 +130,7 @@ impl World {
         }
         self.note(to, [10, from as u64, envelope.term], || format!("hears {envelope:?}"));
         let mut inputs = Vec::new();
-        let now = self.now;
+        let now = self.local(to);
         if let Some(process) = &mut self.nodes[to].process
             && process.detector.heard(now, envelope.from)
         {
@@ -181,6 +180,7 @@ impl World {
         link.up = false;
         link.generation += 1;
         link.parked.clear();
+        link.parked_chunks.clear();
         self.note(from, [13, to as u64, generation], || format!("loses its link to #{to}"));
         if let Some(life) = self.life(from) {
             let at = self.now + Duration::from_micros(self.rng.below(5_000));
@@ -201,6 +201,8 @@ impl World {
             link.up = false;
             link.generation += 1;
             link.parked.clear();
+            link.parked_chunks.clear();
+            link.parked_chunks.clear();
             if !self.is_blocked(dead, peer) && !self.is_blocked(peer, dead) {
                 let generation = self.link(peer, dead).generation;
                 let at = self.now + Duration::from_micros(50 + self.rng.below(1_000));
@@ -223,11 +225,15 @@ impl World {
             return;
         }
         let parked = std::mem::take(&mut link.parked);
+        let chunks = std::mem::take(&mut link.parked_chunks);
         if gave_up {
             self.break_link(from, to);
         } else {
             for packet in parked {
                 self.dispatch(packet);
+            }
+            for chunk in chunks {
+                self.schedule(self.now, chunk);
             }
         }
     }
@@ -243,7 +249,8 @@ impl World {
 
     /// The thread that owns a link fetches what there is for the peer.
     pub fn pull(&mut self, from: usize, to: usize) {
-        let (now, peer, bytes_max) = (self.now, self.nodes[to].id, self.plan.append_bytes_max);
+        let (now, peer) = (self.local(from), self.nodes[to].id);
+        let bytes_max = self.plan.append_bytes_max;
         loop {
             let link = self.link(from, to);
             let (up, generation, full) = (link.up, link.generation, link.backlog >= BACKLOG_MAX);
@@ -262,30 +269,27 @@ impl World {
         }
     }
 
-    fn send_image(&mut self, from: usize, to: usize, generation: u64, meta: SnapshotMeta) {
-        let Some(image) = self.nodes[from].disk.image(meta) else {
-            return self.fail("a snapshot has an image", format!("#{from} has none of {meta:?}"));
-        };
-        self.note(from, [14, to as u64, meta.index], || format!("sends image {meta:?} to #{to}"));
-        let life = self.life(from).unwrap_or(0);
-        let at = self.now + Duration::from_micros(1_000 + self.rng.below(self.plan.image_micros));
-        self.schedule(at, Event::ImageSent { from, to, life, generation, image });
+    /// `Some` while the connection that `generation` names is there.
+    pub fn link_state(&mut self, from: usize, to: usize, generation: u64) -> Option<()> {
+        let link = self.link(from, to);
+        (link.up && link.generation == generation).then_some(())
     }
 
-    /// An image has left, or got stuck on its way.
-    pub fn image_sent(&mut self, from: usize, to: usize, generation: u64, image: Rc<Saved>) {
-        let failed = !self.calm && self.rng.chance(self.plan.travel.images_failed, 1000);
-        let blocked = self.is_blocked(from, to);
+    /// A chunk of an image leaves. It waits while the link is blocked.
+    pub fn dispatch_chunk(&mut self, from: usize, to: usize, generation: u64, chunk: Chunk) {
+        let spread = self.plan.travel.delay_spread_micros;
+        let delay = self.plan.travel.delay_min_micros + self.rng.below(spread);
+        let mut at = self.now + Duration::from_micros(delay);
         let link = self.link(from, to);
-        let (intact, life) = (link.up && link.generation == generation, link.life);
-        let sent = intact && !failed && !blocked && self.life(to) == Some(life);
-        if sent {
-            let micros = 500 + self.rng.below(self.plan.image_micros);
-            let at = self.now + Duration::from_micros(micros);
-            self.schedule(at, Event::ImageStored { to, life, from, image });
+        at = at.max(link.latest);
+        link.latest = at;
+        let life = link.life;
+        let chunk = Rc::new(chunk);
+        let event = Event::ChunkArrives { from, to, life, generation, chunk };
+        if link.blocked > 0 {
+            link.parked_chunks.push(event);
+        } else {
+            self.schedule(at, event);
         }
-        let peer = self.nodes[to].id;
-        self.note(from, [15, to as u64, u64::from(sent)], || format!("image to {peer}: {sent}"));
-        self.step(from, vec![Input::SnapshotSent { to: peer, sent }]);
     }
 }

@@ -2,25 +2,29 @@
 //! order that [`Effects`] asks for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 use std::time::Duration;
 
-use super::Sabotage;
-use super::cluster::{Event, Timer, World};
-use super::disk::{Batch, Saved, View};
+use super::Mutant;
+use super::cluster::World;
+use super::disk::{Batch, Death, Unfinished, Unreadable};
+use super::events::{Event, Timer};
+use super::storage::Storage;
 use super::trace::mix;
+use super::view::View;
 use crate::clock::Now;
 use crate::replica::detector::{FailureDetector, Liveness};
-use crate::replica::{Alarm, Apply, Effects, Envelope, Input, ReadId, Replica, Settings, Standing};
+use crate::replica::{
+    Alarm, Apply, Effects, Envelope, Input, ReadId, Recovered, Replica, Settings,
+};
 use crate::store::{Image, Writer};
 use crate::types::{Entry, Index, RequestId, SnapshotMeta};
+use crate::wal::WalError;
 
-/// Work of the apply thread. An image is held from the moment it is asked for: by the time its turn
-/// comes a later one may have replaced it on the disk.
+/// Work of the apply thread.
 #[derive(Debug)]
 pub enum Work {
     Entries(Vec<Entry>),
-    Restore(Rc<Saved>),
+    Restore(Box<Image>),
     Snapshot(SnapshotMeta),
 }
 
@@ -40,22 +44,23 @@ pub struct Process {
     pub handed: Index,
     pub work: VecDeque<Work>,
     working: bool,
-    /// The clients' requests without an answer, by operation.
+    /// The connections that wait for something.
     pub waiting: BTreeMap<RequestId, usize>,
     pub reading: BTreeMap<ReadId, usize>,
     pub accepting: BTreeMap<RequestId, usize>,
-    /// Requests whose writes are taken and about to be visible.
-    pub answering: BTreeSet<usize>,
     /// Reads that wait for an index to be applied.
     pub granted: Vec<(Index, ReadId)>,
     /// When each timer is due to be looked at: heartbeat, election, drain, detector.
     timers: [Option<Now>; 4],
     /// Peers that a pull is under way for.
     pub pulls: BTreeSet<usize>,
+    pub storage: Storage,
     pub stopping: bool,
     pub led: bool,
     /// Term and commit index after the previous step.
     pub reached: (u64, Index),
+    /// The first and last index of the log that it found.
+    pub found: (Index, Index),
 }
 
 impl World {
@@ -64,39 +69,66 @@ impl World {
         if self.nodes[node].process.is_some() {
             return;
         }
+        let id = self.nodes[node].id;
+        let (log_id, segment_bytes) = (self.nodes[node].incarnation, self.plan.segment_bytes);
+        let (mut recovered, image) = match self.nodes[node].disk.open(log_id, segment_bytes) {
+            Ok(found) => found,
+            Err(why) => return self.cannot_start(node, &why),
+        };
+        self.nodes[node].rotten = None;
         self.check_found(node);
-        self.nodes[node].boot += 1 + self.rng.below(3);
-        let (id, boot) = (self.nodes[node].id, self.nodes[node].boot);
-        let members = self.nodes.iter().map(|node| node.id).collect();
-        let incarnation = self.nodes[node].incarnation;
-        let wall_micros = self.wall(node);
-        let settings =
-            Settings { id, members, boot, incarnation, wall_micros, ..self.plan.settings.clone() };
-        let mut recovered = self.nodes[node].disk.recover();
-        self.sabotage_recovered(&mut recovered);
-        let view = View::new(&recovered);
-        let (mut writer, mut digest) = (Writer::new(), 0);
-        if recovered.snapshot.index > 0 {
-            let Some(saved) = self.nodes[node].disk.image(recovered.snapshot) else {
-                let how = format!("{id} starts without that of {:?}", recovered.snapshot);
-                return self.fail("a snapshot has an image", how);
-            };
-            digest = saved.digest;
-            self.restore_into(&mut writer, &saved, true);
+        let Some(incarnation) = self.claim(node) else { return };
+        self.spoil_recovered(node, &mut recovered);
+        let digest = self.digest_at(recovered.snapshot.index);
+        let mut writer = Writer::new();
+        if let Some(image) = image {
+            writer.restore(self.spoil_image(image));
         }
         writer.store().accept(&recovered.held);
-        self.note_start(node);
         recovered.clock = recovered.clock.max(writer.latest());
+        self.note_durable(node);
+        self.note_start(node);
+        self.nodes[node].boot += 1 + self.rng.below(3);
+        let boot = self.nodes[node].boot;
+        let settings = Settings {
+            id,
+            members: self.nodes.iter().map(|node| node.id).collect(),
+            boot,
+            incarnation,
+            wall_micros: self.wall(node),
+            mutant: self.mutant.and_then(Mutant::within),
+            ..self.plan.settings.clone()
+        };
+        let (handed, term) = (recovered.snapshot.index, recovered.hard.term);
+        let last = recovered.entries.last().map_or(handed, |entry| entry.index);
+        let what = || format!("STARTS boot {boot}, {:?}, {handed}..{last}", recovered.hard);
+        self.note(node, [1, boot, handed], what);
+        let process = self.process(node, settings, recovered, writer, digest);
+        let (reached, found) = ((term, handed), (handed + 1, last));
+        self.nodes[node].process = Some(Process { reached, found, ..process });
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
+            let at = self.now + Duration::from_micros(self.rng.below(2_000));
+            self.schedule(at, Event::Connect { from: node, to: peer, life: boot });
+        }
+        self.want_spare(node);
+        self.schedule_timers(node);
+    }
+
+    fn process(
+        &mut self,
+        node: usize,
+        settings: Settings,
+        recovered: Recovered,
+        writer: Writer,
+        digest: u64,
+    ) -> Process {
+        let now = self.local(node);
         let peers: Vec<_> = settings.peers().collect();
-        let detector = FailureDetector::new(self.now, settings.election_timeout, peers);
-        let handed = recovered.snapshot.index;
-        let reached = (recovered.hard.term, handed);
-        let text = format!("starts, boot {boot}, {:?}, {handed}..{}", view.hard, view.last_index());
-        self.note(node, [1, boot, handed], || text);
-        let replica = Replica::new(self.now, settings, recovered, self.rng.fork());
-        self.nodes[node].process = Some(Process {
-            life: boot,
-            replica,
+        let detector = FailureDetector::new(now, settings.election_timeout, peers);
+        let (view, handed) = (View::new(&recovered), recovered.snapshot.index);
+        Process {
+            life: settings.boot,
+            replica: Replica::new(now, settings, recovered, self.rng.fork()),
             writer,
             detector,
             view,
@@ -107,58 +139,106 @@ impl World {
             waiting: BTreeMap::new(),
             reading: BTreeMap::new(),
             accepting: BTreeMap::new(),
-            answering: BTreeSet::new(),
             granted: Vec::new(),
             timers: [None; 4],
             pulls: BTreeSet::new(),
+            storage: Storage::default(),
             stopping: false,
             led: false,
-            reached,
-        });
-        for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
-            let at = self.now + Duration::from_micros(self.rng.below(2_000));
-            self.schedule(at, Event::Connect { from: node, to: peer, life: boot });
+            reached: (0, 0),
+            found: (0, 0),
         }
-        self.schedule_timers(node);
     }
 
-    fn restore_into(&mut self, writer: &mut Writer, saved: &Saved, at_start: bool) {
-        let forget = at_start && self.sabotage == Some(Sabotage::ForgottenRequests);
-        let bytes = if forget { without_requests(&saved.bytes) } else { saved.bytes.clone() };
-        match Image::read(&mut &bytes[..]) {
-            Ok(image) if image.meta() == saved.meta => {
-                writer.restore(image);
+    /// Puts the node's name on its directory: the incarnation that its peers will know. `None` if
+    /// the disk fails, and with it the start.
+    fn claim(&mut self, node: usize) -> Option<u64> {
+        let machine = &mut self.nodes[node];
+        if machine.begun && machine.disk.is_new() {
+            return Some(self.rng.bits()); // It has lost its log.
+        }
+        if machine.disk.is_new() && machine.disk.begin_log().is_err() {
+            self.die(node, Death::Killed);
+            self.start_again(node, 1_000);
+            return None;
+        }
+        machine.begun = true;
+        Some(machine.incarnation)
+    }
+
+    /// What the operator does when a node refuses its directory.
+    fn cannot_start(&mut self, node: usize, why: &Unreadable) {
+        let id = self.nodes[node].id;
+        self.note(node, [22, 0, 0], || format!("CANNOT START: {why}"));
+        match why {
+            // (A last batch that has rotted looks torn, if the segment after it never began.)
+            Unreadable::Forgotten(how) if self.nodes[node].rotten.is_none() => {
+                let how = format!("{id}: {how}");
+                self.fail("what was synced is found again, and nothing else", how);
             }
-            other => self.fail("an image can be read", format!("{:?}: {other:?}", saved.meta)),
+            // A disk that fails in the middle of a start may do better the next time.
+            Unreadable::Log(WalError::Io(_)) => {
+                self.die(node, Death::Killed);
+                self.start_again(node, 1_000);
+            }
+            _ if self.nodes[node].rotten.is_some() => {
+                self.die(node, Death::Killed);
+                self.wipe(node);
+                self.start_again(node, 1_000);
+            }
+            _ => self.fail("what was written can be read", format!("{id}: {why}")),
         }
     }
 
     /// The process is gone, whatever it was doing.
-    pub fn kill(&mut self, node: usize) {
-        let Some(process) = self.nodes[node].process.take() else { return };
-        self.note(node, [2, process.life, 0], || "dies".to_owned());
-        self.forget_deferred(node);
-        self.links_of_the_dead(node);
-        let waiting = process.waiting.into_values().chain(process.accepting.into_values());
-        let waiting = waiting.chain(process.answering);
-        for operation in waiting.chain(process.reading.into_values()) {
-            self.unknown(operation);
+    pub fn die(&mut self, node: usize, death: Death) {
+        let process = self.nodes[node].process.take();
+        let (mut unfinished, rest) = match process {
+            Some(mut process) => {
+                self.note(node, [2, process.life, 0], || format!("DIES: {death:?}"));
+                (process.storage.unfinished(), Some(process))
+            }
+            None => (Unfinished::default(), None),
+        };
+        if death == Death::Killed && self.rng.chance(1, 2) {
+            unfinished = Unfinished::default();
         }
+        if rest.is_some() {
+            self.forget_deferred(node);
+            self.links_of_the_dead(node);
+            self.connections_of_the_dead(node);
+        }
+        self.nodes[node].disk.die(death, &mut self.rng, unfinished, rest);
+    }
+
+    /// Something has made the process stop by itself.
+    pub fn exit(&mut self, node: usize, why: &str) {
+        self.note(node, [23, 0, 0], || format!("EXITS: {why}"));
+        self.die(node, Death::Killed);
+        self.note_loss(node, false);
+        self.start_again(node, 1_000);
+    }
+
+    /// Somebody starts the node within `millis`.
+    pub fn start_again(&mut self, node: usize, millis: u64) {
+        let at = self.soon(millis);
+        self.schedule(at, Event::Start(node));
     }
 
     /// Steps a replica with what happened, in one go, and carries out what follows.
     pub fn step(&mut self, node: usize, inputs: Vec<Input>) {
+        let now = self.local(node);
         let Some(process) = &mut self.nodes[node].process else { return };
         let mut effects = Effects::default();
         for input in inputs {
-            process.replica.step(self.now, input, &mut effects);
+            process.replica.step(now, input, &mut effects);
         }
         self.carry_out(node, effects);
         self.check_step(node);
         self.schedule_timers(node);
     }
 
-    fn carry_out(&mut self, node: usize, effects: Effects) {
+    pub fn carry_out(&mut self, node: usize, effects: Effects) {
         let Effects { persist, after_persist, job, send, pull, apply, .. } = effects;
         if let Some(broken) = effects.fatal {
             return self.fail("the replica finds no broken invariant", broken);
@@ -198,8 +278,8 @@ impl World {
         for (id, why) in effects.refuse_accepts {
             self.accept_refused(node, id, why);
         }
-        for (read, _) in effects.refuse_reads {
-            self.read_refused(node, read);
+        for (read, why) in effects.refuse_reads {
+            self.read_refused(node, read, why);
         }
         for peer in pull {
             let to = self.position(peer);
@@ -220,62 +300,12 @@ impl World {
         self.send(envelope);
     }
 
-    fn persist(&mut self, node: usize, mut batch: Batch) {
-        let job = batch.job;
-        if self.sabotage == Some(Sabotage::AckBeforeSync) {
-            for envelope in std::mem::take(&mut batch.after) {
-                self.post(node, envelope);
-            }
-        }
-        self.nodes[node].disk.push(batch);
-        self.begin_sync(node);
-        if self.sabotage == Some(Sabotage::PersistedTooEarly)
-            && let Some(process) = &mut self.nodes[node].process
-        {
-            let mut effects = Effects::default();
-            process.replica.step(self.now, Input::Persisted(job), &mut effects);
-            self.carry_out(node, effects);
-        }
-    }
-
-    fn begin_sync(&mut self, node: usize) {
-        let Some(life) = self.life(node) else { return };
-        if !self.nodes[node].disk.begin_sync() {
-            return;
-        }
-        let slow = self.now < self.nodes[node].disk_slow_until;
-        let factor = if slow { 50 } else { 1 };
-        let micros = self.plan.sync_micros / 2 + self.rng.below(self.plan.sync_micros);
-        let from = self.now.max(self.nodes[node].disk_stalled_until);
-        self.schedule(from + Duration::from_micros(micros * factor), Event::Synced { node, life });
-    }
-
-    /// The disk has answered: what waited for it leaves, then the replica learns of it.
-    pub fn synced(&mut self, node: usize) {
-        let batches = match self.nodes[node].disk.end_sync() {
-            Ok(batches) => batches,
-            Err(how) => return self.fail("records make sense", how),
-        };
-        self.note_durable(node);
-        let job = batches.last().map_or(0, |batch| batch.job);
-        if let Standing::Voter { .. } = self.nodes[node].disk.synced.hard.standing {
-            self.nodes[node].founded = true;
-            self.nodes[node].ghosts.clear();
-        }
-        self.note(node, [5, job, 0], || format!("synced job {job}"));
-        for envelope in batches.into_iter().flat_map(|batch| batch.after) {
-            self.post(node, envelope);
-        }
-        self.begin_sync(node);
-        self.step(node, vec![Input::Persisted(job)]);
-    }
-
     fn hand_to_apply(&mut self, node: usize, apply: Apply) {
         self.check_apply(node, &apply);
         let work = match apply {
             Apply::Entries(entries) => Work::Entries(entries),
             Apply::Snapshot(meta) => Work::Snapshot(meta),
-            Apply::Restore(meta) => match self.nodes[node].disk.image(meta) {
+            Apply::Restore(meta) => match self.take_arrived(node, meta) {
                 Some(image) => Work::Restore(image),
                 None => return self.fail("a snapshot has an image", format!("restore {meta:?}")),
             },
@@ -300,7 +330,7 @@ impl World {
         process.working = !process.work.is_empty();
         match work {
             Some(Work::Entries(entries)) => entries.iter().for_each(|e| self.apply_entry(node, e)),
-            Some(Work::Restore(saved)) => self.restore(node, &saved),
+            Some(Work::Restore(image)) => self.restore(node, *image),
             Some(Work::Snapshot(meta)) => self.take_image(node, meta),
             None => {}
         }
@@ -311,61 +341,26 @@ impl World {
     }
 
     /// Results do not come with an image: whoever waits for one of them learns that it is lost.
-    fn restore(&mut self, node: usize, saved: &Saved) {
-        let Some(mut process) = self.nodes[node].process.take() else { return };
-        self.note(node, [6, saved.meta.index, 0], || format!("restores {:?}", saved.meta));
-        self.restore_into(&mut process.writer, saved, false);
-        process.digest = saved.digest;
+    fn restore(&mut self, node: usize, image: Image) {
+        let meta = image.meta();
+        let (digest, spoilt) = (self.digest_at(meta.index), self.spoil_image(image));
+        self.note(node, [6, meta.index, 0], || format!("restores {meta:?}"));
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.writer.restore(spoilt);
+        process.digest = digest;
         process.replica.restored(process.writer.latest());
-        let writer = &process.writer;
-        let lost: Vec<_> = process.waiting.keys().copied().collect();
-        for id in lost.into_iter().filter(|id| writer.requests().contains(*id)) {
+        let waiting = process.waiting.keys().copied();
+        let requests = process.writer.requests();
+        let lost: Vec<_> = waiting.filter(|id| requests.contains(*id)).collect();
+        for id in lost {
             process.replica.withdraw(id);
-            if let Some(operation) = process.waiting.remove(&id) {
-                self.unknown(operation);
-            }
         }
-        self.nodes[node].process = Some(process);
-    }
-
-    fn take_image(&mut self, node: usize, meta: SnapshotMeta) {
-        let Some(process) = &self.nodes[node].process else { return };
-        let (life, digest, applied) = (process.life, process.digest, process.writer.applied());
-        let mut bytes = Vec::new();
-        let written = process.writer.image().write(&mut bytes);
-        if applied != meta || written.is_err() {
-            return self.fail("an image is of its index", format!("{meta:?} at {applied:?}"));
-        }
-        self.check_image(meta, &bytes);
-        let failed = !self.calm && self.rng.chance(self.plan.travel.images_failed, 1000);
-        let image = (!failed).then(|| Rc::new(Saved { meta, bytes, digest }));
-        let micros = 500 + self.rng.below(self.plan.image_micros);
-        let at = self.now + Duration::from_micros(micros);
-        self.schedule(at, Event::ImageTaken { node, life, image });
-    }
-
-    /// An image of this node's own state is durable, or could not be written.
-    pub fn image_taken(&mut self, node: usize, image: Option<Rc<Saved>>) {
-        let Some(saved) = image else {
-            return self.step(node, vec![Input::SnapshotFailed]);
-        };
-        let meta = saved.meta;
-        self.note(node, [7, meta.index, 0], || format!("has image {meta:?}"));
-        self.nodes[node].disk.put_image(saved);
-        self.step(node, vec![Input::SnapshotTaken(meta)]);
-    }
-
-    /// An image from a peer is durable.
-    pub fn image_stored(&mut self, node: usize, from: usize, image: Rc<Saved>) {
-        let (meta, from) = (image.meta, self.nodes[from].id);
-        self.note(node, [8, meta.index, 0], || format!("has image {meta:?} from {from}"));
-        self.nodes[node].disk.put_image(image);
-        self.step(node, vec![Input::SnapshotArrived { from, meta }]);
+        self.results_lost(node);
     }
 
     /// A deadline is over, or was a moment ago.
     pub fn timer(&mut self, node: usize, timer: Timer) {
-        let (now, wall) = (self.now, self.wall(node));
+        let (now, wall) = (self.local(node), self.wall(node));
         let Some(process) = &mut self.nodes[node].process else { return };
         process.timers[place(timer)] = None;
         let inputs = match timer {
@@ -400,9 +395,9 @@ impl World {
             let deadline = deadline.filter(|at| *at < Now(u64::MAX));
             let slot = &mut process.timers[place(timer)];
             let Some(at) = deadline.filter(|at| slot.is_none_or(|due| *at < due)) else { continue };
-            let at = at.max(self.now);
             *slot = Some(at);
             let life = process.life;
+            let at = self.globally(node, at).max(self.now);
             let late = Duration::from_micros(1 + self.rng.below(self.plan.wake_micros));
             self.schedule(at + late, Event::Timer { node, life, timer });
         }
@@ -423,19 +418,4 @@ fn place(timer: Timer) -> usize {
         Timer::Alarm(Alarm::Drain) => 2,
         Timer::Detector => 3,
     }
-}
-
-/// The image with an empty table of requests, as a faulty snapshot format might have it.
-fn without_requests(image: &[u8]) -> Vec<u8> {
-    const HEAD: usize = 33;
-    const SECTION_HEAD: usize = 13;
-    let mut length = [0; 4];
-    length.copy_from_slice(&image[HEAD + 1..HEAD + 5]);
-    let rest = HEAD + SECTION_HEAD + u32::from_le_bytes(length) as usize;
-    let content = 0_u32.to_le_bytes();
-    let mut head = vec![image[HEAD]];
-    head.extend(4_u32.to_le_bytes());
-    head.extend(crc32fast::hash(&content).to_le_bytes());
-    head.extend(crc32fast::hash(&head).to_le_bytes());
-    [&image[..HEAD], &head, &content, &image[rest..]].concat()
 }

@@ -13,13 +13,15 @@ pub struct Trace {
     hash: u64,
     /// How many lines are kept; 0: none are made.
     keep: usize,
+    /// Only lines that begin with a word in capitals, behind the node's name, or with a dash.
+    headlines: bool,
     lines: VecDeque<String>,
 }
 
 impl Trace {
-    /// A trace that keeps the last `keep` lines.
-    pub fn new(keep: usize) -> Trace {
-        Trace { hash: 0xcbf2_9ce4_8422_2325, keep, lines: VecDeque::new() }
+    /// A trace that keeps the last `keep` lines, of all or of headlines.
+    pub fn new(keep: usize, headlines: bool) -> Trace {
+        Trace { hash: 0xcbf2_9ce4_8422_2325, keep, headlines, lines: VecDeque::new() }
     }
 
     /// Notes that something happened. `what` names it in numbers, `text` in words.
@@ -28,10 +30,15 @@ impl Trace {
             self.hash = mix(self.hash, number);
         }
         if self.keep > 0 {
+            let text = text();
+            let mut letters = text.split(' ').nth(1).unwrap_or_default().chars();
+            if self.headlines && !letters.all(|c| c == '-' || c == ':' || c.is_ascii_uppercase()) {
+                return;
+            }
             if self.lines.len() == self.keep {
                 self.lines.pop_front();
             }
-            self.lines.push_back(format!("{:>10.3} ms  {}", now.0 as f64 / 1000.0, text()));
+            self.lines.push_back(format!("{:>10.3} ms  {text}", now.0 as f64 / 1000.0));
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! What was written and not synced exists twice: as the process sees it, and as it may or may not
 //! be after a power cut, when every sector of 512 bytes turns out, independently, to hold its old
-//! content or that of any write since; a file that grows may end anywhere between its synced and its
-//! present length. After a failed sync the written bytes are still to be seen, but no later sync
-//! makes them durable, as on Linux, where the pages count as clean; only writing them again does. A
-//! file whose name is gone stays readable for whoever has it open, until the process ends.
+//! content or that of any write since; a file that grows may end anywhere between its synced and
+//! its present length. After a failed sync the written bytes are still to be seen, but no later
+//! sync makes them durable, as on Linux, where the pages count as clean; only writing them again
+//! does. A file whose name is gone stays readable for whoever has it open, until the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -30,6 +30,7 @@ struct State {
     next_file: u64,
     capacity_bytes: Option<u64>,
     sync_fails: bool,
+    sync_lies: bool,
     write_fails: bool,
     /// Changes of names that only a sync of the directory, which never comes, would make durable,
     /// with the names before them.
@@ -100,8 +101,14 @@ impl MemoryDisk {
         self.0.lock().write_fails = true;
     }
 
+    /// From now on a sync returns and has done nothing: a disk that breaks its contract, for trying
+    /// those who rely on it.
+    pub fn forget_to_sync(&self) {
+        self.0.lock().sync_lies = true;
+    }
+
     /// From now on creations, renames and removals return before they are durable: a disk that
-    /// breaks its contract, for trying those who rely on it.
+    /// does that too.
     pub fn forget_to_sync_names(&self) {
         let state = &mut *self.0.lock();
         state.unsynced_names.get_or_insert((state.names.clone(), Vec::new()));
@@ -389,7 +396,9 @@ impl Disk for MemoryDisk {
             content.unsynced.values_mut().for_each(|sector| sector.forgotten = true);
             return Err(io::Error::other("sync failed"));
         }
-        content.sync();
+        if !state.sync_lies {
+            content.sync();
+        }
         Ok(())
     }
 }

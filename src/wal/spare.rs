@@ -24,6 +24,7 @@ pub(super) struct Spares<D> {
     shelf: Arc<Mutex<Shelf>>,
 }
 
+#[derive(Debug)]
 struct Shelf {
     /// The names of finished spares.
     ready: Vec<String>,
@@ -112,6 +113,7 @@ impl Shelf {
 }
 
 /// Makes one spare segment; any thread may run it while the log is in use.
+#[derive(Debug)]
 #[must_use = "the log waits for the job to be run or dropped before it asks again"]
 pub struct SpareJob<D> {
     disk: Arc<D>,

@@ -1,6 +1,8 @@
 //! Replication: proposals become entries, entries become appends, acknowledgements become commits.
 
-use super::super::{Append, AppendAck, Apply, Effects, Message, Pull, Record, Replica, quorum};
+use super::super::{
+    Append, AppendAck, Apply, Effects, Message, Mutant, Pull, Record, Replica, quorum,
+};
 use super::Role;
 use crate::clock::Now;
 use crate::types::{Entry, Index, NodeId, Payload, Proposal, Rejected, SnapshotMeta};
@@ -249,7 +251,9 @@ impl Replica {
         let mut positions: Vec<Index> = leader.progress.values().map(|p| p.matched).collect();
         positions.push(durable);
         let reached = quorum::reached_by_majority(&mut positions);
-        if reached > self.commit && self.log.term_at(reached) == Some(self.hard.term) {
+        let own = self.log.term_at(reached) == Some(self.hard.term)
+            || self.settings.has(Mutant::CommitByCounting);
+        if reached > self.commit && own {
             self.commit_to(reached, effects);
             self.start_read_round(now, effects);
         }

@@ -80,9 +80,10 @@ impl Replica {
         if heard + 1 < quorum::majority(members) {
             return self.step_down(now, Cause::QuorumLost, effects);
         }
-        let mut installing = Vec::new();
+        let (mut installing, mut refused) = (Vec::new(), false);
         for (peer, progress) in &mut leader.progress {
             if progress.is_overdue(now, timeout) {
+                refused |= progress.installing().is_some();
                 progress.probe();
             }
             installing.extend(progress.installing().map(|image| (*peer, image)));
@@ -90,6 +91,9 @@ impl Replica {
         }
         for (peer, image) in installing {
             self.ask_behind_image(peer, image, effects);
+        }
+        if refused {
+            self.renew_image(effects);
         }
         self.look_after_transfer(now, effects);
         self.set_mark(now, effects);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::super::detector::Liveness;
 use super::super::progress::Progress;
 use super::super::{
-    Cause, Effects, Event, Message, Record, Replica, VoteReply, VoteRequest, quorum,
+    Cause, Effects, Event, Message, Mutant, Record, Replica, VoteReply, VoteRequest, quorum,
 };
 use super::read::LeaderReads;
 use super::{Follower, Leader, Role, Votes};
@@ -160,9 +160,12 @@ impl Replica {
         if !self.is_voter() {
             return;
         }
-        let complete = self.log.is_covered_by(last_index, last_term);
+        let complete = self.log.is_covered_by(last_index, last_term)
+            || self.settings.has(Mutant::SkipLogCheck);
         let content = !transfer && self.hears_leader(now);
-        let free = pre || self.hard.vote.is_none_or(|vote| vote == from);
+        let free = pre
+            || self.hard.vote.is_none_or(|vote| vote == from)
+            || self.settings.has(Mutant::VoteTwice);
         let granted = complete && !content && free;
         let reply = self.envelope(from, Message::VoteReply(VoteReply { pre, granted }));
         if pre || !granted {

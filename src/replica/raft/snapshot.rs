@@ -25,6 +25,19 @@ impl Replica {
         effects.persist.push(Record::Snapshot(meta));
     }
 
+    /// An image that a follower got and never installed may be damaged on this node's disk: another
+    /// one is taken, from what is in memory.
+    pub(super) fn renew_image(&mut self, effects: &mut Effects) {
+        if let Some(term) = self.log.term_at(self.commit)
+            && !self.snapshot_under_way
+        {
+            self.snapshot_under_way = true;
+            self.bytes_since_snapshot = 0;
+            let index = self.commit;
+            effects.apply.push(Apply::Snapshot(SnapshotMeta { index, term }));
+        }
+    }
+
     /// Where the log in memory may begin when the log on disk begins after `snapshot`: some way
     /// before it, at least one entry; and, within a bound, before what any follower that is up will
     /// need.
