@@ -35,6 +35,8 @@ pub enum Fault {
     Kill,
     /// Power loss of a node that has just voted, again and again.
     CrashVoters,
+    /// Power loss of a node that has just begun to lead, or to commit, again and again.
+    CrashLeaders,
     /// Power loss of all nodes at one moment.
     CrashAll,
     /// The leader is asked to stop, and starts again later.
@@ -61,7 +63,7 @@ pub enum Fault {
     LoseClient,
 }
 
-const ALL: [Fault; 20] = [
+const ALL: [Fault; 21] = [
     Fault::Partition,
     Fault::OneWay,
     Fault::IsolateLeader,
@@ -82,6 +84,7 @@ const ALL: [Fault; 20] = [
     Fault::WriteFails,
     Fault::Rot,
     Fault::LoseClient,
+    Fault::CrashLeaders,
 ];
 
 /// A fault that has struck.
@@ -156,7 +159,7 @@ impl World {
             Fault::BreakLink => self.break_link(node, other),
             Fault::Crash => self.crash(node, Death::PowerCut),
             Fault::Kill => self.crash(node, Death::Killed),
-            Fault::CrashVoters => {} // See `after_vote`.
+            Fault::CrashVoters | Fault::CrashLeaders => {} // See `after_vote`, `after_leading`.
             Fault::CrashAll => {
                 (0..self.nodes.len()).for_each(|node| self.crash(node, Death::PowerCut));
             }
@@ -238,6 +241,18 @@ impl World {
         }
     }
 
+    /// A node has begun to lead, or has just learned of something that it committed: these are the
+    /// moments at which a leader that dies leaves most behind.
+    pub fn after_leading(&mut self, node: usize) {
+        let strikes = !self.calm && self.plan.faults.contains(&Fault::CrashLeaders);
+        if strikes && self.rng.chance(2, 5) {
+            let now = self.rng.chance(2, 3);
+            let micros = if now { 0 } else { self.rng.below(4 * self.plan.sync_micros) };
+            let at = self.now + Duration::from_micros(micros);
+            self.schedule(at, Event::Undo(Undo::Crash(node)));
+        }
+    }
+
     /// The process dies, alone or with its machine.
     fn crash(&mut self, node: usize, death: Death) {
         let ran = self.nodes[node].process.is_some();
@@ -249,7 +264,7 @@ impl World {
         self.note_loss(node, false);
         if ran {
             // A supervisor starts it again at once, or somebody comes and looks.
-            let patience = if self.rng.chance(1, 2) { 50 } else { 3_000 };
+            let patience = if self.rng.chance(2, 3) { 50 } else { 3_000 };
             self.start_again(node, patience);
         }
     }
@@ -355,7 +370,10 @@ impl World {
     pub fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Unblock(..) | Undo::Block(..) | Undo::Crash(_) if self.calm => {}
-            Undo::Crash(node) => self.crash(node, Death::PowerCut),
+            Undo::Crash(node) if self.nodes[node].process.is_some() => {
+                self.crash(node, Death::PowerCut);
+            }
+            Undo::Crash(_) => {}
             Undo::Unblock(from, to) => self.unblock(from, to),
             Undo::Block(from, to) => self.block(from, to),
             Undo::Resume(node) if self.nodes[node].paused => self.resume(node),

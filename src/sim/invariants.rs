@@ -7,7 +7,7 @@ use super::cluster::World;
 use super::process::Process;
 use super::sessions::Answer;
 use super::trace::{mix, mix_bytes};
-use crate::replica::{Apply, Envelope, Message, Record};
+use crate::replica::{Apply, Envelope, Message, Record, Status};
 use crate::store::Applied;
 use crate::types::{
     Entry, Index, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term, encode_writes,
@@ -40,6 +40,8 @@ pub struct Oracle {
     images: BTreeMap<Index, u64>,
     /// How many images were put in place of a store.
     pub restored: u64,
+    /// The longest image, in bytes.
+    image_bytes: u64,
 }
 
 impl Oracle {
@@ -54,6 +56,7 @@ impl Oracle {
             executed: HashMap::new(),
             images: BTreeMap::new(),
             restored: 0,
+            image_bytes: 0,
         }
     }
 
@@ -212,6 +215,10 @@ impl World {
         let leads = process.replica.is_leader();
         let began = leads && !std::mem::replace(&mut process.led, leads);
         process.led = leads;
+        if began {
+            process.led_from = status.last;
+        }
+        let term_start = process.led_from;
         let before = std::mem::replace(&mut process.reached, (status.term, status.commit));
         let text = || format!("#{node}: {status:?}");
         let waiting = process.waiting.len();
@@ -230,8 +237,39 @@ impl World {
         if let Some(failure) = broken.map(|invariant| (invariant, text())) {
             self.fail(failure.0, failure.1);
         }
+        self.check_bounds(node, &status);
         if leads {
             self.check_leader(node, status.term, began);
+            if status.commit > before.1 && before.1 < term_start {
+                self.after_leading(node);
+            }
+        }
+    }
+
+    /// What waits, in memory and for the disk, stays within its limits. Each admits one more than
+    /// fits, because the first is always taken.
+    fn check_bounds(&mut self, node: usize, status: &Status) {
+        const ONE: usize = 4_096;
+        let settings = &self.plan.settings;
+        // Peers may hand over what they hold: each is bounded, and so is the sum.
+        let backlog_max = (settings.backlog_bytes_max + ONE) * self.nodes.len();
+        let used = self.nodes[node].disk.files.used_bytes();
+        let images = self.oracle.image_bytes * 4;
+        let segments = 8 * self.plan.segment_bytes.max(ONE as u64);
+        let log =
+            8 * (settings.snapshot_log_bytes + settings.backlog_bytes_max.min(1 << 15)) as u64;
+        let disk_max = images + segments + log;
+        let broken = if status.pending.1 > settings.pending_bytes_max + ONE {
+            Some(format!("{} bytes pending", status.pending.1))
+        } else if status.backlog.1 > backlog_max {
+            Some(format!("{} bytes of eventual writes", status.backlog.1))
+        } else if used > disk_max {
+            Some(format!("{used} bytes on the disk, expected at most {disk_max}"))
+        } else {
+            None
+        };
+        if let Some(how) = broken {
+            self.fail("nothing grows without bound", format!("#{node}: {how}"));
         }
     }
 
@@ -241,6 +279,9 @@ impl World {
         if first != id {
             let how = format!("{first} and {id} lead term {term}");
             return self.fail("a term has one leader", how);
+        }
+        if began {
+            self.after_leading(node);
         }
         let Some(process) = self.nodes[node].process.as_ref().filter(|_| began) else { return };
         let view = &process.view;
@@ -314,6 +355,7 @@ impl World {
     /// Images of one index are equal byte for byte.
     pub fn check_image(&mut self, meta: SnapshotMeta, bytes: &[u8]) {
         let hash = mix_bytes(0, bytes);
+        self.oracle.image_bytes = self.oracle.image_bytes.max(bytes.len() as u64);
         if *self.oracle.images.entry(meta.index).or_insert(hash) != hash {
             self.fail("equal states have equal images", format!("{meta:?}"));
         }

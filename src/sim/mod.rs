@@ -1,49 +1,61 @@
 //! # The simulator: a cluster in one thread, under virtual time
 //!
-//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes whose replicas, failure detectors and stores are
-//! the real ones, and whose clocks, disks, links, threads and clients are not. One number, the
-//! seed, decides everything: the size, all timings, which faults strike, when, and what clients
-//! ask. The same seed gives the same run, event for event, which [`Report::trace_hash`] proves.
+//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes whose replicas, failure detectors, logs, image
+//! files, stores and client sessions are the real ones, and whose clocks, disks, links, threads and
+//! clients are not. One number, the seed, decides everything: the size, all timings, which faults
+//! strike, when, and what clients ask. The same seed gives the same run, event for event, on every
+//! machine, which [`Report::trace_hash`] proves.
 //!
 //! A run has three acts. **Trouble**: clients work while faults strike. **Calm**: everything is
 //! healed and restarted, and now things must go well: the node with the highest id comes to lead,
 //! every request gets an answer, each node serves a fresh write and a fresh read, and all nodes
-//! hold the same state. **Judgement**: the history that the clients saw must be linearizable
+//! hold the same state. **Judgement**: all nodes lose power at once, and each recovers that state
+//! from its own disk; the history that the clients saw must be linearizable
 //! ([`crate::linearizability`]).
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | `cluster` | nodes, the queue of events, virtual time |
+//! | `cluster`, `events` | nodes, the queue of events, virtual time |
+//! | `plan` | what a seed makes of the world |
 //! | `process` | what a node's threads do around its replica, in the order that effects ask for |
+//! | `sessions` | what its threads do for clients |
+//! | `storage` | what they do with its disk: the log, images, spare segments |
+//! | `disk`, `view` | a directory that can fail, and the model of what must be found in it |
 //! | `network` | links, connections, messages that are late, lost, doubled, out of order |
-//! | `disk` | batches with a durable mark, images, what a crash leaves |
-//! | `faults` | the swarm of faults, and the world that a seed draws |
-//! | `workload` | clients, and the history of what they asked and saw |
+//! | `faults` | the swarm of faults |
+//! | `clients`, `workload` | who asks, and the history of what they asked and saw |
+//! | `eventual` | what must hold for clients of the eventual mode |
 //! | `invariants` | what is checked after each step |
-//! | `eventual` | clients of the eventual mode, and what must hold for them |
 //! | `ending` | calm and judgement |
+//! | `mutant` | mistakes made on purpose |
+//! | `shrink` | the smallest run that fails alike |
 //! | `trace` | what happened, as a hash and as lines |
 //!
 //! **Checked at each step**: a term has one leader; log matching; a leader holds all that was
-//! committed before its term; what is committed never changes and is durable on a majority when it
-//! is first known; a node votes once in a term, whatever it forgot; terms and commits never fall;
-//! equal logs give equal states and equal images; a request is executed once and ends once; nothing
-//! is pending that nobody waits for; a session reads its own eventual writes; versions do not fall;
-//! digests at a mark are equal; the replica's own check. **At each crash**: an acknowledged
-//! eventual write is lost only where no node has had it for a second. **At the end**: the newest of
-//! each key has won, and of a client's writes the later one.
+//! committed before its term; what is committed never changes, and is durable on a majority when it
+//! is first known and when a client is answered; a node votes once in a term, whatever it forgot;
+//! terms and commits never fall; equal logs give equal states and equal images; a request is
+//! executed once and has one reply; nothing is pending that nobody waits for; a session reads its
+//! own eventual writes; versions do not fall; digests at a mark are equal; nothing grows beyond its
+//! bound, on the disk neither; the replica's own check. **At each start**: the disk holds what was
+//! synced, or that and what was being written, and nothing else; a vote that has left is found.
+//! **At each crash**: an acknowledged eventual write is lost only where no node has had it for a
+//! second. **At the end**: the newest of each key has won, and of a client's writes the later one.
 //!
 //! **Modelled**: message delay, loss, doubling, reordering; connections that break, are refused and
-//! come again; partitions of all shapes; power loss that keeps any prefix of what was written and
-//! not synced; lost directories, of a minority; SIGSTOP; slow and stalled disks, full ones (there
-//! is always room for what the replica itself must write); images taken, sent, failing; clean
-//! stops; wall clocks that differ and jump.
+//! come again; partitions of all shapes; power that fails at any change of a disk, in the middle of
+//! a batch, of an image being written, received or renamed, of a recovery; kill -9, which keeps
+//! what the system was given; lost directories, of a minority; bits that flip in sealed segments
+//! and images; failed writes and syncs; slow, stalled and full disks; SIGSTOP; clean stops; wall
+//! clocks that differ and jump, clocks of different speed; clients that are slow to read, hang up,
+//! or send in pieces.
 //!
-//! **Not modelled**: damage to bytes (checksums find it, see `wal`, `wire` and the images' own
-//! tests); the bytes of the log on disk; clocks of different speed; locks and real threads.
+//! **Not modelled**: locks and real threads (`node` has stress tests); the bytes of peers' frames
+//! (`wire` is fuzzed); damage to the end of a log, which looks like a torn write; the identity file
+//! and its lock; two faults of one disk at a time.
 //!
-//! **Does it find anything?** [`Sabotage`] breaks one promise around the replica at a time; tests
-//! see to it that each is found.
+//! **Does it find anything?** Each [`Mutant`] breaks one promise; tests see to it that each is
+//! found.
 
 mod clients;
 mod cluster;

@@ -117,7 +117,7 @@ impl Plan {
             segment_bytes: any(&[2_000, 8_000, 64_000]),
             rate_ppm_max: any(&[0, 100, 10_000, 100_000]),
             eventual_share: any(&[0, 1, 1, 2, 3]),
-            append_bytes_max: any(&[100, 1_000, 1 << 20]) as usize,
+            append_bytes_max: any(&[1, 100, 1_000, 1 << 20]) as usize,
             quiet: millis(any(&[0, 500, 1_000, 1_500])),
             trouble,
             fault_every_micros: any(&[50_000, 150_000, 400_000, 1_000_000]),

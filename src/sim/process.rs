@@ -57,6 +57,8 @@ pub struct Process {
     pub storage: Storage,
     pub stopping: bool,
     pub led: bool,
+    /// The last index of its log when it began to lead.
+    pub led_from: Index,
     /// Term and commit index after the previous step.
     pub reached: (u64, Index),
     /// The first and last index of the log that it found.
@@ -145,6 +147,7 @@ impl World {
             storage: Storage::default(),
             stopping: false,
             led: false,
+            led_from: 0,
             reached: (0, 0),
             found: (0, 0),
         }
