@@ -3,8 +3,8 @@
 
 use nodesync::clock::Now;
 use nodesync::replica::{
-    Alarm, Append, AppendAck, Beat, Effects, Envelope, HardState, Input, Message, Pull, Recovered,
-    Replica, RoleName, Settings, Standing, VoteReply,
+    Alarm, Append, AppendAck, Apply, Beat, Effects, Envelope, HardState, Input, Message, Pull,
+    Recovered, Replica, RoleName, Settings, Standing, VoteReply,
 };
 use nodesync::rng::Rng;
 use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, Write};
@@ -19,6 +19,7 @@ struct Bench {
     replica: Replica,
     now: Now,
     sent: Vec<Envelope>,
+    apply: Vec<Apply>,
 }
 
 impl Bench {
@@ -26,13 +27,14 @@ impl Bench {
         let settings = Settings { incarnation: 7, ..Settings::new(id, vec![VOTER, PEER, LEADER]) };
         let now = Now(10_000_000);
         let replica = Replica::new(now, settings, recovered, Rng::new(1));
-        Bench { replica, now, sent: Vec::new() }
+        Bench { replica, now, sent: Vec::new(), apply: Vec::new() }
     }
 
     fn step(&mut self, input: Input) {
         let mut effects = Effects::default();
         self.replica.step(self.now, input, &mut effects);
         self.sent.extend(effects.send.into_iter().chain(effects.after_persist));
+        self.apply.extend(effects.apply);
         if effects.job > 0 {
             self.step(Input::Persisted(effects.job));
         }
@@ -113,6 +115,21 @@ fn a_leader_asks_whether_an_image_was_installed_that_nobody_acknowledges() {
     assert!(bench.sent.iter().any(asks), "{:?}", bench.sent);
     bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index)));
     assert_eq!(bench.progress(), Some((IMAGE.index, "replicate")));
+}
+
+#[test]
+fn a_leader_whose_image_a_follower_never_installs_takes_another_one() {
+    let mut bench = leader_with_an_image();
+    assert!(fetches_the_image(&mut bench));
+    bench.step(Input::SnapshotSent { to: PEER, sent: true });
+    let end = bench.now + 60 * Settings::new(LEADER, Vec::new()).election_timeout;
+    let takes_one = |bench: &Bench| bench.apply.iter().any(|a| matches!(a, Apply::Snapshot(_)));
+    while bench.now < end && !takes_one(&bench) {
+        // The other follower is well: the leader keeps its majority.
+        bench.hear(VOTER, 2, Message::Beat(Beat { leader: Some(LEADER), ..Beat::default() }));
+        bench.raise(Alarm::Heartbeat);
+    }
+    assert!(bench.replica.is_leader() && takes_one(&bench), "{:?}", bench.apply);
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod apply;
 mod client;
 mod core;
 mod detector;
+mod directory;
 mod events;
 mod info;
 mod listener;
@@ -65,15 +66,16 @@ use crate::clock::{Clock, wall_micros};
 use crate::config::{Config, Peer};
 use crate::protocol::{Facts, Limits, Password};
 use crate::replica::detector::FailureDetector;
-use crate::replica::{Alarm, HardState, Input, Record, Replica, Settings};
+use crate::replica::{Alarm, Input, Replica, Settings};
 use crate::rng::Rng;
 use crate::store::{Store, Writer};
 use crate::types::NodeId;
-use crate::wal::{FileDisk, Home, HomeError, Identity, Options, Wal, WalError};
+use crate::wal::{FileDisk, Home, Identity, Options, Wal};
 use crate::wire::handshake;
 use client::Clients;
 use core::Core;
 use detector::{Contacts, Sign};
+use directory::{home_error, incarnation, wal_error};
 use pool::Pool;
 use queues::{LinkQueue, Queues};
 use snapshot::{Images, SnapshotWork};
@@ -374,23 +376,6 @@ fn wake_listener(shared: &Shared) {
     let _ = TcpStream::connect_timeout(&address, Duration::from_millis(200));
 }
 
-/// The directory's incarnation, or a new one if the directory is old but its log is gone: whoever
-/// knew the old one must not take this node for the one that it knew (see
-/// [`crate::replica::joining`]). A new directory's log gets its first record here, before anybody
-/// has heard of the incarnation, so that the two can be told apart.
-fn incarnation(home: &Home, log: &mut Log) -> Result<u64, WalError> {
-    if !log.is_new() {
-        return Ok(home.incarnation());
-    }
-    if !home.has_begun() {
-        log.append(&[Record::Hard(HardState::default())]);
-        log.commit()?;
-        return Ok(home.incarnation());
-    }
-    log::warn!(target: "NodeSync", "This directory has lost its log: joining as if it were empty");
-    Ok(getrandom::u64().map_err(std::io::Error::other)?)
-}
-
 fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
     Settings {
         boot,
@@ -444,20 +429,4 @@ fn announce(shared: &Shared, last: u64) {
         config.dir.display(),
         shared.recovery.as_millis()
     );
-}
-
-fn home_error(error: &HomeError) -> Fatal {
-    match error {
-        HomeError::Io { .. } => Fatal::Io(error.to_string()),
-        HomeError::Corrupt { .. } | HomeError::NewerFormat { .. } => Fatal::Data(error.to_string()),
-        _ => Fatal::Config(error.to_string()),
-    }
-}
-
-fn wal_error(config: &Config, error: &WalError) -> Fatal {
-    let text = format!("{}: {error}", config.dir.display());
-    match error {
-        WalError::Corrupt { .. } | WalError::NewerFormat { .. } => Fatal::Data(text),
-        WalError::Full | WalError::Io(_) => Fatal::Io(text),
-    }
 }

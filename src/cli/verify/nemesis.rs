@@ -355,10 +355,11 @@ impl<'a> Nemesis<'a> {
             3 => format!("links from {victim}"),
             _ => {
                 let side = (0..size).filter(|at| (half >> at) & 1 == 0).map(port);
-                format!("links between {:?} and the others", side.collect::<Vec<_>>())
+                let side: Vec<_> = side.map(|port| port.to_string()).collect();
+                format!("links between {} and the others", side.join(", "))
             }
         };
-        format!("{which}: {mode:?}")
+        format!("{which}: {mode}")
     }
 
     /// A node loses its directory while it is down, and joins anew.

@@ -9,6 +9,7 @@
 //! Left out: loss, doubling and reordering of bytes. TCP does not show them to programs; the
 //! simulator does that to messages.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -44,6 +45,20 @@ pub enum Mode {
     },
     /// Lets each piece pass after this time.
     Delay(Duration),
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mode::Pass => f.write_str("pass"),
+            Mode::Cut { reset: true } => f.write_str("reset"),
+            Mode::Cut { reset: false } => f.write_str("closed"),
+            Mode::Stall { forth: true, back: true } => f.write_str("silent"),
+            Mode::Stall { forth: true, back: false } => f.write_str("answers pass only"),
+            Mode::Stall { .. } => f.write_str("no answers pass"),
+            Mode::Delay(by) => write!(f, "late by {} ms", by.as_millis()),
+        }
+    }
 }
 
 impl Mode {
