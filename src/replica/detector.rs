@@ -6,6 +6,10 @@
 //! nothing that must be safe depends on it. It decides who campaigns first, whether a request has a
 //! chance at all, and what the log says.
 //!
+//! Whoever looks much later than it meant to has been asleep itself (a stopped process, a starved
+//! machine): what its peers have said meanwhile is still to be read, so it waits a little longer
+//! before it blames them.
+//!
 //! A refused connection is the one certain sign: the machine is up and no process listens. It
 //! counts as suspicion at once. A lost connection alone does not; it may come back in a moment.
 
@@ -63,8 +67,15 @@ impl FailureDetector {
     /// The peers whose silence has just become too long, in order of their ids.
     pub fn overdue(&mut self, now: Now) -> Vec<NodeId> {
         let mut overdue = Vec::new();
+        let grace = self.timeout / 2;
         for (peer, (heard, liveness)) in &mut self.peers {
-            if *liveness == Liveness::Alive && now.since(*heard) >= self.timeout {
+            let silence = now.since(*heard);
+            if *liveness == Liveness::Suspected || silence < self.timeout {
+                continue;
+            }
+            if silence >= self.timeout + grace {
+                *heard = now - (self.timeout - grace);
+            } else {
                 *liveness = Liveness::Suspected;
                 overdue.push(*peer);
             }
@@ -102,6 +113,16 @@ mod tests {
         assert!(detector.heard(Now(901), PEER));
         assert!(!detector.heard(Now(902), PEER));
         assert_eq!(detector.deadline(), Some(Now(1202)));
+    }
+
+    #[test]
+    fn a_node_that_has_slept_hears_its_peers_out_before_it_suspects_them() {
+        let mut detector = detector();
+        assert_eq!(detector.overdue(Now(5_000)), [], "it is late itself");
+        assert_eq!(detector.deadline(), Some(Now(5_150)));
+        assert!(!detector.heard(Now(5_010), PEER));
+        assert_eq!(detector.overdue(Now(5_150)), [NodeId(2)]);
+        assert_eq!(detector.overdue(Now(5_310)), [PEER]);
     }
 
     #[test]
