@@ -1,68 +1,73 @@
-//! Seeded runs of the simulator. A failing seed prints how to replay it; longer runs take their
-//! seeds from the environment: `NODESYNC_SEEDS=1000..5000 cargo test --release --test simulation`.
+//! Seeded runs of the simulator: the same seeds each time, fresh ones for a minute, and mistakes
+//! made on purpose, each of which must be found. A failing seed prints the command that replays it.
+//!
+//! More of it is asked for in the environment: `NODESYNC_SEEDS=1000..5000`,
+//! `NODESYNC_SIM_SECONDS=3600`. Which seed finds which mistake stands in `docs/testing.md`;
+//! `UPDATE_GOLDENFILES=1` writes that table anew.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use nodesync::sim::{Mutant, Options, Report, Told, run};
-
-/// Why a lock is never poisoned.
-const LOCK: &str = "nobody panics while holding it";
+use nodesync::sim::{Mutant, NO_PANIC, Options, Report, Told, run};
+use parking_lot::Mutex;
 
 /// Few enough for every build, and the same ones each time.
-const FIXED_SEEDS: std::ops::Range<u64> = 0..200;
+const FIXED_SEEDS: Range<u64> = 0..200;
 
-fn seeds() -> std::ops::Range<u64> {
+/// For fresh seeds, where the environment does not ask for another time.
+const FRESH_SECONDS: u64 = 60;
+
+/// A mutant must be found by one of so many seeds.
+const MUTANT_SEEDS: u64 = 1_000;
+
+/// The tests that use all processors take turns.
+static PROCESSORS: Mutex<()> = Mutex::new(());
+
+fn from_environment<T: FromStr>(name: &str, default: T) -> T {
+    let Ok(text) = std::env::var(name) else { return default };
+    text.parse().unwrap_or_else(|_| panic!("{name} has a wrong value: {text}"))
+}
+
+fn seeds() -> Range<u64> {
     let Ok(text) = std::env::var("NODESYNC_SEEDS") else { return FIXED_SEEDS };
     let bounds = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     let (first, end) = bounds.expect("NODESYNC_SEEDS has the form 1000..2000");
     first..end
 }
 
-/// Runs all seeds on all processors and returns the reports, in order.
-fn run_all(seeds: std::ops::Range<u64>, options: &Options) -> Vec<Report> {
-    let next = AtomicU64::new(seeds.start);
-    let reports = Mutex::new(Vec::new());
-    let failures = Mutex::new(Vec::new());
+/// Runs seeds from `first` on, as long as `wanted` says so, on all processors, and tells what they
+/// came to.
+fn hold_for_all(first: u64, wanted: impl Fn(u64) -> bool + Sync) {
+    let (options, next) = (Options::default(), AtomicU64::new(first));
+    let (reports, failures) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    match run(seed, options) {
-                        Ok(report) => reports.lock().expect(LOCK).push((seed, report)),
-                        Err(violation) => failures.lock().expect(LOCK).push(violation),
-                    }
-                }
-            });
+    let work = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if !wanted(seed) {
+            return;
         }
-    });
-    let mut failures = failures.into_inner().expect(LOCK);
-    failures.sort_by_key(|violation| violation.seed);
-    if let Some(first) = failures.first() {
-        let lines: Vec<_> =
-            failures.iter().map(|v| format!("{}: {}", v.seed, v.invariant)).collect();
-        let (seed, end) = (first.seed, first.seed + 1);
+        match run(seed, &options) {
+            Ok(report) => reports.lock().push(report),
+            Err(violation) => _ = failures.lock().insert(seed, violation),
+        }
+    };
+    std::thread::scope(|scope| (0..workers).for_each(|_| _ = scope.spawn(work)));
+    let (reports, failures) = (reports.into_inner(), failures.into_inner());
+    if let Some((seed, violation)) = failures.first_key_value() {
+        let lines: String =
+            failures.iter().map(|(seed, v)| format!("  {seed}: {}\n", v.invariant)).collect();
         panic!(
-            "{first}\n\nfailed seeds:\n{}\nreplay the first one:\n  \
-             NODESYNC_SEEDS={seed}..{end} cargo test --release --test simulation promises",
-            lines.join("\n")
+            "{violation}\n\nfailed seeds:\n{lines}\nreplay the first one:\n  \
+             nodesync sim --seed {seed}\n  cargo run --release -- sim --seed {seed} --shrink"
         );
     }
-    let mut reports = reports.into_inner().expect(LOCK);
-    reports.sort_by_key(|(seed, _)| *seed);
-    reports.into_iter().map(|(_, report)| report).collect()
-}
-
-#[test]
-fn the_promises_hold_in_every_seeded_run() {
-    let reports = run_all(seeds(), &Options::default());
     let sum = |field: fn(&Report) -> u64| reports.iter().map(field).sum::<u64>();
     println!(
         "{} runs: {} events, {} commits, {} terms led, {} snapshots, {} restored, {} requests, \
@@ -81,6 +86,24 @@ fn the_promises_hold_in_every_seeded_run() {
 }
 
 #[test]
+fn the_promises_hold_in_every_seeded_run() {
+    let _alone = PROCESSORS.lock();
+    let seeds = seeds();
+    hold_for_all(seeds.start, |seed| seed < seeds.end);
+}
+
+#[test]
+fn the_promises_hold_for_fresh_seeds() {
+    let _alone = PROCESSORS.lock();
+    let time = Duration::from_secs(from_environment("NODESYNC_SIM_SECONDS", FRESH_SECONDS));
+    // Short enough to be typed.
+    let first = getrandom::u64().unwrap() >> 32;
+    println!("fresh seeds from {first} on");
+    let started = Instant::now();
+    hold_for_all(first, |_| started.elapsed() < time);
+}
+
+#[test]
 fn a_seed_replays_exactly() {
     let options = Options { trouble: Duration::from_secs(3), ..Options::default() };
     let hashes = || -> Vec<_> {
@@ -92,12 +115,75 @@ fn a_seed_replays_exactly() {
 }
 
 #[test]
-fn every_mutant_is_found() {
+fn a_panic_is_a_violation_of_its_seed() {
+    // A world without nodes: the first client that looks for one panics.
+    let violation = run(5, &Options { nodes: Some(0), ..Options::default() }).unwrap_err();
+    assert_eq!((violation.seed, violation.invariant), (5, NO_PANIC));
+    assert!(violation.how.contains("index out of bounds"), "{}", violation.how);
+}
+
+const TABLE_BEGINS: &str = "<!-- mutants -->\n";
+const TABLE_ENDS: &str = "<!-- /mutants -->";
+
+fn name_of(mutant: Mutant) -> String {
+    mutant.to_possible_value().unwrap().get_name().to_owned()
+}
+
+/// What a seed makes of a mutant: the invariant that it breaks.
+fn broken_by(mutant: Mutant, seed: u64) -> Option<&'static str> {
+    let options = Options { mutant: Some(mutant), told: Told::Last(0), ..Options::default() };
+    run(seed, &options).err().map(|violation| violation.invariant)
+}
+
+/// The rows of the table in `text`: of each mutant the seed and the invariant.
+fn rows(text: &str) -> BTreeMap<String, (u64, String)> {
+    let table = text.split_once(TABLE_BEGINS).and_then(|(_, rest)| rest.split_once(TABLE_ENDS));
+    let (table, _) = table.expect("the table stands between its marks");
+    let rows = table.lines().skip(2).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [mutant, seed, invariant] = cells[..] else { panic!("no row of three cells: {line}") };
+        (mutant.trim_matches('`').to_owned(), (seed.parse().unwrap(), invariant.to_owned()))
+    });
+    rows.collect()
+}
+
+/// Looks for the lowest seed of each mutant, and writes the table.
+fn write_table(path: &Path, text: &str) {
+    let mut table = String::from("| mutant | seed | invariant |\n|---|---|---|\n");
+    let mut missed = Vec::new();
     for &mutant in Mutant::value_variants() {
-        let told = Told::Last(0);
-        let options = Options { mutant: Some(mutant), told, ..Options::default() };
-        let found = (0..300).find_map(|seed| run(seed, &options).err());
-        let violation = found.unwrap_or_else(|| panic!("{mutant:?} was not found"));
-        println!("{mutant:?}: seed {}: {}", violation.seed, violation.invariant);
+        let name = name_of(mutant);
+        let found = (0..MUTANT_SEEDS).find_map(|seed| Some((seed, broken_by(mutant, seed)?)));
+        match found {
+            Some((seed, how)) => writeln!(table, "| `{name}` | {seed} | {how} |").unwrap(),
+            None => missed.push(name),
+        }
     }
+    let (before, rest) = text.split_once(TABLE_BEGINS).expect("a mark before the table");
+    let (_, after) = rest.split_once(TABLE_ENDS).expect("a mark behind the table");
+    fs::write(path, format!("{before}{TABLE_BEGINS}{table}{TABLE_ENDS}{after}")).unwrap();
+    assert!(missed.is_empty(), "not found within {MUTANT_SEEDS} seeds: {missed:?}");
+}
+
+#[test]
+fn every_mutant_is_found() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/testing.md");
+    let text = fs::read_to_string(&path).unwrap();
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        return write_table(&path, &text);
+    }
+    let (mut rows, mut wrong) = (rows(&text), String::new());
+    for &mutant in Mutant::value_variants() {
+        let name = name_of(mutant);
+        let Some((seed, invariant)) = rows.remove(&name) else {
+            writeln!(wrong, "  {name}: no row").unwrap();
+            continue;
+        };
+        let found = broken_by(mutant, seed);
+        if found != Some(&invariant) || seed >= MUTANT_SEEDS {
+            writeln!(wrong, "  {name}: seed {seed} breaks {found:?}, not {invariant:?}").unwrap();
+        }
+    }
+    rows.keys().for_each(|name| writeln!(wrong, "  {name}: no such mutant").unwrap());
+    assert!(wrong.is_empty(), "UPDATE_GOLDENFILES=1 looks for other seeds:\n{wrong}");
 }

@@ -51,6 +51,9 @@ pub struct Node {
     pub disk_stalled_until: Now,
 }
 
+/// When a run begins. Not at zero, so that "long ago" can be written as a subtraction.
+pub const BEGINNING: Now = Now(3_600_000_000);
+
 /// How far a sound wall clock is off at most, in microseconds.
 pub const SKEW_MICROS: i64 = 200_000;
 
@@ -94,7 +97,7 @@ impl World {
         let node = |at: usize| Node { id: NodeId(7001 + at as u32), ..Node::default() };
         let load = Workload::new(&plan, &mut rng);
         let mut world = World {
-            now: Now(3_600_000_000),
+            now: BEGINNING,
             sequence: 0,
             queue: BinaryHeap::new(),
             nodes: (0..size).map(node).collect(),
@@ -164,6 +167,11 @@ impl World {
         Now((i128::from(at.0) * 1_000_000 / rate) as u64 + 1)
     }
 
+    /// How long the world has existed, in microseconds.
+    pub fn age_micros(&self) -> u64 {
+        self.now.since(BEGINNING).as_micros() as u64
+    }
+
     /// The running process of a node.
     pub fn life(&self, node: usize) -> Option<u64> {
         self.nodes[node].process.as_ref().map(|process| process.life)
@@ -177,7 +185,7 @@ impl World {
     pub fn note(&mut self, node: usize, what: [u64; 3], text: impl FnOnce() -> String) {
         let what = [what[0] << 8 | node as u64, what[1], what[2]];
         let id = self.nodes[node].id;
-        self.trace.note(self.now, what, || format!("{id} {}", text()));
+        self.trace.note(self.age_micros(), what, || format!("{id} {}", text()));
     }
 
     /// Notes the first broken invariant.

@@ -16,7 +16,7 @@ use crate::clock::Now;
 use crate::replica::Input;
 use crate::rng::Rng;
 
-/// What can go wrong, beside what [`Travel`] does to single messages.
+/// What can go wrong, beside what happens to single messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// Two groups of nodes that do not hear each other.
@@ -29,7 +29,7 @@ pub enum Fault {
     Flap,
     /// A connection breaks.
     BreakLink,
-    /// Power loss of one node.
+    /// Power loss of one node, also while it starts.
     Crash,
     /// The process ends, as by kill -9; the system goes on.
     Kill,
@@ -139,7 +139,7 @@ impl World {
         let spared = self.only.as_ref().is_some_and(|only| !only.contains(&number));
         if kinds > 0 && !spared {
             let fault = self.plan.faults[self.rng.below(kinds) as usize];
-            self.struck.push(Struck { number, fault, at_micros: self.now.0 });
+            self.struck.push(Struck { number, fault, at_micros: self.age_micros() });
             self.strike(number, fault);
         }
         self.rng = rng;
@@ -251,6 +251,17 @@ impl World {
             let at = self.now + Duration::from_micros(micros);
             self.schedule(at, Event::Undo(Undo::Crash(node)));
         }
+    }
+
+    /// Power may fail while a node recovers.
+    pub fn interrupt_start(&mut self, node: usize) -> bool {
+        let strikes = !self.calm && self.plan.faults.contains(&Fault::Crash);
+        let interrupted = strikes && self.rng.chance(1, 6);
+        if interrupted {
+            let files = &self.nodes[node].disk.files;
+            files.stop_after(files.changes() + self.rng.below(4));
+        }
+        interrupted
     }
 
     /// The process dies, alone or with its machine.

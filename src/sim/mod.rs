@@ -70,6 +70,7 @@ mod network;
 mod plan;
 mod process;
 mod sessions;
+mod shrink;
 mod storage;
 mod trace;
 mod view;
@@ -77,10 +78,12 @@ mod workload;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 pub use faults::{Fault, Struck};
 pub use mutant::Mutant;
+pub use shrink::shrink;
 
 use crate::rng::Rng;
 use cluster::World;
@@ -88,7 +91,7 @@ use plan::Plan;
 use trace::Trace;
 
 /// What a run is like, beside what its seed decides. The later ones make a run smaller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long faults strike, in virtual time.
     pub trouble: Duration,
@@ -137,6 +140,9 @@ pub enum Told {
     Everything,
 }
 
+/// The invariant that a run breaks whose code panics.
+pub const NO_PANIC: &str = "nothing panics";
+
 /// What a good run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -181,6 +187,8 @@ pub struct Violation {
     pub invariant: &'static str,
     /// What was found instead.
     pub how: String,
+    /// What the seed made of the world.
+    pub plan: String,
     /// Which faults had struck by then.
     pub struck: Vec<Struck>,
     /// Events until then.
@@ -194,9 +202,9 @@ impl fmt::Display for Violation {
         for line in &self.lines {
             writeln!(f, "{line}")?;
         }
-        let Violation { seed, at_micros, invariant, how, .. } = self;
+        let Violation { seed, at_micros, invariant, how, plan, .. } = self;
         let at_ms = *at_micros as f64 / 1000.0;
-        write!(f, "seed {seed}, {at_ms:.3} ms: broken: {invariant}\n  {how}")
+        write!(f, "seed {seed}, {at_ms:.3} ms: broken: {invariant}\n  {how}\n  {plan}")
     }
 }
 
@@ -205,6 +213,7 @@ impl std::error::Error for Violation {}
 /// Runs the world of `seed`, and tells what happened as the options have it.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
     match options.told {
+        Told::Last(0) => attempt(seed, options, Trace::new(0, false)),
         // Text costs time: only a violation is worth it, and comes again with it.
         Told::Last(lines) => attempt(seed, options, Trace::new(0, false))
             .or_else(|_| attempt(seed, options, Trace::new(lines, false))),
@@ -217,14 +226,21 @@ fn attempt(seed: u64, options: &Options, trace: Trace) -> Result<Report, Box<Vio
     let mut rng = Rng::new(seed);
     let plan = Plan::draw(&mut rng, options);
     let mut world = World::new(rng, plan, trace, options);
-    let report = world.live(options);
-    match world.failure {
+    // What a panic leaves is not used any further, only told.
+    let report = catch_unwind(AssertUnwindSafe(|| world.live(options))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        world.failure = Some((NO_PANIC, text.to_owned()));
+        Report::default()
+    });
+    match world.failure.take() {
         None => Ok(Report { lines: world.trace.into_lines(), ..report }),
         Some((invariant, how)) => Err(Box::new(Violation {
             seed,
-            at_micros: world.now.0,
+            at_micros: world.age_micros(),
             invariant,
-            how: format!("{how}\n  {:?}", world.plan),
+            how,
+            plan: format!("{:?}", world.plan),
             struck: world.struck,
             steps: world.steps,
             lines: world.trace.into_lines(),

@@ -73,10 +73,16 @@ impl World {
         }
         let id = self.nodes[node].id;
         let (log_id, segment_bytes) = (self.nodes[node].incarnation, self.plan.segment_bytes);
+        let interrupted = self.interrupt_start(node);
         let (mut recovered, image) = match self.nodes[node].disk.open(log_id, segment_bytes) {
             Ok(found) => found,
+            Err(_) if interrupted => {
+                self.die(node, Death::PowerCut);
+                return self.start_again(node, 1_000);
+            }
             Err(why) => return self.cannot_start(node, &why),
         };
+        self.nodes[node].disk.files.kill(); // It was not interrupted after all.
         self.nodes[node].rotten = None;
         self.check_found(node);
         let Some(incarnation) = self.claim(node) else { return };

@@ -5,8 +5,6 @@
 
 use std::collections::VecDeque;
 
-use crate::clock::Now;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Trace {
@@ -24,9 +22,10 @@ impl Trace {
         Trace { hash: 0xcbf2_9ce4_8422_2325, keep, headlines, lines: VecDeque::new() }
     }
 
-    /// Notes that something happened. `what` names it in numbers, `text` in words.
-    pub fn note(&mut self, now: Now, what: [u64; 3], text: impl FnOnce() -> String) {
-        for number in [now.0, what[0], what[1], what[2]] {
+    /// Notes that something happened so many microseconds after the beginning. `what` names it in
+    /// numbers, `text` in words.
+    pub fn note(&mut self, age_micros: u64, what: [u64; 3], text: impl FnOnce() -> String) {
+        for number in [age_micros, what[0], what[1], what[2]] {
             self.hash = mix(self.hash, number);
         }
         if self.keep > 0 {
@@ -38,7 +37,7 @@ impl Trace {
             if self.lines.len() == self.keep {
                 self.lines.pop_front();
             }
-            self.lines.push_back(format!("{:>10.3} ms  {text}", now.0 as f64 / 1000.0));
+            self.lines.push_back(format!("{:>10.3} ms  {text}", age_micros as f64 / 1000.0));
         }
     }
 
