@@ -83,6 +83,9 @@ pub fn run(shared: &Shared, mut detector: FailureDetector, signs: &Receiver<Sign
                     shared.contacts.suspect(peer, true);
                     log::warn!(target: "FAILURE", "Node {peer} is gone: connection refused");
                 }
+                // From here, not from the thread that was refused: what the core is told of a peer
+                // comes in the order in which it was found out.
+                shared.core.step([Input::PeerGone(peer)]);
             }
             Ok(Sign::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => look_through(shared, &mut detector),

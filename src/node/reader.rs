@@ -174,7 +174,6 @@ fn probe(shared: &Shared, peer: NodeId) {
 /// Tells everyone that a peer's port refuses connections.
 pub fn gone(shared: &Shared, peer: NodeId) {
     shared.contacts.tell(Sign::Refused(peer));
-    shared.core.step([Input::PeerGone(peer)]);
 }
 
 /// Connections beyond the clients' that the listener keeps room for: two for each peer are used.
