@@ -25,7 +25,7 @@ const FIXED_SEEDS: Range<u64> = 0..200;
 const FRESH_SECONDS: u64 = 60;
 
 /// A mutant must be found by one of so many seeds.
-const MUTANT_SEEDS: u64 = 1_000;
+const MUTANT_SEEDS: u64 = 500;
 
 /// The tests that use all processors take turns.
 static PROCESSORS: Mutex<()> = Mutex::new(());

@@ -31,7 +31,7 @@ impl World {
             return;
         }
         if self.rng.chance(self.plan.eventual_share, 4) {
-            let parts = self.load.eventual_parts(client, &mut self.rng);
+            let parts = self.load.eventual_parts(client, self.now.0, &mut self.rng);
             self.ask(client, parts, true);
             return;
         }

@@ -235,6 +235,7 @@ impl World {
             Event::Timer { node, timer, .. } => self.timer(node, timer),
             Event::Arrive(packet) => self.arrive(packet),
             Event::Connect { from, to, .. } => self.connect(from, to),
+            Event::Sign { node, peer, refused, .. } => self.sign(node, peer, refused),
             Event::LinkBroken { from, to, generation } => self.link_broken(from, to, generation),
             Event::Pull { from, to, .. } => {
                 if let Some(process) = &mut self.nodes[from].process {

@@ -264,6 +264,11 @@ impl Disk {
         let _ = self.images.remove_older(self.synced.snapshot);
     }
 
+    /// True if there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.open(name).is_ok()
+    }
+
     /// Flips a bit of a sealed segment or an image, if there is one; which file it was.
     pub fn rot(&self, rng: &mut Rng) -> Option<String> {
         let mut names = self.files.list().ok()?;

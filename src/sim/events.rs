@@ -25,6 +25,13 @@ pub enum Event {
         timer: Timer,
     },
     Arrive(Packet),
+    /// The detector thread learns that a peer is heard again, or that its port refuses.
+    Sign {
+        node: usize,
+        life: u64,
+        peer: usize,
+        refused: bool,
+    },
     Connect {
         from: usize,
         to: usize,
@@ -132,6 +139,7 @@ impl Event {
         match self {
             Event::Timer { node, life, .. }
             | Event::Synced { node, life }
+            | Event::Sign { node, life, .. }
             | Event::SyncAgain { node, life }
             | Event::Spare { node, life }
             | Event::Overlay { node, life, .. }

@@ -13,7 +13,7 @@ use super::faults::Fault;
 use super::sessions::Answer;
 use super::workload::{End, Request};
 use crate::clock::Now;
-use crate::replica::{Envelope, Input, Message};
+use crate::replica::{Envelope, Input, Message, Record};
 use crate::store::Applied;
 use crate::types::{
     Command, Entry, Index, Key, Outcome, Payload, RequestId, Version, Write, Writes,
@@ -78,6 +78,11 @@ impl Promises {
         if let Payload::Merge(writes) = payload {
             raise(&mut self.committed, writes);
         }
+    }
+
+    /// True if this write, or a newer one to its key, is in the log.
+    pub fn is_committed(&self, write: &Write) -> bool {
+        version(&self.committed, &write.key) >= write.version
     }
 
     fn note(&mut self, write: &Write) {
@@ -158,6 +163,12 @@ impl World {
             return;
         };
         let by = writes.first().and_then(|write| process.replica.origin(write.version));
+        let known = &self.connections[number].written;
+        let falls = writes.iter().find(|write| version(known, &write.key) >= write.version);
+        if let Some(write) = falls.cloned() {
+            let how = format!("#{node}: {write:?} after {:?}", version(known, &write.key));
+            return self.fail("a session's later write is newer", how);
+        }
         raise(&mut self.connections[number].written, writes);
         for write in writes {
             let acked = self.promises.acked.entry(write.key.clone()).or_default();
@@ -183,6 +194,31 @@ impl World {
         let mut durable = Versions::new();
         raise(&mut durable, &self.nodes[node].disk.synced.held);
         self.promises.disk[node] = durable;
+    }
+
+    /// The eventual writes that are on a disk and that these records leave out.
+    pub fn left_out(&self, node: usize, records: &[Record]) -> Vec<Write> {
+        let last = records.iter().rev().find_map(|record| match record {
+            Record::Held(writes) => Some(writes),
+            _ => None,
+        });
+        let (Some(writes), Some(process)) = (last, &self.nodes[node].process) else {
+            return Vec::new();
+        };
+        let kept = |old: &&Write| {
+            let newer = |new: &Write| new.key == old.key && new.version >= old.version;
+            writes.iter().any(newer)
+        };
+        process.view.held.iter().filter(|old| !kept(old)).cloned().collect()
+    }
+
+    /// What a disk forgets of the eventual writes is in the log.
+    pub fn check_left_out(&mut self, node: usize, writes: &[Write]) {
+        let lost = writes.iter().find(|write| !self.promises.is_committed(write)).cloned();
+        if let Some(lost) = lost {
+            let how = format!("#{node}: {lost:?}");
+            self.fail("a disk forgets only what is in the log", how);
+        }
     }
 
     /// A node starts with what its disk held.

@@ -7,10 +7,11 @@ use super::cluster::World;
 use super::process::Process;
 use super::sessions::Answer;
 use super::trace::{mix, mix_bytes};
-use crate::replica::{Apply, Envelope, Message, Record, Status};
+use crate::replica::{Apply, Envelope, Message, ReadId, Record, Status};
 use crate::store::Applied;
 use crate::types::{
-    Entry, Index, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term, encode_writes,
+    Command, Entry, Index, Key, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term, Version,
+    encode_writes,
 };
 
 /// A committed entry.
@@ -37,6 +38,8 @@ pub struct Oracle {
     /// From index 1 on.
     committed: Vec<Committed>,
     executed: HashMap<RequestId, Index>,
+    /// Of each node the latest life of which something was executed, and where.
+    boots: BTreeMap<NodeId, (u64, Index)>,
     images: BTreeMap<Index, u64>,
     /// How many images were put in place of a store.
     pub restored: u64,
@@ -54,6 +57,7 @@ impl Oracle {
             entries: HashMap::new(),
             committed: Vec::new(),
             executed: HashMap::new(),
+            boots: BTreeMap::new(),
             images: BTreeMap::new(),
             restored: 0,
             image_bytes: 0,
@@ -297,17 +301,37 @@ impl World {
         }
     }
 
+    /// A read waits for an index that covers all that anybody knew to be committed when it was
+    /// asked for.
+    pub fn check_granted(&mut self, node: usize, read: ReadId, index: Index) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let asked = process.reading.get(&read).map_or(0, |(_, committed)| *committed);
+        if index < asked {
+            let how = format!("#{node}: index {index} for a read asked for at {asked}");
+            self.fail("a read covers what was committed before it", how);
+        }
+    }
+
     /// The store of one node applies one entry.
     pub fn apply_entry(&mut self, node: usize, entry: &Entry) {
         self.check_merge(node, entry);
         let spoilt = self.spoil_entry(node, entry);
         let Some(process) = &mut self.nodes[node].process else { return };
+        let store = process.writer.store();
+        let least = versions_before(entry, |key| store.version(key));
         let applied = match process.writer.apply(spoilt.as_ref().unwrap_or(entry), true) {
             Ok(applied) => applied,
             Err(error) => return self.fail("committed entries can be applied", error.to_string()),
         };
         process.digest = Process::digest(process.digest, entry, hash_applied(&applied));
         let digest = process.digest;
+        if matches!(applied, Applied::Done(_))
+            && let Some((key, version)) =
+                least.iter().find(|(key, least)| store.version(key) < *least)
+        {
+            let how = format!("#{node}: {key:?} at {}, after {version:?}", entry.index);
+            return self.fail("versions do not fall", how);
+        }
         self.check_digest(node, entry.index, digest);
         self.merged(node, entry.index, &applied);
         let Payload::Batch { proposal, .. } = &entry.payload else { return };
@@ -345,6 +369,13 @@ impl World {
     }
 
     fn check_executed(&mut self, id: RequestId, index: Index) {
+        let (boot, since) = *self.oracle.boots.entry(id.node).or_default();
+        if id.boot > boot {
+            self.oracle.boots.insert(id.node, (id.boot, index));
+        } else if id.boot < boot && index > since {
+            let how = format!("{id:?} at {index}, after one of boot {boot} at {since}");
+            self.fail("nothing of an earlier life is executed after a later one's", how);
+        }
         let first = *self.oracle.executed.entry(id).or_insert(index);
         if first != index {
             let how = format!("{id:?} at {first} and at {index}");
@@ -360,6 +391,20 @@ impl World {
             self.fail("equal states have equal images", format!("{meta:?}"));
         }
     }
+}
+
+/// Of each key that a batch names: the version that it has, or that the batch itself brings.
+fn versions_before(entry: &Entry, known: impl Fn(&[u8]) -> Version) -> Vec<(Key, Version)> {
+    let Payload::Batch { proposal, .. } = &entry.payload else { return Vec::new() };
+    let commands = Command::decode_all(&proposal.commands).map_while(Result::ok);
+    let of = |command| match command {
+        Command::Merge { version, key, .. } => Some((key.into(), version.max(known(key)))),
+        Command::Set { key, .. } | Command::Increment { key, .. } | Command::Take { key } => {
+            Some((key.into(), known(key)))
+        }
+        _ => None,
+    };
+    commands.filter_map(of).collect()
 }
 
 fn hash(entry: &Entry) -> u64 {

@@ -129,16 +129,38 @@ impl World {
             return;
         }
         self.note(to, [10, from as u64, envelope.term], || format!("hears {envelope:?}"));
-        let mut inputs = Vec::new();
         let now = self.local(to);
-        if let Some(process) = &mut self.nodes[to].process
-            && process.detector.heard(now, envelope.from)
-        {
-            let liveness = crate::replica::detector::Liveness::Alive;
-            inputs.push(Input::Peer { peer: envelope.from, liveness });
+        if let Some(process) = &mut self.nodes[to].process {
+            if process.detector.counts_as_alive(envelope.from) {
+                process.detector.heard(now, envelope.from);
+            } else {
+                self.tell_detector(to, from, false);
+            }
         }
-        inputs.push(Input::Message(envelope));
-        self.step(to, inputs);
+        self.step(to, vec![Input::Message(envelope)]);
+    }
+
+    /// The detector thread gets a sign, behind the earlier ones.
+    fn tell_detector(&mut self, node: usize, peer: usize, refused: bool) {
+        let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
+        let now = self.now;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.signs_until = process.signs_until.max(now + late);
+        let (at, life) = (process.signs_until, process.life);
+        self.schedule(at, Event::Sign { node, life, peer, refused });
+    }
+
+    /// The detector thread has a sign.
+    pub fn sign(&mut self, node: usize, peer: usize, refused: bool) {
+        let (now, peer) = (self.local(node), self.nodes[peer].id);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if refused {
+            process.detector.refused(peer);
+            self.step(node, vec![Input::PeerGone(peer)]);
+        } else if process.detector.heard(now, peer) {
+            let liveness = crate::replica::detector::Liveness::Alive;
+            self.step(node, vec![Input::Peer { peer, liveness }]);
+        }
     }
 
     /// A node tries to connect to a peer.
@@ -155,11 +177,8 @@ impl World {
         let peer = self.nodes[to].id;
         let Some(peer_life) = self.life(to) else {
             self.schedule(self.now + retry, Event::Connect { from, to, life });
-            if let Some(process) = &mut self.nodes[from].process {
-                process.detector.refused(peer);
-            }
             self.note(from, [11, to as u64, 0], || format!("is refused by {peer}"));
-            self.step(from, vec![Input::PeerGone(peer)]);
+            self.tell_detector(from, to, true);
             return;
         };
         let now = self.now;

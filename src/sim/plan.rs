@@ -26,6 +26,8 @@ pub struct Plan {
     pub slow_clients: u64,
     pub request_timeout: Duration,
     pub batch_commands_max: usize,
+    /// Bytes of replies after which a session has them written.
+    pub output_bytes_max: usize,
     pub settings: Settings,
     pub travel: Travel,
     /// How late a thread wakes up.
@@ -107,6 +109,7 @@ impl Plan {
             slow_clients: any(&[0, 0, 2, 20]),
             request_timeout: millis(any(&[300, 1_000, 3_000])),
             batch_commands_max: any(&[1, 2, 4096, 4096]) as usize,
+            output_bytes_max: any(&[1, 10, 1 << 20, 1 << 20]) as usize,
             settings,
             travel,
             wake_micros: any(&[50, 500, 5_000]),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::Mutant;
-use super::cluster::World;
+use super::cluster::{Node, SKEW_MICROS, World};
 use super::disk::{Batch, Death, Unfinished, Unreadable};
 use super::events::{Event, Timer};
 use super::storage::Storage;
@@ -46,7 +46,8 @@ pub struct Process {
     working: bool,
     /// The connections that wait for something.
     pub waiting: BTreeMap<RequestId, usize>,
-    pub reading: BTreeMap<ReadId, usize>,
+    /// With how much was committed when they were asked for.
+    pub reading: BTreeMap<ReadId, (usize, Index)>,
     pub accepting: BTreeMap<RequestId, usize>,
     /// Reads that wait for an index to be applied.
     pub granted: Vec<(Index, ReadId)>,
@@ -56,6 +57,8 @@ pub struct Process {
     pub pulls: BTreeSet<usize>,
     pub storage: Storage,
     pub stopping: bool,
+    /// The latest sign for the detector thread comes then.
+    pub signs_until: Now,
     pub led: bool,
     /// The last index of its log when it began to lead.
     pub led_from: Index,
@@ -96,6 +99,9 @@ impl World {
         recovered.clock = recovered.clock.max(writer.latest());
         self.note_durable(node);
         self.note_start(node);
+        if !self.calm && self.rng.chance(1, 4) {
+            self.set_clock(node, SKEW_MICROS); // The machine has been started, too.
+        }
         self.nodes[node].boot += 1 + self.rng.below(3);
         let boot = self.nodes[node].boot;
         let settings = Settings {
@@ -152,6 +158,7 @@ impl World {
             pulls: BTreeSet::new(),
             storage: Storage::default(),
             stopping: false,
+            signs_until: Now(0),
             led: false,
             led_from: 0,
             reached: (0, 0),
@@ -181,7 +188,7 @@ impl World {
         self.note(node, [22, 0, 0], || format!("CANNOT START: {why}"));
         match why {
             // (A last batch that has rotted looks torn, if the segment after it never began.)
-            Unreadable::Forgotten(how) if self.nodes[node].rotten.is_none() => {
+            Unreadable::Forgotten(how) if !self.is_rotten(node) => {
                 let how = format!("{id}: {how}");
                 self.fail("what was synced is found again, and nothing else", how);
             }
@@ -190,13 +197,19 @@ impl World {
                 self.die(node, Death::Killed);
                 self.start_again(node, 1_000);
             }
-            _ if self.nodes[node].rotten.is_some() => {
+            _ if self.is_rotten(node) => {
                 self.die(node, Death::Killed);
                 self.wipe(node);
                 self.start_again(node, 1_000);
             }
             _ => self.fail("what was written can be read", format!("{id}: {why}")),
         }
+    }
+
+    /// True if a file is still there in which a bit has flipped.
+    fn is_rotten(&self, node: usize) -> bool {
+        let Node { disk, rotten, .. } = &self.nodes[node];
+        rotten.as_ref().is_some_and(|name| disk.has(name))
     }
 
     /// The process is gone, whatever it was doing.
@@ -258,6 +271,7 @@ impl World {
         for event in &effects.events {
             self.note(node, [3, 0, 0], || format!("-- {event:?}"));
         }
+        let left_out = self.left_out(node, &persist);
         self.check_records(node, &persist);
         for (id, writes) in effects.accepted {
             self.accepted(node, id, writes);
@@ -272,7 +286,9 @@ impl World {
         for item in apply {
             self.hand_to_apply(node, item);
         }
+        self.check_left_out(node, &left_out);
         for (read, index) in effects.reads {
+            self.check_granted(node, read, index);
             if let Some(process) = &mut self.nodes[node].process {
                 process.granted.push((index, read));
             }

@@ -11,6 +11,7 @@ use super::Mutant;
 use super::cluster::World;
 use super::events::Event;
 use super::eventual::Versions;
+use super::plan::Plan;
 use crate::clock::Now;
 use crate::protocol::{Facts, Limits, Question, Reply, Session, Work};
 use crate::replica::pending::given_up;
@@ -57,6 +58,8 @@ pub struct Connection {
     inbox: Vec<u8>,
     /// When the latest bytes will arrive, each way.
     latest: [Now; 2],
+    /// The key that an eventual session counts up.
+    update: Option<Key>,
     /// The newest eventual writes that its client knows to be taken.
     pub written: Versions,
 }
@@ -75,8 +78,9 @@ impl Connection {
 }
 
 /// What all sessions of a node know.
-fn facts(node: NodeId, batch_commands_max: usize) -> Arc<Facts> {
-    let limits = Limits { batch_commands_max, ..Limits::default() };
+fn facts(node: NodeId, plan: &Plan) -> Arc<Facts> {
+    let Plan { batch_commands_max, output_bytes_max, .. } = *plan;
+    let limits = Limits { batch_commands_max, output_bytes_max, ..Limits::default() };
     Arc::new(Facts {
         node,
         version: "simulated",
@@ -92,7 +96,7 @@ impl World {
     pub fn open_connection(&mut self, client: usize, node: usize) -> Option<usize> {
         let life = self.life(node)?;
         let number = self.connections.len();
-        let facts = facts(self.nodes[node].id, self.plan.batch_commands_max);
+        let facts = facts(self.nodes[node].id, &self.plan);
         self.connections.push(Connection {
             client,
             node,
@@ -103,6 +107,7 @@ impl World {
             answer: None,
             inbox: Vec::new(),
             latest: [self.now; 2],
+            update: None,
             written: BTreeMap::new(),
         });
         Some(number)
@@ -224,6 +229,11 @@ impl World {
         }
         let Some(process) = &mut self.nodes[node].process else { return true };
         all.extend_from_slice(&commands);
+        let first = Command::decode_all(&commands).find_map(Result::ok);
+        self.connections[number].update = match first {
+            Some(Command::Increment { key, .. }) if eventual => Some(key.into()),
+            _ => None,
+        };
         let id = process.replica.next_request();
         process.waiting.insert(id, number);
         self.wait_for(number, Wait::Write(id));
@@ -239,7 +249,7 @@ impl World {
             self.finish(number, Answer::MayRead);
             return false;
         }
-        process.reading.insert(id, number);
+        process.reading.insert(id, (number, self.oracle.commits()));
         self.wait_for(number, Wait::Read(id));
         self.step(node, vec![Input::Read(id)]);
         true
@@ -301,10 +311,22 @@ impl World {
     }
 
     fn finish(&mut self, number: usize, answer: Answer) {
-        let Connection { node, session, wait, .. } = &mut self.connections[number];
+        let Connection { node, wait, .. } = &mut self.connections[number];
         let waited = std::mem::replace(wait, Wait::Room);
-        let (Some(process), Some(session)) = (&self.nodes[*node].process, session) else { return };
+        let Some(process) = &self.nodes[*node].process else { return };
         let leader = process.replica.leader();
+        let update = self.connections[number].update.take();
+        if let (Answer::Outcomes(outcomes), Some(key)) = (&answer, update)
+            && let [Outcome::Integer(sum)] = outcomes[..]
+        {
+            let before = match sum - 1 {
+                0 => Outcome::Nil,
+                before => Outcome::Value(before.to_string().as_bytes().into()),
+            };
+            self.check_read(number, &key, &before);
+        }
+        let Connection { node, session, .. } = &mut self.connections[number];
+        let (Some(process), Some(session)) = (&self.nodes[*node].process, session) else { return };
         match (answer, waited) {
             (Answer::Outcomes(outcomes), _) => session.finish_write(Ok(outcomes), leader),
             (Answer::Accepted(existed, by), _) => session.finish_accept(Ok(existed), by),
@@ -368,7 +390,7 @@ impl World {
     /// The replica refused a read.
     pub fn read_refused(&mut self, node: usize, read: ReadId, why: Rejected) {
         let Some(process) = &mut self.nodes[node].process else { return };
-        if let Some(number) = process.reading.remove(&read) {
+        if let Some((number, _)) = process.reading.remove(&read) {
             self.answer(number, Answer::Unserved(why.into()));
         }
     }
@@ -402,7 +424,7 @@ impl World {
         process.granted = waiting;
         for (_, read) in ready {
             let process = self.nodes[node].process.as_mut();
-            if let Some(number) = process.and_then(|process| process.reading.remove(&read)) {
+            if let Some((number, _)) = process.and_then(|process| process.reading.remove(&read)) {
                 self.answer(number, Answer::MayRead);
             }
         }

@@ -126,14 +126,16 @@ impl Workload {
 
     /// What an eventual session asks for: a read, some blind writes, or a write that depends on
     /// what is there.
-    pub fn eventual_parts(&mut self, client: usize, rng: &mut Rng) -> Vec<(Key, Action)> {
+    pub fn eventual_parts(&mut self, client: usize, at: u64, rng: &mut Rng) -> Vec<(Key, Action)> {
         let key = |rng: &mut Rng| match rng.below(10) {
             0 => MIXED.to_vec(),
+            // A key without a record: nothing but the floor says how old a write to it may be.
+            1..4 => format!("e-{}-{}", at / 500_000, rng.below(3)).into_bytes(),
             number => format!("e{}", number % 4).into_bytes(),
         };
         match rng.below(12) {
             0..4 => return vec![(key(rng), Action::Get)],
-            4 => return vec![(MIXED.to_vec(), Action::Increment(1))],
+            4 => return vec![(key(rng), Action::Increment(1))],
             _ => {}
         }
         let mut parts = Vec::new();
