@@ -1,4 +1,6 @@
-//! The write-ahead log: what a replica must not forget, on the disk before anybody is told.
+//! The write-ahead log: what a replica must not forget, on the disk before anybody is told. Beside
+//! it in the same directory, and on the same [`Disk`], the images that let it be cut ([`Images`]);
+//! and whose the directory is ([`Home`]).
 //!
 //! # Use
 //! [`Wal::append`] encodes records into memory. [`Wal::commit`] writes all that was appended since
