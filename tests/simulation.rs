@@ -116,10 +116,10 @@ fn a_seed_replays_exactly() {
 
 #[test]
 fn a_panic_is_a_violation_of_its_seed() {
-    // A world without nodes: the first client that looks for one panics.
+    // A world without nodes: the first who looks for one panics.
     let violation = run(5, &Options { nodes: Some(0), ..Options::default() }).unwrap_err();
     assert_eq!((violation.seed, violation.invariant), (5, NO_PANIC));
-    assert!(violation.how.contains("index out of bounds"), "{}", violation.how);
+    assert!(!violation.how.is_empty(), "the panic says what it is about");
 }
 
 const TABLE_BEGINS: &str = "<!-- mutants -->\n";

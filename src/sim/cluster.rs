@@ -41,8 +41,8 @@ pub struct Node {
     pub founded: bool,
     /// What was durable on directories that were lost since it was last a full member.
     pub ghosts: Vec<View>,
-    /// A file in which a bit has flipped, until a start has found all that it needs.
-    pub rotten: Option<String>,
+    /// Files in which a bit has flipped, until a start has found all that it needs.
+    pub rotten: BTreeSet<String>,
     /// By how much its wall clock is ahead of the true time, in microseconds.
     pub skew_micros: i64,
     /// By how many millionths its clocks run too fast.

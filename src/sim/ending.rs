@@ -75,7 +75,7 @@ impl World {
             if self.nodes[node].paused {
                 self.resume(node);
             }
-            self.nodes[node].disk.files.set_capacity(None);
+            self.nodes[node].disk.files.heal();
             self.set_clock(node, SKEW_MICROS);
             self.schedule(self.now, Event::Start(node));
             for peer in 0..self.nodes.len() {
@@ -167,7 +167,7 @@ impl World {
             let (log_id, segment_bytes) = (self.nodes[node].incarnation, self.plan.segment_bytes);
             let (recovered, image) = match self.nodes[node].disk.open(log_id, segment_bytes) {
                 Ok(found) => found,
-                Err(_) if self.nodes[node].rotten.is_some() => continue,
+                Err(_) if !self.nodes[node].rotten.is_empty() => continue,
                 Err(why) => {
                     let how = format!("#{node}: {why}");
                     return self.fail("every node recovers from its disk", how);

@@ -284,7 +284,7 @@ impl World {
     /// more than a minority has lost something and not caught up since.
     fn may_lose_directory(&self, node: usize) -> bool {
         let loses = |at: usize, node: &super::cluster::Node, this: usize| {
-            !node.ghosts.is_empty() || node.rotten.is_some() || at == this
+            !node.ghosts.is_empty() || !node.rotten.is_empty() || at == this
         };
         let losing = self.nodes.iter().enumerate().filter(|(at, n)| loses(*at, n, node)).count();
         let founded = self.nodes.iter().all(|node| node.founded);
@@ -303,7 +303,7 @@ impl World {
         if self.may_lose_directory(node) {
             let rotten = self.nodes[node].disk.rot(&mut self.rng);
             self.note(node, [24, 0, 0], || format!("ROT in {rotten:?}"));
-            self.nodes[node].rotten = rotten.or(self.nodes[node].rotten.take());
+            self.nodes[node].rotten.extend(rotten);
         }
     }
 
@@ -315,7 +315,8 @@ impl World {
         machine.incarnation = incarnation;
         machine.ghosts.push(std::mem::take(&mut machine.disk).synced);
         machine.disk = Disk::default();
-        (machine.begun, machine.rotten) = (false, None);
+        machine.begun = false;
+        machine.rotten.clear();
         self.spoil_disk(node);
         self.note_loss(node, true);
         self.forget_candidacies(node);

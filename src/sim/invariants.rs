@@ -258,10 +258,10 @@ impl World {
         // Peers may hand over what they hold: each is bounded, and so is the sum.
         let backlog_max = (settings.backlog_bytes_max + ONE) * self.nodes.len();
         let used = self.nodes[node].disk.files.used_bytes();
-        let images = self.oracle.image_bytes * 4;
-        let segments = 8 * self.plan.segment_bytes.max(ONE as u64);
+        let images = self.oracle.image_bytes * 8;
+        let segments = 16 * self.plan.segment_bytes.max(ONE as u64);
         let log =
-            8 * (settings.snapshot_log_bytes + settings.backlog_bytes_max.min(1 << 15)) as u64;
+            16 * (settings.snapshot_log_bytes + settings.backlog_bytes_max.min(1 << 15)) as u64;
         let disk_max = images + segments + log;
         let broken = if status.pending.1 > settings.pending_bytes_max + ONE {
             Some(format!("{} bytes pending", status.pending.1))

@@ -86,7 +86,7 @@ impl World {
             Err(why) => return self.cannot_start(node, &why),
         };
         self.nodes[node].disk.files.kill(); // It was not interrupted after all.
-        self.nodes[node].rotten = None;
+        self.nodes[node].rotten.clear();
         self.check_found(node);
         let Some(incarnation) = self.claim(node) else { return };
         self.spoil_recovered(node, &mut recovered);
@@ -209,7 +209,7 @@ impl World {
     /// True if a file is still there in which a bit has flipped.
     fn is_rotten(&self, node: usize) -> bool {
         let Node { disk, rotten, .. } = &self.nodes[node];
-        rotten.as_ref().is_some_and(|name| disk.has(name))
+        rotten.iter().any(|name| disk.has(name))
     }
 
     /// The process is gone, whatever it was doing.

@@ -101,6 +101,12 @@ impl MemoryDisk {
         self.0.lock().write_fails = true;
     }
 
+    /// Takes back what was to fail, and the limit.
+    pub fn heal(&self) {
+        let state = &mut *self.0.lock();
+        (state.sync_fails, state.write_fails, state.capacity_bytes) = (false, false, None);
+    }
+
     /// From now on a sync returns and has done nothing: a disk that breaks its contract, for trying
     /// those who rely on it.
     pub fn forget_to_sync(&self) {
