@@ -17,8 +17,9 @@
 //! Who may use whom: `types codec clock rng` ← [`replica`] ← [`store`], [`wal`], [`wire`] ←
 //! [`node`]; [`protocol`] uses `types` and `codec` only; [`sim`] may use all but `node`. Never
 //! sideways, never up. Threads, channels and sockets are in [`node`] alone, files in [`wal`]'s disk
-//! and home, the real clock in [`clock`]. Beside the server stand the tools that try it: [`client`],
-//! and the commands in [`cli`], which may do what `node` may. A test (`tests/tidy.rs`) checks this.
+//! and home, the real clock in [`clock`]. Beside the server stand the tools that try it:
+//! [`client`], and the commands in [`cli`], which may do what `node` may. A test
+//! (`tests/tidy.rs`) checks this.
 //!
 //! To read the code: [`types`], then [`replica`] and its essay [`replica::raft`], then [`node`]
 //! with the thread map, then whatever you came for.

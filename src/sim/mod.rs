@@ -32,17 +32,17 @@
 //! | `trace` | what happened, as a hash and as lines |
 //!
 //! **Checked at each step**: a term has one leader; log matching; a leader holds all that was
-//! committed before its term; what is committed never changes, and is durable on a majority when it
-//! is first known and when a client is answered; a node votes once in a term, whatever it forgot;
-//! terms and commits never fall; equal logs give equal states and equal images; a request is
-//! executed once and has one reply; nothing is pending that nobody waits for; a read covers what was
-//! committed before it was asked for; a session reads its own eventual writes, and each is newer
-//! than those before it; versions do not fall; a disk forgets only eventual writes that are in the
-//! log; digests at a mark are equal; nothing grows beyond its bound, on the disk neither; the
-//! replica's own check. **At each start**: the disk holds what was
-//! synced, or that and what was being written, and nothing else; a vote that has left is found.
-//! **At each crash**: an acknowledged eventual write is lost only where no node has had it for a
-//! second. **At the end**: the newest of each key has won, and of a client's writes the later one.
+//! committed before its term; what is committed never changes, and is durable on a majority when
+//! it is first known and when a client is answered; a node votes once in a term, whatever it
+//! forgot; terms and commits never fall; equal logs give equal states and equal images; a request
+//! is executed once and has one reply; nothing is pending that nobody waits for; a read covers
+//! what was committed before it was asked for; a session reads its own eventual writes, and each
+//! is newer than those before it; versions do not fall; a disk forgets only eventual writes that
+//! are in the log; digests at a mark are equal; nothing grows beyond its bound, on the disk
+//! neither; the replica's own check. **At each start**: the disk holds what was synced, or that
+//! and what was being written, and nothing else; a vote that has left is found. **At each
+//! crash**: an acknowledged eventual write is lost only where no node has had it for a second.
+//! **At the end**: the newest of each key has won, and of a client's writes the later one.
 //!
 //! **Modelled**: message delay, loss, doubling, reordering; connections that break, are refused and
 //! come again; partitions of all shapes; power that fails at any change of a disk, in the middle of
