@@ -30,6 +30,8 @@ mod handshake;
 mod identity;
 #[path = "inputs/image.rs"]
 mod image;
+#[path = "protocol/limits.rs"]
+mod limits;
 #[path = "inputs/mutate.rs"]
 mod mutate;
 #[path = "inputs/reference.rs"]

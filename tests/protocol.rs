@@ -15,6 +15,8 @@
 
 #[path = "protocol/desk.rs"]
 mod desk;
+#[path = "protocol/limits.rs"]
+mod limits;
 #[path = "protocol/modes.rs"]
 mod modes;
 
@@ -22,6 +24,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use desk::{Desk, replies, request};
+use limits::tight;
 use nodesync::protocol::Limits;
 use nodesync::types::{Consistency, NodeId, Rejected, Unknown, Unserved};
 use proptest::prelude::*;
@@ -316,23 +319,6 @@ const JUNK: [&str; 12] = [
     "GET / HTTP/1.1\r\n",
     "$3\r\n",
 ];
-
-/// Small limits, so that short inputs reach them.
-fn tight() -> Limits {
-    Limits {
-        key_bytes_max: 8,
-        value_bytes_max: 25,
-        arguments_max: 4,
-        line_bytes_max: 60,
-        request_bytes_max: 70,
-        reply_bytes_max: 40,
-        output_bytes_max: 50,
-        batch_bytes_max: 100,
-        batch_commands_max: 3,
-        stranger_arguments_max: 3,
-        stranger_value_bytes_max: 10,
-    }
-}
 
 proptest! {
     #[test]

@@ -195,7 +195,7 @@ impl Disk {
     }
 
     /// The process dies in the middle of what its threads are doing; `unfinished` is that, beside
-    /// the log's own work, and `drop` whatever would tidy up if the process went on.
+    /// the log's own work, and `rest` whatever would tidy up if the process went on.
     pub fn die<T>(&mut self, death: Death, rng: &mut Rng, unfinished: Unfinished, rest: T) {
         self.queue.clear();
         if !self.writing.is_empty() {

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::limits::tight;
 use nodesync::codec::Reader;
 use nodesync::protocol::{Facts, Limits, Password, Question, Reply, Session, Work};
 use nodesync::rng::Rng;
@@ -30,23 +31,6 @@ const READ_BYTES: usize = 16 << 10;
 
 /// No single reply to these inputs is longer, in bytes: COMMAND DOCS is the longest.
 const REPLY_BYTES_MAX: usize = 64 << 10;
-
-/// Small limits, so that short inputs reach them.
-fn tight() -> Limits {
-    Limits {
-        key_bytes_max: 8,
-        value_bytes_max: 25,
-        arguments_max: 4,
-        line_bytes_max: 60,
-        request_bytes_max: 70,
-        reply_bytes_max: 40,
-        output_bytes_max: 50,
-        batch_bytes_max: 100,
-        batch_commands_max: 3,
-        stranger_arguments_max: 3,
-        stranger_value_bytes_max: 10,
-    }
-}
 
 /// What the connection is to, and how the node answers.
 struct Setting {
