@@ -177,30 +177,32 @@ impl Disk {
         self.log.as_ref().is_some_and(Wal::has_spare)
     }
 
-    /// Everything is written and synced, as at a clean stop. False if it could not be.
+    /// Everything is written and synced, and the end is marked, as at a clean stop.
     pub fn close(&mut self) -> Result<(), WalError> {
-        self.writing.extend(self.queue.drain(..).collect::<Vec<_>>());
-        let view = self.with_written();
-        self.doubtful = Some(view.clone());
-        if let Some(mut log) = self.log.take() {
-            if !self.appended {
-                self.writing.iter().for_each(|batch| log.append(&batch.records));
-            }
-            self.writing.clear();
-            log.close()?;
-            self.synced = view;
-        }
+        let written = self.end_sync().and_then(|_| {
+            self.begin_sync();
+            self.end_sync()
+        });
+        self.note_doubt();
+        self.queue.clear();
+        self.writing.clear();
+        let closed = self.log.take().map_or(Ok(()), Wal::close);
         self.files.kill();
-        Ok(())
+        written.and(closed)
+    }
+
+    /// What is being written may be there or not.
+    fn note_doubt(&mut self) {
+        if !self.writing.is_empty() {
+            self.doubtful = Some(self.with_written());
+        }
     }
 
     /// The process dies in the middle of what its threads are doing; `unfinished` is that, beside
     /// the log's own work, and `rest` whatever would tidy up if the process went on.
     pub fn die<T>(&mut self, death: Death, rng: &mut Rng, unfinished: Unfinished, rest: T) {
         self.queue.clear();
-        if !self.writing.is_empty() {
-            self.doubtful = Some(self.with_written());
-        }
+        self.note_doubt();
         self.files.stop_after(self.files.changes() + rng.below(CRASH_WITHIN));
         let Unfinished { image, part, spare } = unfinished;
         let mut log_is_next = rng.chance(1, 2);
