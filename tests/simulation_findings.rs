@@ -4,7 +4,7 @@
 use nodesync::clock::Now;
 use nodesync::replica::{
     Alarm, Append, AppendAck, Apply, Beat, Effects, Envelope, HardState, Input, Message, Pull,
-    Recovered, Replica, RoleName, Settings, Standing, VoteReply,
+    Record, Recovered, Replica, RoleName, Settings, Standing, VoteReply,
 };
 use nodesync::rng::Rng;
 use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, Write};
@@ -20,14 +20,16 @@ struct Bench {
     now: Now,
     sent: Vec<Envelope>,
     apply: Vec<Apply>,
+    /// The clock that recovery would find.
+    clock: Version,
 }
 
 impl Bench {
     fn new(id: NodeId, recovered: Recovered) -> Bench {
         let settings = Settings { incarnation: 7, ..Settings::new(id, vec![VOTER, PEER, LEADER]) };
-        let now = Now(10_000_000);
+        let (now, clock) = (Now(10_000_000), recovered.clock);
         let replica = Replica::new(now, settings, recovered, Rng::new(1));
-        Bench { replica, now, sent: Vec::new(), apply: Vec::new() }
+        Bench { replica, now, sent: Vec::new(), apply: Vec::new(), clock }
     }
 
     fn step(&mut self, input: Input) {
@@ -35,6 +37,10 @@ impl Bench {
         self.replica.step(self.now, input, &mut effects);
         self.sent.extend(effects.send.into_iter().chain(effects.after_persist));
         self.apply.extend(effects.apply);
+        for record in effects.persist {
+            let Record::Clock(clock) = record else { continue };
+            self.clock = self.clock.max(clock);
+        }
         if effects.job > 0 {
             self.step(Input::Persisted(effects.job));
         }
@@ -178,4 +184,29 @@ fn a_write_that_is_found_on_the_disk_is_drained() {
     bench.raise(Alarm::Drain);
     assert_eq!(bench.replica.status().last, last + 1);
     assert_eq!(bench.replica.status().unsynced, 0);
+}
+
+#[test]
+fn a_node_claims_only_what_its_disk_would_remind_it_of() {
+    let mut bench = leader(Vec::new());
+    let mut claims = Vec::new();
+    for _ in 0..400 {
+        bench.sent.clear();
+        bench.hear(PEER, 2, Message::Spread(vec![own_write()].into()));
+        bench.raise(Alarm::Drain);
+        bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(bench.replica.status().last)));
+        bench.raise(Alarm::Heartbeat);
+        for envelope in &bench.sent {
+            let Message::Beat(beat) = &envelope.message else { continue };
+            assert!(
+                beat.drained.tick() <= bench.clock.tick(),
+                "{:?} {:?}",
+                beat.drained,
+                bench.clock
+            );
+            claims.push(beat.drained);
+        }
+    }
+    claims.dedup();
+    assert!(claims.is_sorted() && claims.len() > 3, "{claims:?}");
 }

@@ -197,6 +197,9 @@ impl Replica {
             Input::Stop => self.stop(now, effects),
         }
         self.look_after_eventual(now, effects);
+        if effects.persist.len() != before.0 {
+            self.back_claim(now, effects);
+        }
         if (effects.persist.len(), effects.after_persist.len()) != before {
             self.last_job += 1;
             self.jobs.push_back((self.last_job, self.log.last_index(), now));

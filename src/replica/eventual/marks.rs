@@ -49,15 +49,31 @@ impl Replica {
         self.eventual.marks.own
     }
 
-    /// This node holds no undrained write up to this version and will make none.
+    /// This node holds no undrained write up to this version and will make none, not even after a
+    /// restart.
     pub(in super::super) fn drained(&mut self, now: Now) -> Version {
         if self.eventual.skew.is_doubted() {
             return Version::default();
         }
-        let claimed = Version::new(self.eventual.clock.claim(now), Version::LOG);
+        let claimed = self.eventual.clock.claim(now).min(self.eventual.reserved);
+        let claimed = Version::new(claimed, Version::LOG);
         match self.eventual.outbox.oldest() {
             Some(oldest) => claimed.min(Version(oldest.0.saturating_sub(1))),
             None => claimed,
+        }
+    }
+
+    /// The disk is about to be written: now and then it shall learn how far a claim may go. A claim
+    /// that only the process knew of would be broken if it came back with its wall clock set back.
+    pub(in super::super) fn back_claim(&mut self, now: Now, effects: &mut Effects) {
+        if self.eventual.skew.is_doubted() || self.leader().is_none() {
+            return;
+        }
+        let claim = self.eventual.clock.claim(now);
+        let step = self.settings.mark_interval.as_micros() as u64 / 2 * HybridClock::TICKS;
+        let known = self.eventual.reserving.back().map_or(0, |(_, tick)| *tick);
+        if claim >= known.max(self.eventual.reserved) + step {
+            self.reserve_up_to(claim, effects);
         }
     }
 

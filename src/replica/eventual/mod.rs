@@ -133,7 +133,7 @@ impl Eventual {
             drain_at: Now(u64::MAX),
             overdue: (now, None),
             disk,
-            reserved: last,
+            reserved: clock.tick(),
             reserving: VecDeque::new(),
             skew: clocks::Skew::default(),
             marks: Marks::new(now),
@@ -291,7 +291,11 @@ impl Replica {
         if asked > self.eventual.stamped + self.reservation() / 2 {
             return;
         }
-        let tick = self.eventual.stamped + self.reservation();
+        self.reserve_up_to(self.eventual.stamped + self.reservation(), effects);
+    }
+
+    /// Tells the disk that this node may have stamped up to this tick, or will never below it.
+    fn reserve_up_to(&mut self, tick: u64, effects: &mut Effects) {
         self.eventual.reserving.push_back((self.last_job + 1, tick));
         effects.persist.push(Record::Clock(Version::new(tick, Version::LOG)));
     }
