@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -108,6 +109,14 @@ pub struct Args {
     #[arg(long, env = "NODESYNC_TOMBSTONE_HORIZON", value_name = "S", default_value_t = 86_400)]
     pub tombstone_horizon: u64,
 
+    /// How clients are served: by a thread for each, or by a few loops that poll
+    #[arg(long, env = "NODESYNC_IO", value_enum, default_value = "threads")]
+    pub io: Io,
+
+    /// How many loops `--io poll` has; 0 for one a core, at most 4
+    #[arg(long, env = "NODESYNC_IO_LOOPS", value_name = "N", default_value_t = 0)]
+    pub io_loops: usize,
+
     /// Least important messages to log: error, warn, info, debug or trace
     #[arg(long, env = "NODESYNC_LOG_LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
@@ -192,6 +201,25 @@ pub enum Mode {
     Eventual,
 }
 
+/// How clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    /// A blocking thread for each client.
+    Threads,
+    /// A few loops, each of which serves many clients.
+    Poll,
+}
+
+impl Io {
+    /// As it is typed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Io::Threads => "threads",
+            Io::Poll => "poll",
+        }
+    }
+}
+
 /// What it means: settings that fit together.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -237,6 +265,10 @@ pub struct Config {
     pub backlog_bytes_max: usize,
     /// See [`Args::tombstone_horizon`].
     pub tombstone_horizon: Duration,
+    /// See [`Args::io`].
+    pub io: Io,
+    /// How many loops serve clients, with [`Io::Poll`].
+    pub io_loops: usize,
 }
 
 impl Config {
@@ -298,6 +330,11 @@ impl Config {
             clock_offset_max: Duration::from_millis(args.max_clock_offset),
             backlog_bytes_max: args.max_backlog.0,
             tombstone_horizon: Duration::from_secs(args.tombstone_horizon),
+            io: args.io,
+            io_loops: match args.io_loops {
+                0 => available_parallelism().map_or(1, |cores| cores.get().min(4)),
+                loops => loops.min(64),
+            },
         })
     }
 
@@ -324,6 +361,8 @@ impl Config {
             ("election-timeout", millis(self.election_timeout)),
             ("heartbeat-interval", millis(self.heartbeat_interval)),
             ("id", self.id.to_string()),
+            ("io", self.io.as_str().into()),
+            ("io-loops", self.io_loops.to_string()),
             ("max-backlog", self.backlog_bytes_max.to_string()),
             ("max-clock-offset", millis(self.clock_offset_max)),
             ("max-key-size", self.key_bytes_max.to_string()),

@@ -3,7 +3,7 @@
 //! pipeline.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -11,13 +11,13 @@ use super::Shared;
 use super::queues::ApplyWork;
 use super::snapshot::SnapshotWork;
 use super::stop::Fatal;
-use super::waiters::{Answer, Waiter};
+use super::waiters::{Answer, Answers, Asker};
 use crate::replica::Input;
 use crate::store::{Applied, Writer};
 use crate::types::{Entry, Index, Outcome, Payload, Rejected};
 
 /// Reads that wait for an index, by that index.
-type Readers = BTreeMap<Index, Vec<Arc<Waiter>>>;
+type Readers = BTreeMap<Index, Vec<Asker>>;
 
 /// Applies until the node ends.
 pub fn run(
@@ -36,8 +36,12 @@ pub fn run(
                 refusing = true;
                 refuse(&mut readers);
             }
-            ApplyWork::Read(_, waiter) if refusing => waiter.answer(stopping()),
-            ApplyWork::Read(index, waiter) => park(&mut readers, index, waiter),
+            ApplyWork::Read(index, asker) => {
+                park(&mut readers, index, asker);
+                if refusing {
+                    refuse(&mut readers);
+                }
+            }
             _ if failed => {} // The node is about to stop.
             ApplyWork::Entries(entries) => {
                 if let Err(fatal) = apply(shared, &mut writer, &entries, &mut answers) {
@@ -67,24 +71,23 @@ pub fn run(
     refuse(&mut readers);
 }
 
-fn stopping() -> Answer {
-    Answer::Unserved(Rejected::Stopping.into())
-}
-
 fn refuse(readers: &mut Readers) {
-    for waiter in std::mem::take(readers).into_values().flatten() {
-        waiter.answer(stopping());
+    let mut answers = Answers::default();
+    for asker in std::mem::take(readers).into_values().flatten() {
+        answers.push(asker, Answer::Unserved(Rejected::Stopping.into()));
     }
+    answers.deliver();
 }
 
 /// Keeps a reader until its index is applied. Those who have given up meanwhile are let go, so that
 /// a node that lags for long does not collect them.
-fn park(readers: &mut Readers, index: Index, waiter: Arc<Waiter>) {
+fn park(readers: &mut Readers, index: Index, asker: Asker) {
     let parked = readers.entry(index).or_default();
     if parked.len().is_power_of_two() {
-        parked.retain(|waiter| Arc::strong_count(waiter) > 1);
+        let now = Instant::now();
+        parked.retain(|asker| asker.deadline > now);
     }
-    parked.push(waiter);
+    parked.push(asker);
 }
 
 fn apply(
@@ -122,11 +125,13 @@ fn apply(
 }
 
 fn wake_readers(readers: &mut Readers, applied: Index) {
+    let mut answers = Answers::default();
     while let Some(first) = readers.first_entry()
         && *first.key() <= applied
     {
-        for waiter in first.remove() {
-            waiter.answer(Answer::MayRead);
+        for asker in first.remove() {
+            answers.push(asker, Answer::MayRead);
         }
     }
+    answers.deliver();
 }

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use super::events;
 use super::queues::{ApplyWork, LinkQueue, LinkWork, Queues, WalWork};
 use super::stop::{Fatal, Stop};
-use super::waiters::{Answer, Waiter};
+use super::waiters::{Answer, Answers, Asker, Waiter};
 use crate::clock::{Clock, Now};
 use crate::replica::pending::given_up;
 use crate::replica::{
@@ -30,16 +30,16 @@ use crate::replica::{
 };
 use crate::store::{Image, Store};
 use crate::types::{
-    NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Unserved, Version, Write, Writes,
+    NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Version, Write, Writes,
 };
 
 /// What the lock guards.
 struct State {
     replica: Replica,
     effects: Effects,
-    writes: HashMap<u64, Arc<Waiter>>,
-    accepts: HashMap<u64, Arc<Waiter>>,
-    reads: HashMap<ReadId, Arc<Waiter>>,
+    writes: HashMap<u64, Asker>,
+    accepts: HashMap<u64, Asker>,
+    reads: HashMap<ReadId, Asker>,
     /// An image that has just arrived, for the `Apply::Restore` that the same step may ask for.
     arrived: Option<Box<Image>>,
     /// The deadline that the election thread is waiting for …
@@ -61,12 +61,79 @@ pub struct Core {
 
 const NO_LEADER: u64 = u64::MAX;
 
+/// What the core is asked for on behalf of clients.
+#[derive(Debug)]
+pub enum Request {
+    /// Execute these encoded commands, one after the other: [`Answer::Outcomes`].
+    Write(Bytes),
+    /// Have eventual writes stamped, here or by another node: [`Answer::Accepted`]. They belong
+    /// into the overlay next.
+    Accept(Vec<Write>),
+    /// Say when the store may be read so that the read is linearizable: [`Answer::MayRead`].
+    Read,
+}
+
+/// A request that was asked for, by which it can be given up.
+#[derive(Clone, Copy, Debug)]
+pub enum Open {
+    /// A [`Request::Write`].
+    Write(RequestId),
+    /// A [`Request::Accept`].
+    Accept(RequestId),
+    /// A [`Request::Read`].
+    Read(ReadId),
+}
+
+/// What has become of a request at once.
+#[derive(Debug)]
+pub struct Asked {
+    /// The way to give it up.
+    pub open: Open,
+    /// Who takes eventual writes.
+    pub acceptor: Option<NodeId>,
+    /// The writes of a [`Request::Accept`] that this node has stamped in the same step: nobody has
+    /// to be woken, and no other answer will come.
+    pub stamped: Option<Writes>,
+}
+
+impl State {
+    fn ask(&mut self, now: Now, request: Request, asker: Asker) -> Asked {
+        let State { replica, effects, writes, accepts, reads, .. } = self;
+        let mut stamped = None;
+        let open = match request {
+            Request::Write(commands) => {
+                let id = replica.next_request();
+                writes.insert(id.seq, asker);
+                replica.step(now, Input::Propose { id, commands }, effects);
+                Open::Write(id)
+            }
+            Request::Accept(asked) => {
+                let id = replica.next_accept();
+                replica.step(now, Input::Accept { id, writes: asked }, effects);
+                let at = effects.accepted.iter().position(|(accepted, _)| *accepted == id);
+                stamped = at.map(|at| effects.accepted.swap_remove(at).1);
+                if stamped.is_none() {
+                    accepts.insert(id.seq, asker);
+                }
+                Open::Accept(id)
+            }
+            Request::Read => {
+                let id = replica.next_read();
+                reads.insert(id, asker);
+                replica.step(now, Input::Read(id), effects);
+                Open::Read(id)
+            }
+        };
+        Asked { open, acceptor: replica.acceptor(), stamped }
+    }
+}
+
 /// What a step has caused that is done after the lock is released: wake-ups, and lines for the log,
 /// whose writing may block. Must be declared before the lock's guard, so that it is dropped after
 /// it.
 #[derive(Default)]
 struct Afterwards {
-    answers: Vec<(Arc<Waiter>, Answer)>,
+    answers: Answers,
     /// Peers' eventual writes, for the overlay.
     spread: Option<(Arc<Store>, Vec<Writes>)>,
     events: Vec<Event>,
@@ -79,9 +146,7 @@ impl Drop for Afterwards {
                 store.accept(&writes);
             }
         }
-        for (waiter, answer) in self.answers.drain(..) {
-            waiter.answer(answer);
-        }
+        self.answers.deliver();
         self.events.iter().for_each(events::log);
     }
 }
@@ -127,104 +192,80 @@ impl Core {
         result
     }
 
-    /// Executes a batch of encoded commands and waits for what comes of it, until `deadline`.
-    pub fn propose(
+    /// Asks for all of `requests` in one step, and tells `asked` of each, in their order. An
+    /// answer that is not there at once goes to the asker's inbox; it may be there before this
+    /// returns.
+    pub fn ask(
         &self,
-        commands: Bytes,
-        waiter: &Arc<Waiter>,
-        deadline: Instant,
-    ) -> Result<Vec<Outcome>, Unserved> {
-        let id = self.act(|State { replica, effects, writes, .. }, now| {
-            let id = replica.next_request();
-            writes.insert(id.seq, Arc::clone(waiter));
-            replica.step(now, Input::Propose { id, commands }, effects);
-            id
-        });
-        let answer = waiter.wait_until(deadline).or_else(|| self.withdraw(id));
-        match answer.unwrap_or_else(|| waiter.wait()) {
-            Answer::Outcomes(outcomes) => Ok(outcomes),
-            Answer::Unserved(unserved) => Err(unserved),
-            Answer::MayRead | Answer::Accepted(_) => Err(Unknown::TimedOut.into()),
-        }
-    }
-
-    /// Has eventual writes stamped, here or by another node, until `deadline`: the stamped writes,
-    /// which belong into the overlay next, and who has stamped them.
-    pub fn accept(
-        &self,
-        writes: Vec<Write>,
-        waiter: &Arc<Waiter>,
-        deadline: Instant,
-    ) -> (Result<Writes, Unserved>, Option<NodeId>) {
-        let (id, acceptor, taken) = self.act(|State { replica, effects, accepts, .. }, now| {
-            let id = replica.next_accept();
-            replica.step(now, Input::Accept { id, writes }, effects);
-            // Where this node stamps, and there is room, nobody has to be woken.
-            let at = effects.accepted.iter().position(|(accepted, _)| *accepted == id);
-            let taken = at.map(|at| effects.accepted.swap_remove(at).1);
-            if taken.is_none() {
-                accepts.insert(id.seq, Arc::clone(waiter));
+        requests: impl IntoIterator<Item = (Request, Asker)>,
+        mut asked: impl FnMut(Asked),
+    ) {
+        self.act(|state, now| {
+            for (request, asker) in requests {
+                asked(state.ask(now, request, asker));
             }
-            (id, replica.acceptor(), taken)
         });
-        if let Some(writes) = taken {
-            return (Ok(writes), acceptor);
-        }
-        let answer = waiter.wait_until(deadline).or_else(|| self.withdraw_accept(id));
-        let result = match answer.unwrap_or_else(|| waiter.wait()) {
-            Answer::Accepted(writes) => Ok(writes),
-            Answer::Unserved(unserved) => Err(unserved),
-            Answer::MayRead | Answer::Outcomes(_) => Err(Unknown::TimedOut.into()),
-        };
-        let first = result.as_ref().ok().and_then(|writes| writes.first());
-        let stamped_by = first.and_then(|write| self.state.lock().replica.origin(write.version));
-        (result, stamped_by)
     }
 
-    /// Gives a request for eventual writes up. `None` if its answer is on its way to the waiter.
-    fn withdraw_accept(&self, id: RequestId) -> Option<Answer> {
-        let mut state = self.state.lock();
-        state.accepts.remove(&id.seq)?;
-        let withdrawn = state.replica.withdraw_accept(id);
-        Some(Answer::Unserved(given_up(withdrawn, state.replica.acceptor())))
+    /// Asks for one thing and waits until `deadline`; the answer, and who has stamped eventual
+    /// writes, as far as that is known.
+    pub fn ask_and_wait(
+        &self,
+        request: Request,
+        waiter: &Arc<Waiter>,
+        deadline: Instant,
+    ) -> (Answer, Option<NodeId>) {
+        let mut asked = None;
+        self.ask([(request, waiter.open(deadline))], |one| asked = Some(one));
+        let Some(Asked { open, acceptor, stamped }) = asked else {
+            return (Answer::Unserved(Rejected::Busy.into()), None);
+        };
+        if let Some(writes) = stamped {
+            return (Answer::Accepted(writes), acceptor);
+        }
+        let answer = waiter.wait_until(deadline).or_else(|| self.give_up(open));
+        let answer = answer.unwrap_or_else(|| waiter.wait());
+        let acceptor = self.stamped_by(&answer);
+        (answer, acceptor)
+    }
+
+    /// Which node has stamped the eventual writes of an answer.
+    pub fn stamped_by(&self, answer: &Answer) -> Option<NodeId> {
+        let Answer::Accepted(writes) = answer else { return None };
+        let version = writes.first()?.version;
+        self.state.lock().replica.origin(version)
+    }
+
+    /// Gives a request up: the answer instead. `None` if another one is on its way.
+    pub fn give_up(&self, open: Open) -> Option<Answer> {
+        match open {
+            Open::Write(id) => {
+                let mut state = self.state.lock();
+                state.writes.remove(&id.seq)?;
+                let withdrawn = state.replica.withdraw(id);
+                Some(Answer::Unserved(given_up(withdrawn, state.replica.leader())))
+            }
+            Open::Accept(id) => {
+                let mut state = self.state.lock();
+                state.accepts.remove(&id.seq)?;
+                let withdrawn = state.replica.withdraw_accept(id);
+                Some(Answer::Unserved(given_up(withdrawn, state.replica.acceptor())))
+            }
+            Open::Read(id) => {
+                // A read that waits for apply is not known here any more, and may be answered late.
+                self.act(|State { replica, effects, reads, .. }, now| {
+                    if reads.remove(&id).is_some() {
+                        replica.step(now, Input::AbandonRead(id), effects);
+                    }
+                });
+                Some(Answer::Unserved(Rejected::NoLeader.into()))
+            }
+        }
     }
 
     /// Whether an eventual write of this version may get into the log ahead of its turn.
     pub fn trust(&self, version: Version) -> Result<(), Rejected> {
         self.state.lock().replica.trust(self.clock.now(), version)
-    }
-
-    /// Gives a request up. `None` if its answer is already on its way to the waiter.
-    fn withdraw(&self, id: RequestId) -> Option<Answer> {
-        let mut state = self.state.lock();
-        state.writes.remove(&id.seq)?;
-        let withdrawn = state.replica.withdraw(id);
-        Some(Answer::Unserved(given_up(withdrawn, state.replica.leader())))
-    }
-
-    /// Waits until the store may be read so that the read is linearizable, until `deadline`. After
-    /// an error the waiter must not be used again: a read that waits for apply keeps it, and may
-    /// answer late.
-    pub fn may_read(&self, waiter: &Arc<Waiter>, deadline: Instant) -> Result<(), Unserved> {
-        let id = self.act(|State { replica, effects, reads, .. }, now| {
-            let id = replica.next_read();
-            reads.insert(id, Arc::clone(waiter));
-            replica.step(now, Input::Read(id), effects);
-            id
-        });
-        let answer = waiter.wait_until(deadline).unwrap_or_else(|| {
-            self.act(|State { replica, effects, reads, .. }, now| {
-                if reads.remove(&id).is_some() {
-                    replica.step(now, Input::AbandonRead(id), effects);
-                }
-            });
-            Answer::Unserved(Rejected::NoLeader.into())
-        });
-        match answer {
-            Answer::MayRead => Ok(()),
-            Answer::Unserved(unserved) => Err(unserved),
-            Answer::Outcomes(_) | Answer::Accepted(_) => Err(Rejected::Busy.into()),
-        }
     }
 
     /// Entries of this node's own clients have been applied: wakes those who wait.
@@ -235,8 +276,8 @@ impl Core {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         for (seq, outcomes) in outcomes.drain(..) {
-            if let Some(waiter) = state.writes.remove(&seq) {
-                afterwards.answers.push((waiter, Answer::Outcomes(outcomes)));
+            if let Some(asker) = state.writes.remove(&seq) {
+                afterwards.answers.push(asker, Answer::Outcomes(outcomes));
             }
         }
     }
@@ -258,8 +299,8 @@ impl Core {
         let lost: Vec<RequestId> = ids.filter(|id| was_applied(*id)).collect();
         for id in lost {
             replica.withdraw(id);
-            if let Some(waiter) = writes.remove(&id.seq) {
-                afterwards.answers.push((waiter, Answer::Unserved(Unknown::ResultLost.into())));
+            if let Some(asker) = writes.remove(&id.seq) {
+                afterwards.answers.push(asker, Answer::Unserved(Unknown::ResultLost.into()));
             }
         }
     }
@@ -318,11 +359,11 @@ impl Core {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         let writes = mem::take(&mut state.writes).into_values();
-        for waiter in writes.chain(mem::take(&mut state.accepts).into_values()) {
-            afterwards.answers.push((waiter, Answer::Unserved(Unknown::Stopped.into())));
+        for asker in writes.chain(mem::take(&mut state.accepts).into_values()) {
+            afterwards.answers.push(asker, Answer::Unserved(Unknown::Stopped.into()));
         }
-        for (_, waiter) in mem::take(&mut state.reads) {
-            afterwards.answers.push((waiter, Answer::Unserved(Rejected::Stopping.into())));
+        for (_, asker) in mem::take(&mut state.reads) {
+            afterwards.answers.push(asker, Answer::Unserved(Rejected::Stopping.into()));
         }
         let _ = self.queues.apply.send(ApplyWork::RefuseReads);
     }
@@ -412,16 +453,16 @@ impl Core {
         let State { effects, writes, accepts, reads, .. } = state;
         let answers = &mut afterwards.answers;
         for (id, index) in effects.reads.drain(..) {
-            let Some(waiter) = reads.remove(&id) else { continue };
+            let Some(asker) = reads.remove(&id) else { continue };
             if self.store.applied() >= index {
-                answers.push((waiter, Answer::MayRead));
+                answers.push(asker, Answer::MayRead);
             } else {
-                let _ = self.queues.apply.send(ApplyWork::Read(index, waiter));
+                let _ = self.queues.apply.send(ApplyWork::Read(index, asker));
             }
         }
         for (id, writes) in effects.accepted.drain(..) {
             match accepts.remove(&id.seq) {
-                Some(waiter) => answers.push((waiter, Answer::Accepted(writes))),
+                Some(asker) => answers.push(asker, Answer::Accepted(writes)),
                 None => effects.spread.push(writes), // Nobody waits, but it is taken.
             }
         }
@@ -433,8 +474,10 @@ impl Core {
             effects.refuse_accepts.drain(..).map(|(id, why)| (accepts.remove(&id.seq), why));
         let unread =
             effects.refuse_reads.drain(..).map(|(id, why)| (reads.remove(&id), why.into()));
-        for (waiter, unserved) in refused.chain(not_taken).chain(unread) {
-            answers.extend(waiter.map(|waiter| (waiter, Answer::Unserved(unserved))));
+        for (asker, unserved) in refused.chain(not_taken).chain(unread) {
+            if let Some(asker) = asker {
+                answers.push(asker, Answer::Unserved(unserved));
+            }
         }
     }
 

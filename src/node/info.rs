@@ -5,18 +5,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::client::{Client, Driver};
+use super::front::Client;
 use crate::clock::wall_micros;
 use crate::protocol::{Protocol, Question, Reply};
 use crate::replica::{PeerStatus, RoleName, Status};
 use crate::types::{Index, NodeId};
 
 /// How often WAIT looks whether the replicas are there.
-const WAIT_STEP: Duration = Duration::from_millis(10);
+pub const WAIT_STEP: Duration = Duration::from_millis(10);
 
-/// Answers a question of a session.
-pub fn answer(driver: &Driver<'_>, question: &Question) -> Reply {
-    let shared = driver.shared;
+/// Answers a question of the client `id`. (WAIT is for the front ends: see [`Wait`].)
+pub fn answer(shared: &Shared, id: u64, question: &Question) -> Reply {
     match question {
         Question::Info { sections } => Reply::Verbatim(info(shared, sections)),
         Question::Leader => Reply::leader(leader(shared)),
@@ -25,16 +24,19 @@ pub fn answer(driver: &Driver<'_>, question: &Question) -> Reply {
         Question::ClientList { ids } => {
             let wanted = |id: &u64| ids.as_ref().is_none_or(|ids| ids.contains(id));
             let clients = shared.clients.list();
-            let lines = clients.iter().filter(|(id, _)| wanted(id));
-            Reply::Verbatim(lines.map(|(id, client)| client_line(*id, client)).collect())
+            let lines = clients.iter().filter(|client| wanted(&client.id));
+            Reply::Verbatim(lines.map(|client| client_line(client)).collect())
         }
         Question::ClientInfo => {
             let clients = shared.clients.list();
-            let own = clients.iter().find(|(id, _)| *id == driver.id);
-            Reply::Verbatim(own.map(|(id, client)| client_line(*id, client)).unwrap_or_default())
+            let own = clients.iter().find(|client| client.id == id);
+            Reply::Verbatim(own.map(|client| client_line(client)).unwrap_or_default())
         }
         Question::Time => Reply::time(Duration::from_micros(wall_micros())),
-        Question::Wait { replicas, timeout_ms } => wait(shared, *replicas, *timeout_ms),
+        Question::Wait { replicas, timeout_ms } => {
+            let wait = Wait::new(shared, *replicas, *timeout_ms);
+            Reply::Integer(wait.holding(shared))
+        }
     }
 }
 
@@ -46,16 +48,17 @@ fn leader(shared: &Shared) -> Option<NodeId> {
     })
 }
 
-fn client_line(id: u64, client: &Client) -> String {
-    let profile = &client.profile;
+fn client_line(client: &Client) -> String {
+    let (active, profile) = client.latest();
     let resp = if profile.protocol == Protocol::Resp3 { 3 } else { 2 };
     format!(
-        "id={id} addr={} name={} age={} idle={} flags=N db=0 cmd={} user=default resp={resp} \
+        "id={} addr={} name={} age={} idle={} flags=N db=0 cmd={} user=default resp={resp} \
          lib-name={} lib-ver={} tot-cmds={}\n",
+        client.id,
         client.address,
         profile.name,
         client.since.elapsed().as_secs(),
-        client.active.elapsed().as_secs(),
+        active.elapsed().as_secs(),
         if profile.last_command.is_empty() { "NULL" } else { profile.last_command },
         profile.library,
         profile.library_version,
@@ -73,21 +76,35 @@ fn replicas_holding(status: &Status, index: Index) -> usize {
     status.peers.len().div_ceil(2)
 }
 
-/// WAIT (Redis): blocks until `replicas` other nodes hold what was committed when it was asked, or
-/// the time is over; answers how many do.
-fn wait(shared: &Shared, replicas: i64, timeout_ms: u64) -> Reply {
-    let index = shared.core.status().commit;
-    let limit = match timeout_ms {
-        0 => shared.config.request_timeout,
-        millis => Duration::from_millis(millis).min(shared.config.request_timeout),
-    };
-    let deadline = Instant::now() + limit;
-    loop {
-        let held = replicas_holding(&shared.core.status(), index) as i64;
-        let enough = held >= replicas.min(shared.config.peers.len() as i64);
-        if enough || Instant::now() >= deadline || shared.stop.wait_for(WAIT_STEP) {
-            return Reply::Integer(held);
-        }
+/// WAIT (Redis): until `replicas` other nodes hold what was committed when it was asked, or the time
+/// is over; the answer is how many do. To be looked at every [`WAIT_STEP`].
+#[derive(Debug)]
+pub struct Wait {
+    replicas: i64,
+    index: Index,
+    deadline: Instant,
+}
+
+impl Wait {
+    /// Begins. With 0 milliseconds, or too many, `--request-timeout` is the bound.
+    pub fn new(shared: &Shared, replicas: i64, timeout_ms: u64) -> Wait {
+        let limit = match timeout_ms {
+            0 => shared.config.request_timeout,
+            millis => Duration::from_millis(millis).min(shared.config.request_timeout),
+        };
+        let replicas = replicas.min(shared.config.peers.len() as i64);
+        Wait { replicas, index: shared.core.status().commit, deadline: Instant::now() + limit }
+    }
+
+    /// The answer, if it is time for it.
+    pub fn answer(&self, shared: &Shared) -> Option<i64> {
+        let holding = self.holding(shared);
+        (holding >= self.replicas || Instant::now() >= self.deadline).then_some(holding)
+    }
+
+    /// How many nodes hold it now.
+    pub fn holding(&self, shared: &Shared) -> i64 {
+        replicas_holding(&shared.core.status(), self.index) as i64
     }
 }
 
@@ -265,7 +282,7 @@ fn persistence(shared: &Shared, status: &Status, out: &mut String) {
 
 fn stats(shared: &Shared, _: &Status, out: &mut String) {
     let clients = &shared.clients;
-    let present: u64 = clients.list().iter().map(|(_, client)| client.profile.commands).sum();
+    let present: u64 = clients.list().iter().map(|client| client.latest().1.commands).sum();
     let gone = clients.commands.load(Ordering::Relaxed);
     line(out, "total_connections_received", clients.accepted.load(Ordering::Relaxed));
     line(out, "rejected_connections", clients.refused.load(Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! The listener thread: accepts, hands the connection to the pool, and never reads or waits for a
+//! The listener thread: accepts, hands the connection to the front end, and never reads or waits for a
 //! client. Beyond the limit a connection gets one line and is closed.
 
 use std::io::{ErrorKind, Write};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::{PanicWatch, Shared, client};
+use super::{Shared, front};
 
 const BACKLOG: i32 = 1024;
 
@@ -83,16 +83,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    let connection = shared.clients.connect();
-    let task = {
-        let shared = Arc::clone(shared);
-        move || {
-            let watch = PanicWatch(&shared);
-            client::serve(watch.0, stream, address);
-            drop(connection);
-        }
-    };
-    if let Err(error) = shared.pool.run(Box::new(task)) {
+    if let Err(error) = front::serve(shared, stream, address) {
         log::warn!(target: "NodeSync", "Cannot serve {address}: {error}");
     }
 }
@@ -100,5 +91,5 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
 /// Says why and closes, without waiting for anyone.
 fn refuse(stream: &TcpStream) {
     let _ = stream.set_nonblocking(true);
-    let _ = (&*stream).write(client::TOO_MANY_CLIENTS);
+    let _ = (&*stream).write(front::TOO_MANY_CLIENTS);
 }

@@ -4,8 +4,9 @@
 //!
 //! | thread | waits for | does |
 //! |---|---|---|
-//! | `listener` | a connection | hands it to the pool; never reads |
-//! | `client-i` | its client, then its outcomes | drives a session (`client.rs`) |
+//! | `listener` | a connection | hands it to the front end; never reads |
+//! | `client-i` | its client, then its outcomes | serves it (`front/threads.rs`) |
+//! | `poll-i` | clients, answers | serves many clients (`front/poll.rs`), with `--io poll` |
 //! | `reader-p` | the stream of peer p | decodes frames, steps the core (`reader.rs`) |
 //! | `heartbeat` | the heartbeat deadline | raises the alarm (`alarm.rs`) |
 //! | `election` | the election deadline | raises the alarm (`alarm.rs`) |
@@ -36,14 +37,13 @@
 
 mod alarm;
 mod apply;
-mod client;
 mod core;
 mod detector;
 mod directory;
 mod events;
+mod front;
 mod info;
 mod listener;
-mod pool;
 mod queues;
 mod reader;
 mod replication;
@@ -63,7 +63,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 use crate::clock::{Clock, wall_micros};
-use crate::config::{Config, Peer};
+use crate::config::{Config, Io, Peer};
 use crate::protocol::{Facts, Limits, Password};
 use crate::replica::detector::FailureDetector;
 use crate::replica::{Alarm, Input, Replica, Settings};
@@ -72,11 +72,10 @@ use crate::store::{Store, Writer};
 use crate::types::NodeId;
 use crate::wal::{FileDisk, Home, Identity, Options, Wal};
 use crate::wire::handshake;
-use client::Clients;
 use core::Core;
 use detector::{Contacts, Sign};
 use directory::{home_error, incarnation, wal_error};
-use pool::Pool;
+use front::{Clients, Loops, Pool};
 use queues::{LinkQueue, Queues};
 use snapshot::{Images, SnapshotWork};
 pub use stop::{Fatal, Stop};
@@ -106,6 +105,8 @@ pub(crate) struct Shared {
     clients: Clients,
     facts: Arc<Facts>,
     pool: Pool,
+    /// The way into the loops that serve clients, with `--io poll`.
+    loops: Loops,
     stop: Arc<Stop>,
 }
 
@@ -209,6 +210,9 @@ impl Node {
             links.insert(peer.id, LinkQueue::new(sender));
             link_work.push((peer.clone(), work));
         }
+        let loops = if config.io == Io::Poll { config.io_loops } else { 0 };
+        let (loops, idle_loops) =
+            Loops::new(loops).map_err(|e| Fatal::Io(format!("cannot wait for clients: {e}")))?;
         let queues = Queues { wal: wal_sender, apply: apply_sender, links, election, drain };
         let store = writer.store();
         let core = Core::new(replica, queues, clock, Arc::clone(&store), Arc::clone(&stop));
@@ -228,6 +232,7 @@ impl Node {
             clients: Clients::default(),
             facts: Arc::new(facts(&config, port)),
             pool: Pool::default(),
+            loops,
             stop,
             config,
         });
@@ -238,6 +243,9 @@ impl Node {
         let ids = shared.config.peers.iter().map(|peer| peer.id);
         let failure_detector = FailureDetector::new(clock.now(), timeout, ids);
         threads.spawn("listener", move |shared| listener::run(shared, &listener))?;
+        for (number, idle) in idle_loops.into_iter().enumerate() {
+            threads.spawn(&format!("poll-{number}"), move |shared| idle.run(shared))?;
+        }
         threads.spawn("heartbeat", move |shared| {
             alarm::run_heartbeat(shared, &heartbeat_stop);
         })?;
@@ -304,6 +312,7 @@ impl Node {
         let Node { shared, threads, signs, heartbeat, _home } = self;
         shared.stop.set();
         shared.core.abandon_all();
+        shared.loops.wake();
         shared.pool.join();
         wake_listener(&shared);
         let _ = signs.send(Sign::Stop);

@@ -1,12 +1,11 @@
 //! The queues between the core and the threads that do what the replica decides.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::waiters::Waiter;
+use super::waiters::Asker;
 use crate::replica::{Envelope, JobNo, Record};
 use crate::store::Image;
 use crate::types::{Entry, Index, NodeId, SnapshotMeta};
@@ -34,8 +33,8 @@ pub enum WalWork {
 pub enum ApplyWork {
     /// Apply committed entries.
     Entries(Vec<Entry>),
-    /// Wake the reader once the index is applied.
-    Read(Index, Arc<Waiter>),
+    /// Answer the reader once the index is applied.
+    Read(Index, Asker),
     /// Take this image in place of everything.
     Restore(Box<Image>),
     /// Take an image.

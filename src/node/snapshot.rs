@@ -223,6 +223,8 @@ mod tests {
     use std::time::Instant;
 
     use super::super::Node;
+    use super::super::core::Request;
+    use super::super::tests::ask;
     use super::super::waiters::Waiter;
     use super::*;
     use crate::config::{Args, Config};
@@ -244,8 +246,8 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         let waiter = Arc::<Waiter>::default();
         loop {
-            let result = shared.core.propose(commands.clone().into(), &waiter, deadline);
-            match result {
+            let request = Request::Write(commands.clone().into());
+            match ask(&shared.core, request, &waiter, deadline) {
                 Ok(_) => return,
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }

@@ -20,9 +20,9 @@ use bytes::Bytes;
 use clap::Parser;
 use crossbeam_channel::{bounded, unbounded};
 
-use super::core::Core;
+use super::core::{Core, Request};
 use super::queues::Queues;
-use super::waiters::Waiter;
+use super::waiters::{Answer, Waiter};
 use super::{Node, Shared};
 use crate::clock::Clock;
 use crate::config::{Args, Config};
@@ -69,10 +69,24 @@ fn start(dir: &Path, words: &[&str]) -> Node {
     Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
 }
 
+/// Asks the core and waits for the answer; `Err` if it is not the one that was asked for.
+pub fn ask(
+    core: &Core,
+    request: Request,
+    waiter: &Arc<Waiter>,
+    deadline: Instant,
+) -> Result<Answer, Unserved> {
+    match core.ask_and_wait(request, waiter, deadline).0 {
+        Answer::Unserved(unserved) => Err(unserved),
+        answer => Ok(answer),
+    }
+}
+
 #[track_caller]
 fn wait_until_it_serves(shared: &Shared) {
     let waiter = Arc::default();
-    eventually("it serves", || shared.core.may_read(&waiter, Instant::now() + SOON).is_ok());
+    let deadline = || Instant::now() + SOON;
+    eventually("it serves", || ask(&shared.core, Request::Read, &waiter, deadline()).is_ok());
 }
 
 /// A client's session without a socket. It knows what its own key may hold.
@@ -121,7 +135,9 @@ impl<'a> Caller<'a> {
         Command::Set { key, value, when: When::Always, get: false }.encode(&mut commands);
         Command::Get { key }.encode(&mut commands);
         let deadline = self.deadline();
-        let outcomes = self.shared.core.propose(Bytes::from(commands), &self.waiter, deadline)?;
+        let request = Request::Write(Bytes::from(commands));
+        let answer = ask(&self.shared.core, request, &self.waiter, deadline)?;
+        let Answer::Outcomes(outcomes) = answer else { panic!("{answer:?}") };
         assert_eq!(Caller::number(&outcomes[1]), self.tried, "another request's answer");
         self.written = self.tried;
         Ok(())
@@ -129,10 +145,7 @@ impl<'a> Caller<'a> {
 
     fn read(&mut self) -> Result<(), Unserved> {
         let deadline = self.deadline();
-        if let Err(unserved) = self.shared.core.may_read(&self.waiter, deadline) {
-            self.waiter = Arc::default();
-            return Err(unserved);
-        }
+        ask(&self.shared.core, Request::Read, &self.waiter, deadline)?;
         let found = self.shared.store.read(&Command::Get { key: self.key.as_bytes() });
         let found = Caller::number(&found);
         assert!((self.written..=self.tried).contains(&found), "{found} after {}", self.written);
@@ -149,7 +162,8 @@ impl<'a> Caller<'a> {
             value: Some(value.as_bytes().into()),
         };
         let deadline = self.deadline();
-        let stamped = self.shared.core.accept(vec![write], &self.waiter, deadline).0?;
+        let answer = ask(&self.shared.core, Request::Accept(vec![write]), &self.waiter, deadline)?;
+        let Answer::Accepted(stamped) = answer else { panic!("{answer:?}") };
         assert_eq!((stamped.len(), &stamped[0].key[..]), (1, key.as_bytes()), "another's answer");
         self.shared.store.accept(&stamped);
         let seen = self.shared.store.read_newest(&Command::Get { key: key.as_bytes() });
@@ -273,10 +287,11 @@ fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
                     scope.spawn(move || {
                         let waiter = Arc::default();
                         together.wait();
-                        let told = match me % 2 {
-                            0 => core.may_read(&waiter, deadline).unwrap_err(),
-                            _ => core.propose(Bytes::new(), &waiter, deadline).unwrap_err(),
+                        let request = match me % 2 {
+                            0 => Request::Read,
+                            _ => Request::Write(Bytes::new()),
                         };
+                        let told = ask(core, request, &waiter, deadline).unwrap_err();
                         let (stopped, stopping) = (Unknown::Stopped, Rejected::Stopping);
                         assert!(told == stopped.into() || told == stopping.into(), "{told:?}");
                     });

@@ -1,13 +1,14 @@
-//! Where a session's thread waits for what it has asked for. A session has one waiter and uses it
-//! again and again; at most one question is open at a time.
+//! Where answers go. Whoever asks the core names an [`Inbox`], which is a thread that waits for one
+//! answer ([`Waiter`]) or a loop that serves many clients (`front/poll.rs`).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::types::{Outcome, Unserved, Writes};
 
-/// What a session has waited for.
+/// What has been waited for.
 #[derive(Debug)]
 pub enum Answer {
     /// A batch was applied: one outcome for each command.
@@ -20,39 +21,116 @@ pub enum Answer {
     Unserved(Unserved),
 }
 
-/// See the module.
+/// Names one question of an inbox; it never asks two by the same name.
+pub type Ticket = u64;
+
+/// Takes answers in, in any order, from any thread.
+pub trait Inbox: Send + Sync {
+    /// Puts an answer in. True if the owner has to be woken for it. An answer to a question that
+    /// is not open any more is dropped, here or by the owner.
+    fn put(&self, ticket: Ticket, answer: Answer) -> bool;
+
+    /// Wakes the owner. Called without any other lock held, and once for many answers.
+    fn wake(&self);
+}
+
+/// Who asks.
+#[derive(Clone)]
+pub struct Asker {
+    /// Where the answer goes.
+    pub inbox: Arc<dyn Inbox>,
+    /// By which name.
+    pub ticket: Ticket,
+    /// Until when it is of use.
+    pub deadline: Instant,
+}
+
+/// Answers on their way: all are put into their inboxes first, then each inbox is woken once.
+#[derive(Default)]
+pub struct Answers {
+    given: Vec<(Asker, Answer)>,
+}
+
+impl Answers {
+    /// Adds an answer.
+    pub fn push(&mut self, asker: Asker, answer: Answer) {
+        self.given.push((asker, answer));
+    }
+
+    /// Hands them over. To be called without any lock held.
+    pub fn deliver(&mut self) {
+        if self.given.is_empty() {
+            return;
+        }
+        let mut sleeping: Vec<Arc<dyn Inbox>> = Vec::new();
+        for (asker, answer) in self.given.drain(..) {
+            if asker.inbox.put(asker.ticket, answer) {
+                sleeping.push(asker.inbox);
+            }
+        }
+        for inbox in sleeping {
+            inbox.wake();
+        }
+    }
+}
+
+/// The inbox of a thread that has one question open at a time and waits for its answer.
 #[derive(Debug, Default)]
 pub struct Waiter {
-    answer: Mutex<Option<Answer>>,
+    slot: Mutex<Slot>,
     ready: Condvar,
 }
 
-impl Waiter {
-    /// Hands the answer over and wakes the session. Called without any other lock held.
-    pub fn answer(&self, answer: Answer) {
-        *self.answer.lock() = Some(answer);
+#[derive(Debug, Default)]
+struct Slot {
+    /// The open question, or the latest.
+    ticket: Ticket,
+    answer: Option<Answer>,
+}
+
+impl Inbox for Waiter {
+    fn put(&self, ticket: Ticket, answer: Answer) -> bool {
+        let mut slot = self.slot.lock();
+        let is_open = slot.ticket == ticket;
+        if is_open {
+            slot.answer = Some(answer);
+        }
+        is_open
+    }
+
+    fn wake(&self) {
         self.ready.notify_one();
+    }
+}
+
+impl Waiter {
+    /// Opens a question, to be answered by `deadline`. The one before it is closed.
+    pub fn open(self: &Arc<Waiter>, deadline: Instant) -> Asker {
+        let mut slot = self.slot.lock();
+        slot.ticket += 1;
+        slot.answer = None;
+        Asker { inbox: Arc::<Waiter>::clone(self), ticket: slot.ticket, deadline }
     }
 
     /// Waits for the answer; `None` if it has not come by `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> Option<Answer> {
-        let mut answer = self.answer.lock();
-        while answer.is_none() {
-            if self.ready.wait_until(&mut answer, deadline).timed_out() {
+        let mut slot = self.slot.lock();
+        while slot.answer.is_none() {
+            if self.ready.wait_until(&mut slot, deadline).timed_out() {
                 break;
             }
         }
-        answer.take()
+        slot.answer.take()
     }
 
     /// Waits for an answer that is certain to come.
     pub fn wait(&self) -> Answer {
-        let mut answer = self.answer.lock();
+        let mut slot = self.slot.lock();
         loop {
-            if let Some(answer) = answer.take() {
+            if let Some(answer) = slot.answer.take() {
                 return answer;
             }
-            self.ready.wait(&mut answer);
+            self.ready.wait(&mut slot);
         }
     }
 }
@@ -73,7 +151,7 @@ mod tests {
 
     /// Who may answer, as the core keeps it: taken out by the one who answers, or by the one who
     /// gives up.
-    type Open = Mutex<Option<(i64, Arc<Waiter>)>>;
+    type Open = Mutex<Option<(i64, Asker)>>;
 
     fn dawdle(rng: &mut Rng) {
         match rng.below(8) {
@@ -90,13 +168,14 @@ mod tests {
         let waiter = Arc::<Waiter>::default();
         let mut late = 0;
         for request in 1..=REQUESTS {
-            *open.lock() = Some((request, Arc::clone(&waiter)));
             let patience = match rng.below(4) {
                 0 => Duration::ZERO,
                 1 => Duration::from_secs(60),
                 _ => Duration::from_micros(rng.below(200)),
             };
-            let answer = waiter.wait_until(Instant::now() + patience).or_else(|| {
+            let deadline = Instant::now() + patience;
+            *open.lock() = Some((request, waiter.open(deadline)));
+            let answer = waiter.wait_until(deadline).or_else(|| {
                 late += 1;
                 let withdrawn = open.lock().take();
                 withdrawn.is_none().then(|| waiter.wait())
@@ -119,9 +198,11 @@ mod tests {
         while !asker_is_through() {
             dawdle(&mut rng);
             let taken = open.lock().take();
-            if let Some((request, waiter)) = taken {
+            if let Some((request, asker)) = taken {
                 dawdle(&mut rng);
-                waiter.answer(Answer::Outcomes(vec![Outcome::Integer(request)]));
+                let mut answers = Answers::default();
+                answers.push(asker, Answer::Outcomes(vec![Outcome::Integer(request)]));
+                answers.deliver();
                 served += 1;
             }
         }
@@ -150,5 +231,17 @@ mod tests {
         });
         // Both ends of the race were seen.
         assert!(late > PAIRS && served > PAIRS, "{late} late, {served} served");
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_is_dropped() {
+        let waiter = Arc::<Waiter>::default();
+        let late = waiter.open(Instant::now());
+        assert!(waiter.wait_until(late.deadline).is_none());
+        let open = waiter.open(Instant::now());
+        assert!(!late.inbox.put(late.ticket, Answer::MayRead));
+        assert!(waiter.wait_until(open.deadline).is_none());
+        assert!(open.inbox.put(open.ticket, Answer::MayRead));
+        assert!(matches!(waiter.wait_until(open.deadline), Some(Answer::MayRead)));
     }
 }

@@ -129,6 +129,11 @@ impl Run {
         self.shapes.is_empty()
     }
 
+    /// How many commands there are, answered or not.
+    pub(super) fn len(&self) -> usize {
+        self.shapes.len()
+    }
+
     /// True if some of the commands have their answer and some have not.
     pub(super) fn is_under_way(&self) -> bool {
         self.answered > 0

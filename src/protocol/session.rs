@@ -154,6 +154,11 @@ impl Session {
         &self.caller.profile
     }
 
+    /// How many commands the work that was handed out is made of.
+    pub fn commands_under_way(&self) -> usize {
+        self.run.len()
+    }
+
     /// Finishes a [`Work::Write`]: with one outcome for each of its commands, or with the reason
     /// why there are none, which is then the reply to each. `leader` is who leads now, if known.
     pub fn finish_write(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {

@@ -121,8 +121,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread::scope;
 
-    use super::super::tests::in_time;
     use super::*;
+    use crate::node::tests::in_time;
     use crossbeam_channel::bounded;
 
     #[test]
