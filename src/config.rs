@@ -4,7 +4,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -15,7 +14,7 @@ use crate::types::{Consistency, NodeId};
 /// command line wins.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nodesync", version, about, max_term_width = 100)]
-#[command(after_help = "Tools: nodesync sim --help, nodesync verify --help")]
+#[command(after_help = "Tools: nodesync sim --help, nodesync verify --help, nodesync bench --help")]
 pub struct Args {
     /// Port for clients and peers; also the node's id, and so its rank
     #[arg(value_name = "PORT")]
@@ -267,7 +266,7 @@ pub struct Config {
     pub tombstone_horizon: Duration,
     /// See [`Args::io`].
     pub io: Io,
-    /// How many loops serve clients, with [`Io::Poll`].
+    /// See [`Args::io_loops`].
     pub io_loops: usize,
 }
 
@@ -301,6 +300,9 @@ impl Config {
         if args.max_backlog.0 > 1 << 30 {
             return Err("--max-backlog is at most 1gb".into());
         }
+        if args.io_loops > IO_LOOPS_MAX {
+            return Err(format!("--io-loops is at most {IO_LOOPS_MAX}"));
+        }
         if args.max_clock_offset == 0 || args.tombstone_horizon == 0 {
             return Err("--max-clock-offset and --tombstone-horizon must not be 0".into());
         }
@@ -331,10 +333,7 @@ impl Config {
             backlog_bytes_max: args.max_backlog.0,
             tombstone_horizon: Duration::from_secs(args.tombstone_horizon),
             io: args.io,
-            io_loops: match args.io_loops {
-                0 => available_parallelism().map_or(1, |cores| cores.get().min(4)),
-                loops => loops.min(64),
-            },
+            io_loops: args.io_loops,
         })
     }
 
@@ -381,6 +380,9 @@ impl Config {
         ]
     }
 }
+
+/// More loops than cores gain nothing.
+const IO_LOOPS_MAX: usize = 64;
 
 /// A version's origin has a byte, and one of its values is taken.
 const MEMBERS_MAX: usize = 255;

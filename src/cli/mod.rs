@@ -1,10 +1,14 @@
 //! The command line as a whole: a node by default, or one of the tools that try nodes out.
 //!
-//! `nodesync PORT PEERS…` starts a node (see [`crate::config`]); `nodesync sim` and `nodesync
-//! verify` are commands of their own with their own flags and exit codes.
+//! `nodesync PORT PEERS…` starts a node (see [`crate::config`]); `nodesync sim`, `nodesync verify`
+//! and `nodesync bench` are commands of their own with their own flags and exit codes. What more
+//! than one of them needs lies beside them: `process` for nodes, `watch` for bars and signals.
 
+pub mod bench;
+mod process;
 pub mod sim;
 pub mod verify;
+mod watch;
 
 use std::ffi::OsString;
 
@@ -26,10 +30,12 @@ pub enum Tool {
     Sim(sim::Args),
     /// Puts a live cluster, or one of its own, under load and faults, and judges what clients saw
     Verify(verify::Args),
+    /// Measures throughput and latency of a live cluster, or of one of its own
+    Bench(Box<bench::Args>),
 }
 
 impl Tool {
-    const NAMES: [&str; 2] = ["sim", "verify"];
+    const NAMES: [&str; 3] = ["sim", "verify", "bench"];
 
     /// The tool that the words of a command line ask for, the program's name first. `None` if they
     /// start a node. Mistakes end the process, as clap does.
@@ -43,6 +49,7 @@ impl Tool {
         match self {
             Tool::Sim(args) => sim::run(&args),
             Tool::Verify(args) => verify::run(&args),
+            Tool::Bench(args) => bench::run(&args),
         }
     }
 }

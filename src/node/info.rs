@@ -76,8 +76,8 @@ fn replicas_holding(status: &Status, index: Index) -> usize {
     status.peers.len().div_ceil(2)
 }
 
-/// WAIT (Redis): until `replicas` other nodes hold what was committed when it was asked, or the time
-/// is over; the answer is how many do. To be looked at every [`WAIT_STEP`].
+/// WAIT (Redis): until `replicas` other nodes hold what was committed when it was asked, or the
+/// time is over; the answer is how many do. To be looked at every [`WAIT_STEP`].
 #[derive(Debug)]
 pub struct Wait {
     replicas: i64,

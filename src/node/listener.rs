@@ -1,5 +1,5 @@
-//! The listener thread: accepts, hands the connection to the front end, and never reads or waits for a
-//! client. Beyond the limit a connection gets one line and is closed.
+//! The listener thread: accepts, hands the connection to the front end, and never reads or waits
+//! for a client. Beyond the limit a connection gets one line and is closed.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -43,6 +43,7 @@ mod directory;
 mod events;
 mod front;
 mod info;
+mod link;
 mod listener;
 mod queues;
 mod reader;
@@ -57,7 +58,7 @@ mod wal;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -76,9 +77,12 @@ use core::Core;
 use detector::{Contacts, Sign};
 use directory::{home_error, incarnation, wal_error};
 use front::{Clients, Loops, Pool};
-use queues::{LinkQueue, Queues};
+pub use front::{Guest, Step};
+use link::Link;
+use queues::Queues;
 use snapshot::{Images, SnapshotWork};
 pub use stop::{Fatal, Stop};
+pub use waiters::{Answer, Inbox, Ticket};
 
 /// The log as a node keeps it.
 type Log = Wal<FileDisk>;
@@ -207,7 +211,7 @@ impl Node {
         let mut link_work = Vec::new();
         for peer in &config.peers {
             let (sender, work) = unbounded();
-            links.insert(peer.id, LinkQueue::new(sender));
+            links.insert(peer.id, Link::new(sender));
             link_work.push((peer.clone(), work));
         }
         let loops = if config.io == Io::Poll { config.io_loops } else { 0 };
@@ -275,6 +279,11 @@ impl Node {
     /// The port that the node listens on.
     pub fn port(&self) -> u16 {
         self.shared.port
+    }
+
+    /// A client that another front end than the node's own serves; `None` if there are too many.
+    pub fn guest(&self, address: SocketAddr) -> Option<Guest> {
+        Guest::new(&self.shared, address)
     }
 
     /// Blocks until the node is asked to stop or fails, then ends it.
@@ -401,6 +410,15 @@ fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
         snapshot_log_bytes: config.snapshot_log_bytes,
         log_retain_bytes: config.snapshot_log_bytes / 4,
         ..Settings::new(config.id, config.members())
+    }
+}
+
+/// How many loops serve clients: by itself one for each core, but four are enough.
+fn io_loops(config: &Config) -> usize {
+    match (config.io, config.io_loops) {
+        (Io::Threads, _) => 0,
+        (Io::Poll, 0) => available_parallelism().map_or(1, |cores| cores.get().min(4)),
+        (Io::Poll, loops) => loops,
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::detector::Sign;
-use super::queues::LinkWork;
+use super::link::LinkNote;
 use super::replication::{dial, nonce};
 use super::snapshot::{Incoming, SnapshotWork};
 use super::{Shared, listener};
@@ -34,7 +34,7 @@ pub fn serve(shared: &Shared, mut stream: &TcpStream, address: SocketAddr) {
         }
     };
     if let Some(link) = shared.core.link(peer) {
-        link.send(LinkWork::Reconnect);
+        link.note(LinkNote::Reconnect);
     }
     let _name = ThreadName::set(&format!("reader-{peer}"));
     if let Err(error) = read_frames(shared, &mut stream, peer)

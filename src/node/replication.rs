@@ -1,6 +1,7 @@
-//! `replicate-p`: owns the stream to peer p. Connects and backs off, sends what the core has
-//! queued, then whatever the core has gathered for the peer, in as few writes as possible. Beats
-//! and votes go before bulk, and a snapshot goes in small chunks with everything else in between.
+//! `replicate-p`: owns the link to peer p. Connects and backs off, and does what those who post
+//! messages (`link.rs`) must not: it waits for a peer that takes its time, and sends what is bulk.
+//! Beats and votes go before bulk, and a snapshot goes in small chunks with everything else in
+//! between.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -10,19 +11,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::Shared;
-use super::queues::{LinkQueue, LinkWork};
+use super::link::{Line, Link, LinkNote};
 use super::reader::{gone, read_message};
 use super::snapshot::Outgoing;
 use crate::config::Peer;
-use crate::replica::{Envelope, Input, Pull};
+use crate::replica::Input;
+use crate::types::{NodeId, SnapshotMeta};
+use crate::wire::encode_chunk;
 use crate::wire::handshake::Dialer;
-use crate::wire::{encode, encode_chunk};
-
-/// Bytes of entries or proposals in one message.
-const MESSAGE_BYTES: usize = 1 << 20;
-
-/// Bytes that are gathered for one write.
-const WRITE_BYTES: usize = 1 << 20;
 
 /// The first and the longest wait between attempts to connect.
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
@@ -37,8 +33,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 struct Stopped;
 
 /// Keeps the peer supplied until the node ends.
-pub fn run(shared: &Shared, peer: &Peer, work: &Receiver<LinkWork>) {
-    let Some(queue) = shared.core.link(peer.id) else { return };
+pub fn run(shared: &Shared, peer: &Peer, notes: &Receiver<LinkNote>) {
+    let Some(link) = shared.core.link(peer.id) else { return };
     let mut back_off = BACK_OFF_MIN;
     let mut told: Option<String> = None;
     while !shared.stop.is_set() {
@@ -46,13 +42,16 @@ pub fn run(shared: &Shared, peer: &Peer, work: &Receiver<LinkWork>) {
             Ok(stream) => {
                 (back_off, told) = (BACK_OFF_MIN, None);
                 log::debug!(target: "NodeSync", "Connected to {}", peer.id);
-                let mut link = Link { shared, peer, queue, stream, out: Vec::new(), image: None };
-                match link.serve(work) {
+                let served = Serving { shared, peer: peer.id, link }.run(&stream, notes);
+                let image_lost = link.lost();
+                match served {
                     Ok(Stopped) => return,
                     Err(error) => {
                         log::debug!(target: "NodeSync", "Link to {} lost: {error}", peer.id);
-                        link.abandon_image();
                     }
+                }
+                if image_lost {
+                    shared.core.step([Input::SnapshotSent { to: peer.id, sent: false }]);
                 }
             }
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => gone(shared, peer.id),
@@ -65,21 +64,20 @@ pub fn run(shared: &Shared, peer: &Peer, work: &Receiver<LinkWork>) {
                 }
             }
         }
-        if wait(work, back_off).is_err() {
+        if wait(notes, back_off).is_err() {
             return;
         }
         back_off = (back_off * 2).min(BACK_OFF_MAX);
     }
 }
 
-/// Lets `duration` pass, or less if the peer itself has connected; what else is queued meanwhile
-/// has no link to go by, and is dropped.
-fn wait(work: &Receiver<LinkWork>, duration: Duration) -> Result<(), Stopped> {
+/// Lets `duration` pass, or less if the peer itself has connected.
+fn wait(notes: &Receiver<LinkNote>, duration: Duration) -> Result<(), Stopped> {
     let deadline = Instant::now() + duration;
     loop {
-        match work.recv_deadline(deadline) {
-            Ok(LinkWork::Stop) | Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
-            Ok(LinkWork::Reconnect) => return Ok(()),
+        match notes.recv_deadline(deadline) {
+            Ok(LinkNote::Stop) | Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
+            Ok(LinkNote::Reconnect) => return Ok(()),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => return Ok(()),
         }
@@ -120,113 +118,62 @@ fn connect(shared: &Shared, peer: &Peer) -> io::Result<Arc<TcpStream>> {
     Ok(connected)
 }
 
-/// An established link.
-struct Link<'a> {
+/// A link that is established.
+struct Serving<'a> {
     shared: &'a Shared,
-    peer: &'a Peer,
-    queue: &'a LinkQueue,
-    stream: Arc<TcpStream>,
-    out: Vec<u8>,
-    /// The snapshot that is being sent, in the term in which that began.
-    image: Option<(u64, Outgoing)>,
+    peer: NodeId,
+    link: &'a Link,
 }
 
-impl Link<'_> {
-    fn serve(&mut self, work: &Receiver<LinkWork>) -> io::Result<Stopped> {
-        let stream = Arc::clone(&self.stream);
-        let _registered = self.shared.stop.register(&stream);
-        while work.try_recv().is_ok() {} // Said on an earlier link: out of date.
-        self.shared.core.step([Input::LinkUp(self.peer.id)]);
-        // A note to pull may have been among what was dropped.
-        let mut pull = true;
+impl Serving<'_> {
+    fn run(&self, stream: &Arc<TcpStream>, notes: &Receiver<LinkNote>) -> io::Result<Stopped> {
+        let core = &self.shared.core;
+        let _registered = self.shared.stop.register(stream);
+        self.link.connected(stream);
+        core.step([Input::LinkUp(self.peer)]);
         loop {
-            let mut next = if pull || self.image.is_some() {
-                work.try_recv().ok()
-            } else {
-                Some(work.recv().unwrap_or(LinkWork::Stop))
-            };
-            while let Some(now) = next {
-                match now {
-                    LinkWork::Message(envelope) => self.put(&envelope),
-                    LinkWork::Pull => pull = true,
-                    LinkWork::Reconnect => {}
-                    LinkWork::Stop => return Ok(Stopped),
-                }
-                next = work.try_recv().ok();
+            let pull = |bytes_max| core.pull(self.peer, bytes_max);
+            self.link.work(pull, |line| self.write(line))?;
+            match notes.recv() {
+                Ok(LinkNote::Work | LinkNote::Reconnect) => {}
+                Ok(LinkNote::Stop) | Err(_) => return Ok(Stopped),
             }
-            if std::mem::take(&mut pull) {
-                self.queue.begin_pull();
-                self.pull()?;
-            }
-            self.put_chunk()?;
-            self.write()?;
         }
     }
 
-    fn put(&mut self, envelope: &Envelope) {
-        encode(envelope, &mut self.out);
-    }
-
-    /// Takes all that the core has for the peer.
-    fn pull(&mut self) -> io::Result<()> {
-        while let Some(pulled) = self.shared.core.pull(self.peer.id, MESSAGE_BYTES) {
-            match pulled {
-                Pull::Message(envelope) => {
-                    self.put(&envelope);
-                    if self.out.len() >= WRITE_BYTES {
-                        self.write()?;
-                    }
-                }
-                Pull::Snapshot(meta) => {
-                    match self.shared.images.open_to_send(meta, Outgoing::CHUNK_BYTES) {
-                        Ok(image) => {
-                            log::info!(
-                                target: "NodeSync",
-                                "Sending the snapshot at index {} to {}", meta.index, self.peer.id
-                            );
-                            self.image = Some((self.shared.core.status().term, image));
-                        }
-                        Err(error) => {
-                            // A newer one has taken its place: the next attempt finds that.
-                            log::debug!(target: "NodeSync", "Cannot send a snapshot: {error}");
-                            self.image_ended(false);
-                        }
-                    }
+    /// Writes what is in the line, and the next chunk of a snapshot.
+    fn write(&self, line: &mut Line) -> io::Result<()> {
+        if let Some(meta) = line.image_wanted.take() {
+            self.open_image(line, meta);
+        }
+        if let Some((term, image)) = &mut line.image {
+            match image.next(*term)? {
+                Some(chunk) => encode_chunk(&chunk, &mut line.out),
+                None => {
+                    line.image = None;
+                    self.image_ended(true);
                 }
             }
         }
-        Ok(())
+        line.write()
     }
 
-    fn put_chunk(&mut self) -> io::Result<()> {
-        let Some((term, image)) = &mut self.image else { return Ok(()) };
-        match image.next(*term)? {
-            Some(chunk) => encode_chunk(&chunk, &mut self.out),
-            None => {
-                self.image = None;
-                self.image_ended(true);
+    fn open_image(&self, line: &mut Line, meta: SnapshotMeta) {
+        match self.shared.images.open_to_send(meta, Outgoing::CHUNK_BYTES) {
+            Ok(image) => {
+                let (index, peer) = (meta.index, self.peer);
+                log::info!(target: "NodeSync", "Sending the snapshot at index {index} to {peer}");
+                line.image = Some((self.shared.core.status().term, image));
             }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() {
-            (&*self.stream).write_all(&self.out)?;
-            self.out.clear();
-            self.out.shrink_to(2 * WRITE_BYTES);
-        }
-        Ok(())
-    }
-
-    /// The link is lost in the middle of a snapshot.
-    fn abandon_image(&mut self) {
-        if self.image.take().is_some() {
-            self.image_ended(false);
+            Err(error) => {
+                // A newer one has taken its place: the next attempt finds that.
+                log::debug!(target: "NodeSync", "Cannot send a snapshot: {error}");
+                self.image_ended(false);
+            }
         }
     }
 
     fn image_ended(&self, sent: bool) {
-        self.shared.core.step([Input::SnapshotSent { to: self.peer.id, sent }]);
+        self.shared.core.step([Input::SnapshotSent { to: self.peer, sent }]);
     }
 }

@@ -6,8 +6,6 @@
 //! busy. Reads of the whole store have no encoded form and make a run of their own. Blind writes to
 //! be accepted are kept as the [`Write`]s that they stand for, so that a value is copied once.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::Limits;
@@ -207,7 +205,8 @@ impl Run {
         if keep {
             let mut at = 0;
             for part in parts {
-                keys.push(Arc::clone(&writes[at].key));
+                // A copy: a share would keep the write from being stamped in place.
+                keys.push(Key::from(&writes[at].key[..]));
                 at += part.writes;
             }
         }

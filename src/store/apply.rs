@@ -12,9 +12,9 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use super::ledger::Ledger;
 use super::read::View;
-use super::record::{Map, Record};
+use super::record::Map;
 use super::slot::{LockOrder, Replaced, SLOTS, slot_of};
-use crate::types::{Command, Failure, Key, Outcome, Value, Version, When, parse_integer};
+use crate::types::{Command, Failure, Outcome, Record, Version, When, parse_integer};
 
 /// The longest value, in bytes (Redis: `proto-max-bulk-len`).
 const VALUE_LEN_MAX: usize = 512 << 20;
@@ -50,8 +50,7 @@ impl Store {
                 Outcome::Done
             }
             Command::Merge { version, key, value } => {
-                let record = Record { value: value.map(Value::from), version: *version };
-                self.merge(*key, record, ledger);
+                self.merge(Record::new(*version, key, *value), ledger);
                 ledger.rise_above(*version);
                 return None;
             }
@@ -91,18 +90,14 @@ impl Store {
     }
 
     /// Puts a write into the base if it is the newest of its key.
-    pub(super) fn merge<K: AsRef<[u8]> + Into<Key> + Clone>(
-        &self,
-        key: K,
-        record: Record,
-        ledger: &mut Ledger,
-    ) -> Merged {
-        ledger.saw(record.version);
-        let mut slot = self.slots[slot_of(key.as_ref())].write();
-        let held = slot.base.get(key.as_ref()).map(|base| base.version);
-        if record.version <= held.unwrap_or(ledger.totals.floor) {
-            let settled = held.map_or(record.version, |held| held.max(record.version));
-            let forgotten = slot.overlay.forget(key.as_ref(), settled);
+    pub(super) fn merge(&self, record: Record, ledger: &mut Ledger) -> Merged {
+        let (key, version) = (record.key(), record.version());
+        ledger.saw(version);
+        let mut slot = self.slots[slot_of(key)].write();
+        let held = slot.base.get(key).map(Record::version);
+        if version <= held.unwrap_or(ledger.totals.floor) {
+            let settled = held.map_or(version, |held| held.max(version));
+            let forgotten = slot.overlay.forget(key, settled);
             drop(slot);
             self.forgotten(usize::from(forgotten.is_some()));
             if held.is_some() {
@@ -111,17 +106,10 @@ impl Store {
             self.late.fetch_add(1, Ordering::Relaxed);
             return Merged::Late;
         }
-        let shared = record.value.is_none().then(|| slot.shared_key(key.as_ref()));
-        let replaced = match &shared {
-            Some(shared) => slot.put(Arc::clone(shared), record.clone()),
-            None => slot.put(key.clone(), record.clone()),
-        };
+        let replaced = slot.put(record.clone());
         drop(slot);
-        self.settle(key.as_ref(), replaced, ledger);
-        match shared {
-            Some(shared) => ledger.bury(shared, &record),
-            None => ledger.add(key.as_ref(), &record),
-        }
+        self.settle(replaced, ledger);
+        ledger.add(&record);
         Merged::Taken
     }
 
@@ -132,8 +120,7 @@ impl Store {
         self.floor.store(ledger.totals.floor.0, Ordering::Relaxed);
         while let Some(key) = ledger.superfluous() {
             let removed = self.slots[slot_of(&key)].write().remove(&key);
-            let (_, tombstone) = removed.expect("every tombstone of the ledger is in its slot");
-            ledger.remove(&key, &tombstone);
+            ledger.remove(&removed.expect("every tombstone of the ledger is in its slot"));
         }
     }
 
@@ -143,104 +130,101 @@ impl Store {
             present == (when == When::Present)
         };
         let old = if allowed {
-            self.put(key, value.into(), ledger)
+            self.put(Record::new(ledger.version, key, Some(value)), ledger)
         } else {
             self.look_up(View::Base, key, |held| held.cloned())
         };
-        match (get, old) {
-            (true, Some(old)) => Outcome::Value(old),
-            (true, None) => Outcome::Nil,
-            (false, _) if allowed => Outcome::Done,
-            (false, _) => Outcome::Nil,
+        match get {
+            true => value_of(old),
+            false if allowed => Outcome::Done,
+            false => Outcome::Nil,
         }
     }
 
     fn set_many(&self, pairs: &[(&[u8], &[u8])], ledger: &mut Ledger) -> Outcome {
         let order = LockOrder::of(pairs.iter().map(|&(key, _)| key));
-        let record = |value: &[u8]| Record { value: Some(value.into()), version: ledger.version };
-        let records: Vec<_> = pairs.iter().map(|&(_, value)| record(value)).collect();
-        for (&(key, _), record) in pairs.iter().zip(&records) {
-            ledger.add(key, record);
-        }
-        let mut replaced = Vec::with_capacity(pairs.len());
-        let mut slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].write()).collect();
-        for ((&(key, _), record), place) in pairs.iter().zip(records).zip(order.places) {
-            replaced.push(slots[place].put(key, record));
-        }
-        drop(slots);
-        for (&(key, _), replaced) in pairs.iter().zip(replaced) {
-            self.settle(key, replaced, ledger);
-        }
+        let record = |&(key, value)| Record::new(ledger.version, key, Some(value));
+        self.put_all(pairs.iter().map(record).collect(), order, ledger);
         Outcome::Done
     }
 
     fn append(&self, key: &[u8], tail: &[u8], ledger: &mut Ledger) -> Outcome {
-        let old = self.look_up(View::Base, key, |value| value.cloned());
-        let head = old.as_deref().unwrap_or_default();
+        let old = self.look_up(View::Base, key, |held| held.cloned());
+        let head = old.as_ref().and_then(Record::value).unwrap_or_default();
         let Some(len) = joined_len(head.len(), tail.len()) else {
             return Outcome::Failed(Failure::TooLong);
         };
-        self.put(key, [head, tail].concat().into(), ledger);
+        self.put(Record::joined(ledger.version, key, head, tail), ledger);
         Outcome::Integer(len as i64)
     }
 
     fn increment(&self, key: &[u8], by: i64, ledger: &mut Ledger) -> Outcome {
-        let number = |value: Option<&Value>| value.map_or(Some(0), |value| parse_integer(value));
+        let number =
+            |held: Option<&Record>| held.and_then(Record::value).map_or(Some(0), parse_integer);
         let Some(number) = self.look_up(View::Base, key, number) else {
             return Outcome::Failed(Failure::NotAnInteger);
         };
         let Some(sum) = number.checked_add(by) else {
             return Outcome::Failed(Failure::Overflow);
         };
-        self.put(key, sum.to_string().as_bytes().into(), ledger);
+        self.put(Record::new(ledger.version, key, Some(sum.to_string().as_bytes())), ledger);
         Outcome::Integer(sum)
     }
 
     fn take(&self, key: &[u8], ledger: &mut Ledger) -> Outcome {
-        match self.look_up(View::Base, key, |value| value.cloned()) {
-            Some(value) => {
-                self.delete(&[key], ledger);
-                Outcome::Value(value)
-            }
-            None => Outcome::Nil,
+        let held = self.look_up(View::Base, key, |held| held.cloned());
+        if held.is_some() {
+            self.delete(&[key], ledger);
         }
+        value_of(held)
     }
 
     /// Leaves a tombstone for every key, also for one that is not there: an eventual write that is
     /// older than the deletion may be on its way.
     fn delete(&self, keys: &[&[u8]], ledger: &mut Ledger) -> Outcome {
-        let tombstone = Record { value: None, version: ledger.version };
         let order = LockOrder::of(keys.iter().copied());
-        let mut buried = Vec::with_capacity(keys.len());
-        let mut slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].write()).collect();
-        for (key, place) in keys.iter().zip(order.places) {
-            let key = slots[place].shared_key(key);
-            buried.push((Arc::clone(&key), slots[place].put(key, tombstone.clone())));
-        }
-        drop(slots);
-        let mut existed = 0;
-        for (key, replaced) in buried {
-            existed += i64::from(self.settle(&key, replaced, ledger).is_some());
-            ledger.bury(key, &tombstone);
-        }
+        let tombstone = |key: &&[u8]| Record::new(ledger.version, key, None);
+        let existed = self.put_all(keys.iter().map(tombstone).collect(), order, ledger);
         Outcome::Integer(existed)
     }
 
-    /// Sets a key; the value that it had.
-    fn put(&self, key: &[u8], value: Value, ledger: &mut Ledger) -> Option<Value> {
-        let record = Record { value: Some(value), version: ledger.version };
-        ledger.add(key, &record);
-        let replaced = self.slots[slot_of(key)].write().put(key, record);
-        self.settle(key, replaced, ledger)
+    /// Puts records at one moment; how many of their keys had values.
+    fn put_all(&self, records: Vec<Record>, order: LockOrder, ledger: &mut Ledger) -> i64 {
+        let mut replaced = Vec::with_capacity(records.len());
+        let mut slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].write()).collect();
+        for (record, &place) in records.iter().zip(&order.places) {
+            replaced.push(slots[place].put(record.clone()));
+        }
+        drop(slots);
+        let mut existed = 0;
+        // In this order, because of a key that is named twice: its first record comes and goes.
+        for (record, replaced) in records.iter().zip(replaced) {
+            existed += i64::from(self.settle(replaced, ledger).is_some());
+            ledger.add(record);
+        }
+        existed
     }
 
-    /// Takes what a write has pushed out off the books; the value that the key had.
-    fn settle(&self, key: &[u8], replaced: Replaced, ledger: &mut Ledger) -> Option<Value> {
+    /// Puts a record; the one that its key had if that had a value.
+    fn put(&self, record: Record, ledger: &mut Ledger) -> Option<Record> {
+        ledger.add(&record);
+        let replaced = self.slots[slot_of(record.key())].write().put(record);
+        self.settle(replaced, ledger)
+    }
+
+    /// Takes what a write has pushed out off the books; the record that the key had if that had a
+    /// value.
+    fn settle(&self, replaced: Replaced, ledger: &mut Ledger) -> Option<Record> {
         self.forgotten(usize::from(replaced.overlay.is_some()));
         let old = replaced.base?;
-        ledger.remove(key, &old);
-        old.value
+        ledger.remove(&old);
+        Some(old).filter(Record::has_value)
     }
+}
+
+/// A value as an outcome, if there is one.
+fn value_of(record: Option<Record>) -> Outcome {
+    record.as_ref().and_then(Record::share_value).map_or(Outcome::Nil, Outcome::Value)
 }
 
 /// The length of two joined values, if it is allowed.

@@ -61,11 +61,11 @@ use bytes::BufMut;
 use thiserror::Error;
 
 use super::Stats;
-use super::record::{Map, Record, Totals};
+use super::record::{Map, Totals};
 use super::requests::Requests;
 use super::slot::{SLOTS, slot_of};
 use crate::codec::{Malformed, Reader, put_bytes};
-use crate::types::{GroupId, Key, SnapshotMeta, Version};
+use crate::types::{GroupId, Record, SnapshotMeta, Version};
 
 const MAGIC: [u8; 8] = *b"NSIMAGE\n";
 const FORMAT: u8 = 2;
@@ -141,14 +141,13 @@ impl Image {
         for slot in &self.slots {
             records.clear();
             records.extend(slot.iter());
-            records.sort_unstable_by_key(|&(key, _)| key);
-            for (key, record) in &records {
-                let record_len = 4 + key.len() + 1 + 8 + record.value_len();
+            records.sort_unstable_by_key(|record: &&Record| record.key());
+            for record in &records {
+                let record_len = encoded_len(record);
                 if !content.is_empty() && content.len() + record_len > SECTION_LEN {
                     sink.section(RECORDS, &mut content)?;
                 }
-                put_bytes(&mut content, key);
-                record.encode(&mut content);
+                encode(record, &mut content);
             }
         }
         if !content.is_empty() {
@@ -333,28 +332,28 @@ impl Source<'_> {
     }
 }
 
-impl Record {
-    /// The length of the value's byte form; none has none.
-    fn value_len(&self) -> usize {
-        self.value.as_ref().map_or(0, |value| 4 + value.len())
-    }
+/// The length of a record's byte form.
+fn encoded_len(record: &Record) -> usize {
+    4 + record.key().len() + 1 + 8 + record.value().map_or(0, |value| 4 + value.len())
+}
 
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u8(u8::from(self.value.is_some()));
-        out.put_u64_le(self.version.0);
-        if let Some(value) = &self.value {
-            put_bytes(out, value);
-        }
+fn encode(record: &Record, out: &mut Vec<u8>) {
+    put_bytes(out, record.key());
+    out.put_u8(u8::from(record.has_value()));
+    out.put_u64_le(record.version().0);
+    if let Some(value) = record.value() {
+        put_bytes(out, value);
     }
+}
 
-    fn decode(reader: &mut Reader<'_>, format: u8) -> Result<Record, Malformed> {
-        let (alive, version) = match format {
-            UNVERSIONED => (true, Version::default()),
-            _ => (reader.bool("kind of a record")?, Version(reader.u64("version")?)),
-        };
-        let value = if alive { Some(reader.bytes("value")?.into()) } else { None };
-        Ok(Record { value, version })
-    }
+fn decode(reader: &mut Reader<'_>, format: u8) -> Result<Record, Malformed> {
+    let key = reader.bytes("key")?;
+    let (alive, version) = match format {
+        UNVERSIONED => (true, Version::default()),
+        _ => (reader.bool("kind of a record")?, Version(reader.u64("version")?)),
+    };
+    let value = if alive { Some(reader.bytes("value")?) } else { None };
+    Ok(Record::new(version, key, value))
 }
 
 impl Totals {
@@ -393,17 +392,17 @@ struct Builder {
     empty: Arc<Map>,
     /// The slot of the records below.
     slot: usize,
-    records: Vec<(Key, Record)>,
+    records: Vec<Record>,
     totals: Totals,
 }
 
 impl Builder {
     fn push_all(&mut self, reader: &mut Reader<'_>, format: u8) -> Result<(), Malformed> {
         while !reader.is_empty() {
-            let (key, record) = (reader.bytes("key")?, Record::decode(reader, format)?);
-            let slot = slot_of(key);
+            let record = decode(reader, format)?;
+            let slot = slot_of(record.key());
             let in_order = match self.records.last() {
-                Some((last, _)) => (self.slot, &last[..]) < (slot, key),
+                Some(last) => (self.slot, last.key()) < (slot, record.key()),
                 None => true,
             };
             if !in_order {
@@ -412,8 +411,8 @@ impl Builder {
             if slot > self.slot {
                 self.finish_slots(slot);
             }
-            self.totals.add(key, &record);
-            self.records.push((key.into(), record));
+            self.totals.add(&record);
+            self.records.push(record);
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::record::{Map, Record, Totals};
-use crate::types::{Key, Version};
+use super::record::{Map, Totals};
+use crate::types::{Key, Record, Version};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -22,8 +22,8 @@ impl Ledger {
         let mut tombstones = BTreeSet::new();
         if totals.stats.tombstones > 0 {
             let records = slots.iter().flat_map(|slot| slot.iter());
-            let dead = records.filter(|(_, record)| record.value.is_none());
-            tombstones.extend(dead.map(|(key, record)| (record.version, Arc::clone(key))));
+            let dead = records.filter(|record| !record.has_value());
+            tombstones.extend(dead.map(|record| (record.version(), record.share_key())));
         }
         Ledger { totals, version: Version::default(), tombstones }
     }
@@ -51,22 +51,19 @@ impl Ledger {
         }
     }
 
-    /// A value was written.
-    pub fn add(&mut self, key: &[u8], record: &Record) {
-        self.totals.add(key, record);
-    }
-
-    /// A tombstone was written.
-    pub fn bury(&mut self, key: Key, tombstone: &Record) {
-        self.totals.add(&key, tombstone);
-        self.tombstones.insert((tombstone.version, key));
+    /// A record was written.
+    pub fn add(&mut self, record: &Record) {
+        self.totals.add(record);
+        if !record.has_value() {
+            self.tombstones.insert((record.version(), record.share_key()));
+        }
     }
 
     /// A record was replaced, or forgotten.
-    pub fn remove(&mut self, key: &[u8], record: &Record) {
-        self.totals.remove(key, record);
-        if record.value.is_none() {
-            self.tombstones.remove(&(record.version, key.into()));
+    pub fn remove(&mut self, record: &Record) {
+        self.totals.remove(record);
+        if !record.has_value() {
+            self.tombstones.remove(&(record.version(), record.share_key()));
         }
     }
 
@@ -79,6 +76,6 @@ impl Ledger {
     /// The oldest tombstone that the floor makes superfluous. It stays until it is removed.
     pub fn superfluous(&self) -> Option<Key> {
         let (version, key) = self.tombstones.first()?;
-        (*version <= self.totals.floor).then(|| Arc::clone(key))
+        (*version <= self.totals.floor).then(|| key.clone())
     }
 }

@@ -53,12 +53,19 @@
 //! kept up with every write: a fault that changes a record is found without a walk.
 //!
 //! # Memory
-//! Keys and values are `Arc<[u8]>`, each copied once out of the log's buffer, which could otherwise
-//! not be freed. An `Arc` costs a key 16 bytes more than a `Box`; in return, copying a slot, KEYS
-//! and SCAN allocate nothing per key, and writes beside an image run 1.6 times as fast. Measured
-//! with a million keys of 16 bytes and values of 64: 221 bytes of resident memory a key, 14 of them
-//! for its version. A tombstone costs as much as an empty value, and its place in the order of age.
-//! An empty overlay is a pointer.
+//! A key, its value and its version are one allocation, a [`Record`], copied once out of the log's
+//! buffer, which could otherwise not be freed; a merged write has that form already and is not
+//! copied again. A map is a table of pointers to records. So a look-up waits for memory three
+//! times, whatever is asked for: for the table's tags, its pointer, and the record. Records are
+//! counted, which costs a key 8 bytes; in return, values leave the store without a copy, and
+//! copying a slot, KEYS and SCAN allocate nothing per key. What they hand out keeps its record
+//! alive, a name its value too.
+//!
+//! Measured with keys of 16 bytes and values of 64, in bytes of resident memory a key: 149 with a
+//! million keys, 143 to 145 with 1.5 to 10 million (Redis 7.0: 176, and 173 to 184). 80 of them are
+//! the key and the value, 32 stand before them, 16 are the allocator's, and the table takes 10 to
+//! 21 as it fills up. A tombstone costs as much as an empty value, and its place in the order of
+//! age. An empty overlay is a pointer.
 //!
 //! Left out: expiry, types other than strings, an index over key names (KEYS visits every key; so
 //! does SCAN within one slot, which matters where one hash tag holds very many).
@@ -82,7 +89,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::types::{Index, Version};
+use crate::types::{Index, Record, Version};
 use overlay::Overlay;
 use record::Totals;
 use slot::{SLOTS, Slot};
@@ -168,7 +175,7 @@ impl Store {
     /// The version of a key, as of the last applied entry: that of its record, or the floor.
     pub fn version(&self, key: &[u8]) -> Version {
         let slot = self.slots[slot::slot_of(key)].read();
-        slot.base.get(key).map_or(self.floor(), |record| record.version)
+        slot.base.get(key).map_or(self.floor(), Record::version)
     }
 
     /// The writer's last word on an entry or an image. The order matters: see [`Store::applied`].

@@ -11,10 +11,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use super::record::{Map, Record};
+use super::record::Map;
 use super::slot::slot_of;
 use super::{Slot, Store};
-use crate::types::{Command, Key, Version, Write};
+use crate::types::{Command, Record, Version, Write};
 
 /// One slot's part. Empty most of the time, so it is 8 bytes long then and holds no memory.
 #[derive(Debug, Default)]
@@ -29,33 +29,32 @@ impl Overlay {
         self.0.as_ref()?.get(key)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.0.iter().flat_map(|map| map.iter())
     }
 
-    /// Sets a key's record; the one that it replaces.
-    fn put(&mut self, key: Key, record: Record) -> Option<Record> {
-        self.0.get_or_insert_default().insert(key, record)
+    /// Puts a record in; the one of its key that it replaces.
+    fn put(&mut self, record: Record) -> Option<Record> {
+        self.0.get_or_insert_default().put(record)
     }
 
     /// Removes a key's record if it is not newer than `version`.
-    pub fn forget(&mut self, key: &[u8], version: Version) -> Option<(Key, Record)> {
+    pub fn forget(&mut self, key: &[u8], version: Version) -> Option<Record> {
         let map = self.0.as_mut()?;
-        if map.get(key)?.version > version {
+        if map.get(key)?.version() > version {
             return None;
         }
-        let forgotten = map.remove_entry(key);
+        let forgotten = map.remove(key);
         self.free_if_empty();
         forgotten
     }
 
     /// Moves all records that do not count to `forgotten`.
-    pub fn prune(&mut self, base: &Map, floor: Version, forgotten: &mut Vec<(Key, Record)>) {
+    pub fn prune(&mut self, base: &Map, floor: Version, forgotten: &mut Vec<Record>) {
         if let Some(map) = &mut self.0 {
-            let counts = |key: &Key, record: &Record| {
-                record.version > base.get(key).map_or(floor, |base| base.version)
-            };
-            forgotten.extend(map.extract_if(|key, record| !counts(key, record)));
+            forgotten.extend(map.extract_if(|record| {
+                record.version() <= base.get(record.key()).map_or(floor, Record::version)
+            }));
             self.free_if_empty();
         }
     }
@@ -76,14 +75,14 @@ impl Store {
     }
 
     fn accept_one(&self, write: &Write) -> bool {
-        let record = Record { value: write.value.clone(), version: write.version };
+        let record = write.record();
         let mut slot = self.slots[slot_of(&write.key)].write();
         let newest = slot.newest(&write.key, self.floor());
-        let existed = newest.is_some_and(|newest| newest.value.is_some());
-        if record.version <= newest.map_or(self.floor(), |newest| newest.version) {
+        let existed = newest.is_some_and(Record::has_value);
+        if record.version() <= newest.map_or(self.floor(), Record::version) {
             return existed;
         }
-        let replaced = slot.overlay.put(write.key.clone(), record);
+        let replaced = slot.overlay.put(record);
         if replaced.is_none() {
             // Before the lock is given back: the number is never below what a reader can meet.
             self.overlaid.fetch_add(1, Ordering::Relaxed);
@@ -116,11 +115,12 @@ impl Store {
 
     fn push_undrained(&self, key: &[u8], merges: &mut Vec<u8>) -> Version {
         let slot = self.slots[slot_of(key)].read();
-        let Some(Record { value, version }) = slot.undrained(key, self.floor()).cloned() else {
+        let Some(record) = slot.undrained(key, self.floor()).cloned() else {
             return Version::default();
         };
         drop(slot);
-        Command::Merge { version, key, value: value.as_deref() }.encode(merges);
+        let version = record.version();
+        Command::Merge { version, key, value: record.value() }.encode(merges);
         version
     }
 
@@ -137,12 +137,10 @@ impl Store {
             return 0;
         }
         let ahead = |slot: &Slot| -> i64 {
-            let live = |record: Option<&Record>| {
-                i64::from(record.is_some_and(|record| record.value.is_some()))
-            };
+            let live = |record: Option<&Record>| i64::from(record.is_some_and(Record::has_value));
             let floor = self.floor();
             let difference = |key| live(slot.newest(key, floor)) - live(slot.base.get(key));
-            slot.overlay.iter().map(|(key, _)| difference(key)).sum()
+            slot.overlay.iter().map(|record| difference(record.key())).sum()
         };
         self.slots.iter().map(|slot| ahead(&slot.read())).sum()
     }
@@ -174,11 +172,11 @@ mod tests {
     fn an_empty_overlay_is_a_pointer_and_an_emptied_one_holds_no_memory() {
         assert_eq!(size_of::<Overlay>(), 8);
         let mut overlay = Overlay::default();
-        let record = Record { value: None, version: Version(5) };
-        assert_eq!(overlay.put((*b"k").into(), record.clone()), None);
+        let record = Record::new(Version(5), b"k", None);
+        assert_eq!(overlay.put(record.clone()), None);
         assert_eq!(overlay.forget(b"k", Version(4)), None);
         assert!(!overlay.is_empty());
-        assert_eq!(overlay.forget(b"k", Version(5)), Some(((*b"k").into(), record)));
+        assert_eq!(overlay.forget(b"k", Version(5)), Some(record));
         assert!(overlay.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::record::Map;
 use super::slot::{LockOrder, SLOTS, Slot, slot_of};
 use super::{Store, glob};
-use crate::types::{Command, Outcome, Value, Version};
+use crate::types::{Command, Outcome, Record, Value, Version};
 
 /// What a reader looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +17,13 @@ pub(super) enum View {
 }
 
 impl View {
-    /// The value of a key in a slot whose lock is held.
-    fn value<'s>(self, slot: &'s Slot, key: &[u8], floor: Version) -> Option<&'s Value> {
+    /// The record of a key in a slot whose lock is held, if it has a value.
+    fn live<'s>(self, slot: &'s Slot, key: &[u8], floor: Version) -> Option<&'s Record> {
         let record = match self {
             View::Base => slot.base.get(key),
             View::Newest => slot.newest(key, floor),
         };
-        record?.value.as_ref()
+        record.filter(|record| record.has_value())
     }
 }
 
@@ -43,10 +43,10 @@ impl Names {
     /// Appends the names that match, in ascending order.
     fn push_matching(&self, pattern: Option<&[u8]>, names: &mut Vec<Value>) {
         let from = names.len();
-        let base = self.base.iter().filter(|(key, _)| !self.over.contains_key(*key));
-        let live = base.chain(&self.over).filter(|(_, record)| record.value.is_some());
-        let matching = live.filter(|(key, _)| pattern.is_none_or(|glob| glob::matches(glob, key)));
-        names.extend(matching.map(|(key, _)| Arc::clone(key)));
+        let base = self.base.iter().filter(|record| !self.over.contains(record.key()));
+        let live = base.chain(self.over.iter()).filter(|record| record.has_value());
+        let matches = |name| pattern.is_none_or(|glob| glob::matches(glob, name));
+        names.extend(live.filter(|record| matches(record.key())).map(Record::share_key));
         names[from..].sort_unstable();
     }
 }
@@ -86,22 +86,24 @@ impl Store {
 
     fn view(&self, view: View, command: &Command<'_>) -> Outcome {
         match command {
-            Command::Get { key } => self.look_up(view, key, |value| match value {
-                Some(value) => Outcome::Value(Arc::clone(value)),
-                None => Outcome::Nil,
-            }),
+            Command::Get { key } => self
+                .look_up(view, key, |held| held.and_then(Record::share_value))
+                .map_or(Outcome::Nil, Outcome::Value),
             Command::GetMany { keys } => {
                 let mut values = Vec::with_capacity(keys.len());
-                self.look_up_all(view, keys, |value| values.push(value.cloned()));
+                self.look_up_all(view, keys, |held| {
+                    values.push(held.and_then(Record::share_value))
+                });
                 Outcome::Values(values)
             }
             Command::Length { key } => {
-                let len = self.look_up(view, key, |value| value.map_or(0, |value| value.len()));
+                let len = self
+                    .look_up(view, key, |held| held.and_then(Record::value).map_or(0, <[u8]>::len));
                 Outcome::Integer(len as i64)
             }
             Command::Exists { keys } => {
                 let mut found = 0;
-                self.look_up_all(view, keys, |value| found += i64::from(value.is_some()));
+                self.look_up_all(view, keys, |held| found += i64::from(held.is_some()));
                 Outcome::Integer(found)
             }
             Command::Count => {
@@ -128,19 +130,19 @@ impl Store {
         }
     }
 
-    /// Shows `see` the value of `key`, under the slot's lock.
+    /// Shows `see` the record of `key` if it has a value, under the slot's lock.
     pub(super) fn look_up<T>(
         &self,
         view: View,
         key: &[u8],
-        see: impl FnOnce(Option<&Value>) -> T,
+        see: impl FnOnce(Option<&Record>) -> T,
     ) -> T {
         let slot = self.slots[slot_of(key)].read();
-        see(view.value(&slot, key, self.floor()))
+        see(view.live(&slot, key, self.floor()))
     }
 
-    /// Shows `see` the value of each key in turn, all of one moment.
-    fn look_up_all(&self, view: View, keys: &[&[u8]], mut see: impl FnMut(Option<&Value>)) {
+    /// Shows `see` the record of each key in turn, if it has a value, all of one moment.
+    fn look_up_all(&self, view: View, keys: &[&[u8]], mut see: impl FnMut(Option<&Record>)) {
         if let [key] = keys {
             return self.look_up(view, key, see);
         }
@@ -148,7 +150,7 @@ impl Store {
         let slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].read()).collect();
         let floor = self.floor();
         for (key, place) in keys.iter().zip(order.places) {
-            see(view.value(&slots[place], key, floor));
+            see(view.live(&slots[place], key, floor));
         }
     }
 
@@ -166,10 +168,8 @@ impl Store {
         }
         let slot = self.slots[slot].read();
         let floor = self.floor();
-        let counting = slot.overlay.iter().filter_map(|(key, _)| {
-            let record = slot.undrained(key, floor)?;
-            Some((Arc::clone(key), record.clone()))
-        });
+        let overlaid = slot.overlay.iter();
+        let counting = overlaid.filter_map(|record| slot.undrained(record.key(), floor).cloned());
         Names { over: counting.collect(), base: Arc::clone(&slot.base) }
     }
 

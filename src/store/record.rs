@@ -1,5 +1,5 @@
-//! What the store holds for a key, what all records add up to, and the digest by which two stores
-//! are compared.
+//! How the store holds the records of a slot, what all records add up to, and the digest by which
+//! two stores are compared.
 //!
 //! # Digest
 //! A record's digest is an XXH3 of its value, seeded by an XXH3 of its key, seeded by its version;
@@ -8,24 +8,23 @@
 //! write changes it by the new record's digest minus the old one's. It finds faults, not attackers,
 //! who can make a sum come out as they like.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Stats;
-use crate::types::{Key, Value, Version};
+use crate::types::{Record, Version};
 
-/// The records of one slot.
-pub(super) type Map = HashMap<Key, Record, foldhash::fast::RandomState>;
+/// The records of one slot, by their keys: a table of pointers, so that it is cheap to copy and its
+/// empty places cost little.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Map(HashSet<ByKey, foldhash::fast::RandomState>);
 
-/// What is known of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    /// Its value; `None` is a tombstone, which remembers a deletion against older writes.
-    pub value: Option<Value>,
-    /// When it was written.
-    pub version: Version,
-}
+/// A record that stands for its key.
+#[derive(Clone, Debug)]
+struct ByKey(Record);
 
 /// What the records of a state add up to, and what is the state's beside them. Kept while they
 /// change; the same on all replicas at the same index.
@@ -40,37 +39,108 @@ pub(super) struct Totals {
     pub latest: Version,
 }
 
-impl Record {
-    /// The digest of the record of `key`.
-    pub fn digest(&self, key: &[u8]) -> u64 {
-        let seed = xxh3_64_with_seed(key, self.version.0);
-        match &self.value {
-            Some(value) => xxh3_64_with_seed(value, seed),
-            None => xxh3_64_with_seed(&[], !seed),
-        }
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        self.0.key()
     }
 }
 
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &ByKey) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Map {
+    pub fn get(&self, key: &[u8]) -> Option<&Record> {
+        self.0.get(key).map(|ByKey(record)| record)
+    }
+
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.0.contains(key)
+    }
+
+    /// Puts a record in; the one of the same key that it replaces.
+    pub fn put(&mut self, record: Record) -> Option<Record> {
+        self.0.replace(ByKey(record)).map(|ByKey(old)| old)
+    }
+
+    pub fn remove(&mut self, key: &[u8]) -> Option<Record> {
+        self.0.take(key).map(|ByKey(record)| record)
+    }
+
+    /// Removes the records that `goes` says yes to.
+    pub fn extract_if(&mut self, goes: impl Fn(&Record) -> bool) -> impl Iterator<Item = Record> {
+        self.0.extract_if(move |ByKey(record)| goes(record)).map(|ByKey(record)| record)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.0.iter().map(|ByKey(record)| record)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    pub fn shrink_to(&mut self, capacity: usize) {
+        self.0.shrink_to(capacity);
+    }
+}
+
+impl FromIterator<Record> for Map {
+    fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Map {
+        Map(records.into_iter().map(ByKey).collect())
+    }
+}
+
+/// The digest of a record.
+fn digest(record: &Record) -> u64 {
+    let seed = xxh3_64_with_seed(record.key(), record.version().0);
+    match record.value() {
+        Some(value) => xxh3_64_with_seed(value, seed),
+        None => xxh3_64_with_seed(&[], !seed),
+    }
+}
+
+/// The bytes of a record's key and value.
+fn len(record: &Record) -> u64 {
+    (record.key().len() + record.value().unwrap_or_default().len()) as u64
+}
+
 impl Totals {
-    pub fn add(&mut self, key: &[u8], record: &Record) {
-        self.sum = self.sum.wrapping_add(record.digest(key));
-        match &record.value {
-            Some(value) => {
-                self.stats.keys += 1;
-                self.stats.bytes += (key.len() + value.len()) as u64;
-            }
-            None => self.stats.tombstones += 1,
+    pub fn add(&mut self, record: &Record) {
+        self.sum = self.sum.wrapping_add(digest(record));
+        if record.has_value() {
+            self.stats.keys += 1;
+            self.stats.bytes += len(record);
+        } else {
+            self.stats.tombstones += 1;
         }
     }
 
-    pub fn remove(&mut self, key: &[u8], record: &Record) {
-        self.sum = self.sum.wrapping_sub(record.digest(key));
-        match &record.value {
-            Some(value) => {
-                self.stats.keys -= 1;
-                self.stats.bytes -= (key.len() + value.len()) as u64;
-            }
-            None => self.stats.tombstones -= 1,
+    pub fn remove(&mut self, record: &Record) {
+        self.sum = self.sum.wrapping_sub(digest(record));
+        if record.has_value() {
+            self.stats.keys -= 1;
+            self.stats.bytes -= len(record);
+        } else {
+            self.stats.tombstones -= 1;
         }
     }
 
@@ -96,20 +166,19 @@ mod tests {
 
     #[test]
     fn the_digest_tells_every_part_of_a_record() {
-        let record = |value: Option<&[u8]>, version| Record {
-            value: value.map(Value::from),
-            version: Version(version),
+        let digest = |key: &[u8], value: Option<&[u8]>, version| {
+            digest(&Record::new(Version(version), key, value))
         };
         let digests = [
-            record(Some(b"v"), 1).digest(b"k"),
-            record(Some(b"v"), 2).digest(b"k"),
-            record(Some(b"w"), 1).digest(b"k"),
-            record(Some(b"v"), 1).digest(b"l"),
-            record(Some(b""), 1).digest(b"k"),
-            record(None, 1).digest(b"k"),
-            record(None, 2).digest(b"k"),
-            record(Some(b""), 1).digest(b"kv"),
-            record(Some(b"kv"), 1).digest(b""),
+            digest(b"k", Some(b"v"), 1),
+            digest(b"k", Some(b"v"), 2),
+            digest(b"k", Some(b"w"), 1),
+            digest(b"l", Some(b"v"), 1),
+            digest(b"k", Some(b""), 1),
+            digest(b"k", None, 1),
+            digest(b"k", None, 2),
+            digest(b"kv", Some(b""), 1),
+            digest(b"", Some(b"kv"), 1),
         ];
         for (number, digest) in digests.iter().enumerate() {
             assert!(!digests[..number].contains(digest), "{number}");
@@ -120,8 +189,8 @@ mod tests {
     fn the_digest_is_part_of_the_image_format_and_never_changes() {
         let version = Version(3);
         let mut totals = Totals { floor: Version(1), latest: version, ..Totals::default() };
-        totals.add(b"key", &Record { value: Some((*b"value").into()), version });
-        totals.add(b"gone", &Record { value: None, version });
+        totals.add(&Record::new(version, b"key", Some(b"value")));
+        totals.add(&Record::new(version, b"gone", None));
         assert_eq!(totals.digest(), 2_747_946_094_165_587_377);
     }
 }

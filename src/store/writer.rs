@@ -12,7 +12,6 @@ use super::Store;
 use super::apply::Merged;
 use super::image::Image;
 use super::ledger::Ledger;
-use super::record::Record;
 use super::requests::{Admission, Requests};
 use crate::codec::Malformed;
 use crate::types::{Command, Entry, Index, Outcome, Payload, SnapshotMeta, Version, Write};
@@ -166,9 +165,8 @@ impl Writer {
 
     fn merge(&mut self, writes: &[Write]) -> Applied {
         let (mut taken, mut late) = (0, 0);
-        for Write { version, key, value } in writes {
-            let record = Record { value: value.clone(), version: *version };
-            match self.store.merge(key.clone(), record, &mut self.ledger) {
+        for write in writes {
+            match self.store.merge(write.record(), &mut self.ledger) {
                 Merged::Taken => taken += 1,
                 Merged::Older => {}
                 Merged::Late => late += 1,

@@ -3,15 +3,13 @@
 //!
 //! The byte form of a write is part of the log's format: tags are never reused.
 
-use std::sync::Arc;
-
 use bytes::BufMut;
 
-use super::{Version, Write};
+use super::{Shared, Version, Write};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A stored value: cheap to share with a snapshot or a reply.
-pub type Value = Arc<[u8]>;
+pub type Value = Shared;
 
 /// When a SET takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,8 +200,7 @@ impl<'a> Command<'a> {
     /// The writes that a blind write stands for, not stamped yet: one for each key that it names.
     pub fn push_writes(&self, writes: &mut Vec<Write>) {
         let mut push = |key: &[u8], value: Option<&[u8]>| {
-            let (key, value) = (key.into(), value.map(Value::from));
-            writes.push(Write { version: Version::default(), key, value });
+            writes.push(Write::new(Version::default(), key, value));
         };
         match self {
             Command::Set { key, value, .. } => push(key, Some(value)),

@@ -5,11 +5,13 @@
 mod command;
 mod entry;
 mod integer;
+mod record;
 mod write;
 
 pub use command::{Command, Failure, Outcome, Value, When};
 pub use entry::{Entry, Payload, Proposal, SnapshotMeta};
 pub use integer::parse_integer;
+pub use record::{Record, Shared};
 pub use write::{Consistency, Key, Version, Write, Writes, decode_writes, encode_writes};
 
 use std::fmt;

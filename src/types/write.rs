@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::Value;
+use super::{Record, Shared, Value};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A key as it is stored: cheap to share between the store, the log and a reply.
-pub type Key = Arc<[u8]>;
+pub type Key = Shared;
 
 /// What a session gives up for what: chosen with CONSISTENCY, WITH and READONLY.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,8 @@ impl Consistency {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
-/// One versioned write. Cheap to clone.
+/// One versioned write. Cheap to clone. Key and value are best made together, as
+/// [`Write::new`] does: then they are one piece of memory, which a store takes over as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// Its version; zero until it is stamped.
@@ -87,6 +88,28 @@ impl Version {
 }
 
 impl Write {
+    /// Copies a write together.
+    pub fn new(version: Version, key: &[u8], value: Option<&[u8]>) -> Write {
+        Write::of(&Record::new(version, key, value))
+    }
+
+    fn of(record: &Record) -> Write {
+        let (key, value) = (record.share_key(), record.share_value());
+        Write { version: record.version(), key, value }
+    }
+
+    /// The same write at another version. Copied only if somebody else holds a share of it.
+    pub fn stamped(self, version: Version) -> Write {
+        let record = self.record();
+        drop(self);
+        Write::of(&record.stamped(version))
+    }
+
+    /// What a store holds of it.
+    pub fn record(&self) -> Record {
+        Record::of(self.version, &self.key, self.value.as_ref())
+    }
+
     /// The smallest encoded write, in bytes.
     pub const ENCODED_LEN_MIN: usize = 8 + 1 + 4;
 
@@ -111,9 +134,9 @@ impl Write {
     pub fn decode(reader: &mut Reader<'_>) -> Result<Write, Malformed> {
         let version = Version(reader.u64("version")?);
         let has_value = reader.bool("presence of a value")?;
-        let key = reader.bytes("key")?.into();
-        let value = if has_value { Some(reader.bytes("value")?.into()) } else { None };
-        Ok(Write { version, key, value })
+        let key = reader.bytes("key")?;
+        let value = if has_value { Some(reader.bytes("value")?) } else { None };
+        Ok(Write::new(version, key, value))
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::history::{Fate, Record, seen};
 use super::judge::Ends;
-use super::watch::Watch;
 use super::workload::Board;
+use crate::cli::watch::Watch;
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::linearizability::Action;
 

@@ -23,7 +23,6 @@ mod judge;
 mod nemesis;
 mod proxy;
 mod verdict;
-mod watch;
 mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::cli::watch::Watch;
 use crate::client::{Client, Options};
 use crate::config::{Peer, read_password};
 use crate::rng::Rng;
@@ -39,7 +39,6 @@ use history::History;
 use judge::{Ends, Judgement};
 use nemesis::{End, Fault, Nemesis};
 use verdict::Verdict;
-use watch::Watch;
 use workload::Board;
 
 const VIOLATION: u8 = 1;

@@ -19,8 +19,8 @@ use rustix::process::Signal;
 use super::cluster::Cluster;
 use super::ending;
 use super::proxy::Mode;
-use super::watch::Watch;
 use super::workload::Board;
+use crate::cli::watch::Watch;
 use crate::rng::Rng;
 
 /// Between two looks at the nodes.

@@ -200,8 +200,8 @@ impl Accepting {
 }
 
 /// Commands of an eventual session that go through the log take along what the log may not have yet
-/// of the keys concerned, so that they see what the session has seen. If that is more than a request
-/// may be long, they have to come again when it is in the log.
+/// of the keys concerned, so that they see what the session has seen. If that is more than a
+/// request may be long, they have to come again when it is in the log.
 fn with_undrained(shared: &Shared, commands: Bytes) -> Result<Bytes, Unserved> {
     let (mut undrained, newest) = shared.store.undrained(&commands);
     if undrained.is_empty() {

@@ -9,6 +9,8 @@
 
 mod clients;
 mod desk;
+mod guest;
+mod mailbox;
 mod poll;
 mod pool;
 mod rounds;
@@ -25,7 +27,8 @@ use crate::wire::handshake;
 use clients::Counted;
 pub use clients::{Client, Clients};
 use desk::Desk;
-pub use poll::Loops;
+pub use guest::{Guest, Step};
+pub use mailbox::Loops;
 pub use pool::Pool;
 
 /// What a client reads that comes when `--maxclients` are there.

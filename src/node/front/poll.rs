@@ -12,29 +12,25 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
-use parking_lot::Mutex;
+use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
 
 use super::clients::Counted;
 use super::desk::{Desk, Next};
+use super::mailbox::{Mail, Mailbox};
 use super::rounds::{Rounds, Settled};
 use super::{
     Connection, FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, by_the_pool, is_crowded,
     serve_peer,
 };
 use crate::node::info::{WAIT_STEP, Wait};
-use crate::node::waiters::{Answer, Inbox, Ticket};
+use crate::node::waiters::{Answer, Inbox};
 use crate::node::{Fatal, Shared};
 use crate::wire::handshake;
-
-/// The waker's token; no connection has it.
-const WAKER: Token = Token(usize::MAX);
 
 /// How often connections are looked at that something has to happen to in time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -44,93 +40,6 @@ const EVENTS: usize = 256;
 
 /// How often a closing connection is read from at most.
 const LINGER_READS: u32 = 64;
-
-/// The way into the loops, for the listener and whoever has answers.
-pub struct Loops {
-    mailboxes: Vec<Arc<Mailbox>>,
-    next: AtomicUsize,
-}
-
-/// A loop that has not begun.
-pub struct Idle {
-    poll: Poll,
-    mailbox: Arc<Mailbox>,
-}
-
-/// What comes to a loop from other threads.
-struct Mailbox {
-    mail: Mutex<Mail>,
-    waker: Waker,
-}
-
-#[derive(Default)]
-struct Mail {
-    connections: Vec<Connection>,
-    answers: Vec<(Ticket, Answer)>,
-    /// True if the loop sleeps, or is about to, and has not been woken.
-    asleep: bool,
-    /// True once the loop has ended.
-    closed: bool,
-}
-
-impl Mailbox {
-    fn put_with(&self, put: impl FnOnce(&mut Mail)) -> bool {
-        let mut mail = self.mail.lock();
-        put(&mut mail);
-        std::mem::take(&mut mail.asleep)
-    }
-}
-
-impl Inbox for Mailbox {
-    fn put(&self, ticket: Ticket, answer: Answer) -> bool {
-        self.put_with(|mail| mail.answers.push((ticket, answer)))
-    }
-
-    fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            log::error!(target: "FAILURE", "A loop cannot be woken: {error}");
-        }
-    }
-}
-
-impl Loops {
-    /// The way into so many loops, and the loops.
-    ///
-    /// # Errors
-    /// If the system has no descriptors for them.
-    pub fn new(count: usize) -> io::Result<(Loops, Vec<Idle>)> {
-        let idle = (0..count).map(|_| {
-            let poll = Poll::new()?;
-            let waker = Waker::new(poll.registry(), WAKER)?;
-            Ok(Idle { poll, mailbox: Arc::new(Mailbox { mail: Mutex::default(), waker }) })
-        });
-        let idle = idle.collect::<io::Result<Vec<Idle>>>()?;
-        let mailboxes = idle.iter().map(|idle| Arc::clone(&idle.mailbox)).collect();
-        Ok((Loops { mailboxes, next: AtomicUsize::new(0) }, idle))
-    }
-
-    /// Hands a connection to the loop whose turn it is.
-    pub fn take(&self, connection: Connection) -> io::Result<()> {
-        connection.stream.set_nonblocking(true)?;
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let mailbox = self.mailboxes.get(turn % self.mailboxes.len().max(1));
-        let mailbox = mailbox.ok_or(ErrorKind::NotConnected)?;
-        let asleep = mailbox.put_with(|mail| {
-            if !mail.closed {
-                mail.connections.push(connection);
-            }
-        });
-        if asleep {
-            mailbox.wake();
-        }
-        Ok(())
-    }
-
-    /// Has the loops see that the node has stopped.
-    pub fn wake(&self) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.wake());
-    }
-}
 
 /// A connection of a loop.
 struct Seat {
@@ -181,21 +90,10 @@ enum Flushed {
     Blocked,
 }
 
-impl Mailbox {
-    /// Takes what has come; the loop does not sleep any more.
-    fn empty_into(&self, mail: &mut Mail) {
-        let mut inside = self.mail.lock();
-        inside.asleep = false;
-        std::mem::swap(&mut inside.connections, &mut mail.connections);
-        std::mem::swap(&mut inside.answers, &mut mail.answers);
-    }
-
-    /// True if the loop may sleep: nothing has come, and who brings something will wake it.
-    fn may_sleep(&self) -> bool {
-        let mut mail = self.mail.lock();
-        mail.asleep = mail.connections.is_empty() && mail.answers.is_empty();
-        mail.asleep
-    }
+/// A loop that has not begun.
+pub struct Idle {
+    pub poll: Poll,
+    pub mailbox: Arc<Mailbox>,
 }
 
 impl Idle {
@@ -238,10 +136,7 @@ impl Idle {
             serving.serve(poll.registry());
             serving.look();
         }
-        let mut mail = mailbox.mail.lock();
-        mail.closed = true;
-        mail.connections.clear();
-        drop(mail);
+        mailbox.close();
         serving.end();
     }
 }

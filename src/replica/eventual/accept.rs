@@ -21,10 +21,8 @@ pub(super) const VALID: Duration = Duration::from_secs(1);
 const BACKLOGS_MAX: usize = 2;
 
 /// Gives the writes of a batch their versions.
-fn stamp(writes: &mut [Write], first: Version) {
-    for (write, nth) in writes.iter_mut().zip(0..) {
-        write.version = first.plus(nth);
-    }
+fn stamp(writes: impl IntoIterator<Item = Write>, first: Version) -> Writes {
+    writes.into_iter().zip(0..).map(|(write, nth)| write.stamped(first.plus(nth))).collect()
 }
 
 impl Replica {
@@ -113,14 +111,14 @@ impl Replica {
     pub(super) fn stamp_own(&mut self, now: Now, effects: &mut Effects) {
         while let Some((seq, bytes)) = self.eventual.asks.first_for(now, self.settings.id)
             && self.may_decide(bytes)
-            && let Some(mut ask) = self.eventual.asks.remove(seq)
+            && let Some(ask) = self.eventual.asks.remove(seq)
         {
             let id = self.own_id(seq);
             match self.next_versions(now, ask.writes.len(), effects) {
                 Ok(first) => {
-                    stamp(&mut ask.writes, first);
-                    self.eventual.take_in(None, &ask.writes);
-                    effects.accepted.push((id, ask.writes.into()));
+                    let writes = stamp(ask.writes, first);
+                    self.eventual.take_in(None, &writes);
+                    effects.accepted.push((id, writes));
                     self.hand_out(now, effects);
                 }
                 Err(reason) => {
@@ -147,10 +145,9 @@ impl Replica {
             last = id.node;
             let first = self.next_versions(now, writes.len(), effects);
             if let Ok(first) = first {
-                let mut writes = writes.to_vec();
-                stamp(&mut writes, first);
+                let writes = stamp(writes.iter().cloned(), first);
                 self.eventual.take_in(Some(id.node), &writes);
-                effects.spread.push(writes.into());
+                effects.spread.push(writes);
                 self.hand_out(now, effects);
             }
             self.eventual.guests.decide(id, first);
@@ -290,18 +287,18 @@ impl Replica {
         if version == Err(Rejected::Stopping) {
             return self.eventual.asks.turn_away(id.seq, from);
         }
-        let Some(mut ask) = self.eventual.asks.remove_from(id.seq, from) else { return };
+        let Some(ask) = self.eventual.asks.remove_from(id.seq, from) else { return };
         match version {
             Ok(first) => {
-                stamp(&mut ask.writes, first);
-                let newest = newest(&ask.writes).tick();
+                let writes = stamp(ask.writes, first);
+                let newest = newest(&writes).tick();
                 if let Some(ahead) = self.eventual.clock.ahead(now, newest) {
                     self.tell_of_the_future(now, from, ahead, effects);
                 }
                 // What this node's clients write next shall be newer, whoever stamps it.
                 self.eventual.clock.observe(newest);
-                self.eventual.take_in(Some(from), &ask.writes);
-                effects.accepted.push((id, ask.writes.into()));
+                self.eventual.take_in(Some(from), &writes);
+                effects.accepted.push((id, writes));
             }
             Err(reason) => {
                 effects.refuse_accepts.push((id, unserved(reason, ask.is_certain())));

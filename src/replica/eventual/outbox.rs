@@ -48,11 +48,18 @@ impl Outbox {
         let arrival = self.next_arrival;
         self.next_arrival += 1;
         let since = self.remove(&write.key).map(|held| held.unwritten_since);
-        let unwritten_since = since.filter(|since| self.unwritten.contains_key(since));
-        let unwritten_since = unwritten_since.unwrap_or_else(|| {
-            self.unwritten.insert(arrival, write.key.clone());
-            arrival
-        });
+        // The new write's key in the place of the old one's, which may hold the old value.
+        let aged = since.and_then(|since| Some((since, self.unwritten.get_mut(&since)?)));
+        let unwritten_since = match aged {
+            Some((since, key)) => {
+                key.clone_from(&write.key);
+                since
+            }
+            None => {
+                self.unwritten.insert(arrival, write.key.clone());
+                arrival
+            }
+        };
         self.bytes += size(&write.key, write.value.as_ref());
         self.arrivals.insert(arrival, write.key.clone());
         self.versions.insert((write.version, arrival));

@@ -24,7 +24,7 @@ impl Watch {
             counted.fetch_add(1, Ordering::Relaxed);
         })?;
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} s  {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {prefix}  {msg}") {
             bar.set_style(style);
         }
         Ok(Watch { bar, started: Instant::now(), signals })
@@ -32,8 +32,14 @@ impl Watch {
 
     /// Begins to count a run of this length.
     pub fn begin(&mut self, time: Duration) {
+        self.begin_to_count(time.as_secs(), "s");
+    }
+
+    /// Begins to count up to `count` of something.
+    pub fn begin_to_count(&mut self, count: u64, what: &'static str) {
         self.started = Instant::now();
-        self.bar.set_length(time.as_secs());
+        self.bar.set_length(count);
+        self.bar.set_prefix(what);
     }
 
     /// Since it began.
@@ -53,8 +59,13 @@ impl Watch {
 
     /// Shows how far it is.
     pub fn show(&self, operations: u64, doing: &str) {
-        self.bar.set_position(self.elapsed().as_secs());
-        self.bar.set_message(format!("{operations} operations  {doing}"));
+        self.show_at(self.elapsed().as_secs(), format!("{operations} operations  {doing}"));
+    }
+
+    /// Shows that it has come to this point.
+    pub fn show_at(&self, position: u64, message: String) {
+        self.bar.set_position(position);
+        self.bar.set_message(message);
     }
 
     /// A line that stays.

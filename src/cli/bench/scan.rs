@@ -1,0 +1,309 @@
+//! Finds where replies end, without keeping them: all that a load generator wants to know of a
+//! reply is that it came, and whether it was an error.
+//!
+//! Bytes may come in any pieces. Between pieces a [`Scanner`] remembers a few numbers, and of an
+//! error's text at most [`TEXT_MAX`] bytes. Arrays in arrays need no stack: it counts the values
+//! that are still to come, and each array adds its own. Written beside the client's and the
+//! server's parsers, and not with them: those keep what they read.
+
+/// How much of an error's text is kept.
+pub const TEXT_MAX: usize = 200;
+/// No reply has more parts, at all levels together.
+const PARTS_MAX: u64 = 1 << 32;
+
+/// What to expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// RESP2 or RESP3.
+    Resp,
+    /// One line, one answer.
+    Line,
+}
+
+/// What a reply was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// An answer.
+    Answer,
+    /// An error, whose text [`Scanner::text`] tells.
+    Error,
+}
+
+/// These are no replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Garbage;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before a value.
+    Marker,
+    /// In the number of a text or an array.
+    Number { marker: u8, number: u64, negative: bool },
+    /// In a line that means nothing here.
+    Line,
+    /// In the first line of an error.
+    ErrorLine,
+    /// In a text, with so many bytes to go, its line end among them.
+    Text { left: u64, error: bool },
+}
+
+/// Where in a reply a connection is.
+#[derive(Debug)]
+pub struct Scanner {
+    language: Language,
+    state: State,
+    /// Values that are still to come before the reply is complete.
+    left: u64,
+    /// In an array or a map.
+    within: bool,
+    seen: Seen,
+    text: Vec<u8>,
+}
+
+impl Scanner {
+    /// Before the first reply.
+    pub fn new(language: Language) -> Scanner {
+        let text = Vec::with_capacity(TEXT_MAX);
+        let (state, seen) = (State::Marker, Seen::Answer);
+        Scanner { language, state, left: 1, within: false, seen, text }
+    }
+
+    /// The text of the last reply, if it was an error. In the line protocol, of any reply.
+    pub fn text(&self) -> &[u8] {
+        self.text.trim_ascii_end()
+    }
+
+    /// Goes on to the end of the next reply and leaves behind it what comes later. `None` if the
+    /// bytes end before.
+    #[inline]
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Seen>, Garbage> {
+        if self.language == Language::Line {
+            return Ok(self.next_line(input));
+        }
+        // By far the most frequent reply.
+        if self.state == State::Marker
+            && !self.within
+            && let Some(rest) = input.strip_prefix(b"+OK\r\n")
+        {
+            *input = rest;
+            return Ok(Some(Seen::Answer));
+        }
+        while let Some((byte, rest)) = input.split_first() {
+            if self.step(*byte, rest, input)? {
+                self.left -= 1;
+                self.state = State::Marker;
+                if self.left == 0 {
+                    (self.left, self.within) = (1, false);
+                    return Ok(Some(std::mem::replace(&mut self.seen, Seen::Answer)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes at least one byte. True at the end of a value.
+    fn step<'a>(
+        &mut self,
+        byte: u8,
+        rest: &'a [u8],
+        input: &mut &'a [u8],
+    ) -> Result<bool, Garbage> {
+        match self.state {
+            State::Marker => {
+                *input = rest;
+                self.state = match byte {
+                    b'+' | b':' | b'_' | b',' | b'#' | b'(' => State::Line,
+                    b'-' => {
+                        self.text.clear();
+                        State::ErrorLine
+                    }
+                    b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' => {
+                        State::Number { marker: byte, number: 0, negative: false }
+                    }
+                    _ => return Err(Garbage),
+                };
+                Ok(false)
+            }
+            State::Number { marker, number, negative } => {
+                *input = rest;
+                match byte {
+                    b'\n' => return self.begin(marker, number, negative),
+                    b'\r' => {}
+                    b'-' => self.state = State::Number { marker, number, negative: true },
+                    b'0'..=b'9' => {
+                        let number = number.checked_mul(10).ok_or(Garbage)?;
+                        let number = number.checked_add(u64::from(byte - b'0')).ok_or(Garbage)?;
+                        self.state = State::Number { marker, number, negative };
+                    }
+                    _ => return Err(Garbage),
+                }
+                Ok(false)
+            }
+            State::Line | State::ErrorLine => {
+                let end = input.iter().position(|byte| *byte == b'\n');
+                if self.state == State::ErrorLine {
+                    self.keep(&input[..end.unwrap_or(input.len())]);
+                    self.note_error();
+                }
+                *input = &input[end.map_or(input.len(), |end| end + 1)..];
+                Ok(end.is_some())
+            }
+            State::Text { left, error } => {
+                let len = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
+                if error {
+                    self.keep(&input[..len]);
+                }
+                *input = &input[len..];
+                let left = left - len as u64;
+                self.state = State::Text { left, error };
+                Ok(left == 0)
+            }
+        }
+    }
+
+    /// A number is complete: what comes behind it. True if nothing does.
+    fn begin(&mut self, marker: u8, number: u64, negative: bool) -> Result<bool, Garbage> {
+        if negative {
+            return Ok(true);
+        }
+        match marker {
+            b'$' | b'=' | b'!' => {
+                let error = marker == b'!';
+                if error {
+                    self.text.clear();
+                    self.note_error();
+                }
+                let left = number.checked_add(2).ok_or(Garbage)?;
+                self.state = State::Text { left, error };
+                Ok(false)
+            }
+            _ => {
+                self.within = true;
+                let parts = number.checked_mul(if marker == b'%' { 2 } else { 1 });
+                let left = parts.and_then(|parts| parts.checked_add(self.left));
+                self.left = left.filter(|left| *left <= PARTS_MAX).ok_or(Garbage)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Only a reply that is an error as a whole counts as one.
+    fn note_error(&mut self) {
+        if !self.within {
+            self.seen = Seen::Error;
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = TEXT_MAX - self.text.len();
+        self.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn next_line(&mut self, input: &mut &[u8]) -> Option<Seen> {
+        if self.state == State::Marker {
+            self.text.clear();
+            self.state = State::Line;
+        }
+        let end = input.iter().position(|byte| *byte == b'\n');
+        self.keep(&input[..end.unwrap_or(input.len())]);
+        *input = &input[end.map_or(input.len(), |end| end + 1)..];
+        end?;
+        self.state = State::Marker;
+        let refused = [&b"ERROR:"[..], b"FAIL", b"UNKNOWN"];
+        let refused = refused.iter().any(|start| self.text.starts_with(start));
+        // How the line protocol says that there is nothing.
+        let error = refused && self.text() != b"ERROR: Key not found";
+        Some(if error { Seen::Error } else { Seen::Answer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REPLIES: &[(&[u8], Option<&str>)] = &[
+        (b"+OK\r\n", None),
+        (b"+PONG\r\n", None),
+        (b":12\r\n", None),
+        (b"$-1\r\n", None),
+        (b"$0\r\n\r\n", None),
+        (b"$5\r\na\r\n-b\r\n", None),
+        (b"-CLUSTERDOWN no quorum\r\n", Some("CLUSTERDOWN no quorum")),
+        (b"*0\r\n", None),
+        (b"*-1\r\n", None),
+        (b"*3\r\n$6\r\nmaster\r\n:7\r\n*2\r\n*1\r\n+a\r\n*0\r\n", None),
+        (b"*2\r\n-ERR within\r\n:1\r\n", None),
+        (b"*2\r\n:1\r\n-ERR last\r\n", None),
+        (b"*1\r\n+OK\r\n", None),
+        (b"%2\r\n+a\r\n#t\r\n+b\r\n%1\r\n_\r\n,1.5\r\n", None),
+        (b"!10\r\nERR no way\r\n", Some("ERR no way")),
+        (b"=7\r\ntxt:abc\r\n", None),
+    ];
+
+    fn scan(language: Language, pieces: &[&[u8]]) -> Result<Vec<Option<String>>, Garbage> {
+        let mut scanner = Scanner::new(language);
+        let mut found = Vec::new();
+        for piece in pieces {
+            let mut input = *piece;
+            while let Some(seen) = scanner.next(&mut input)? {
+                let text = String::from_utf8_lossy(scanner.text()).into_owned();
+                found.push((seen == Seen::Error).then_some(text));
+            }
+            assert!(input.is_empty());
+        }
+        Ok(found)
+    }
+
+    fn in_pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn replies_are_found_however_they_are_cut(
+            chosen in prop::collection::vec(0..REPLIES.len(), 1..12),
+            cuts in prop::collection::vec(any::<usize>(), 0..20),
+        ) {
+            let bytes: Vec<u8> = chosen.iter().flat_map(|at| REPLIES[*at].0).copied().collect();
+            let expected: Vec<Option<String>> =
+                chosen.iter().map(|at| REPLIES[*at].1.map(String::from)).collect();
+            prop_assert_eq!(scan(Language::Resp, &in_pieces(&bytes, &cuts)).unwrap(), expected);
+        }
+
+        #[test]
+        fn lines_are_found_however_they_are_cut(
+            cuts in prop::collection::vec(any::<usize>(), 0..9),
+        ) {
+            let bytes = b"OK: k set by leader 5002\nERROR: Key not found\nVALUE: FAIL\r\n\
+                          FAIL: quorum not reached\nERROR: Leader unavailable\r\n";
+            let expected = [None, None, None, Some("FAIL: quorum not reached"),
+                Some("ERROR: Leader unavailable")].map(|text| text.map(String::from));
+            prop_assert_eq!(scan(Language::Line, &in_pieces(bytes, &cuts)).unwrap(), expected);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = scan(Language::Resp, &[&bytes]);
+            let _ = scan(Language::Line, &[&bytes]);
+        }
+    }
+
+    #[test]
+    fn garbage_is_told() {
+        for bytes in [&b"HTTP/1.1 200\r\n"[..], b"$x\r\n", b"*99999999999999999999999\r\n"] {
+            assert_eq!(scan(Language::Resp, &[bytes]), Err(Garbage), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut() {
+        let bytes = [b"-ERR ".to_vec(), vec![b'x'; 1000], b"\r\n+OK\r\n".to_vec()].concat();
+        let found = scan(Language::Resp, &[&bytes[..300], &bytes[300..]]).unwrap();
+        assert_eq!(found[0].as_ref().map(String::len), Some(TEXT_MAX));
+        assert_eq!(found[1], None);
+    }
+}
