@@ -109,10 +109,10 @@ pub struct Args {
     pub tombstone_horizon: u64,
 
     /// How clients are served: by a thread for each, or by a few loops that poll
-    #[arg(long, env = "NODESYNC_IO", value_enum, default_value = "threads")]
+    #[arg(long, env = "NODESYNC_IO", value_enum, default_value = "poll")]
     pub io: Io,
 
-    /// How many loops `--io poll` has; 0 for one a core, at most 4
+    /// How many loops `--io poll` has; 0 for one for every two cores, at most 4
     #[arg(long, env = "NODESYNC_IO_LOOPS", value_name = "N", default_value_t = 0)]
     pub io_loops: usize,
 

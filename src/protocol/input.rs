@@ -2,8 +2,9 @@
 //! arrives. It doubles at most, and only for a request that is longer than it or after a read that
 //! filled it; an announced length alone never costs memory. It shrinks again when it lies idle.
 
-/// Free bytes that a read is offered at least.
-pub(super) const READ_BYTES: usize = 16 << 10;
+/// Free bytes that a read is offered at least. Little, because ten thousand idle clients keep a
+/// buffer of this size each; a client that fills it gets a larger one.
+pub(super) const READ_BYTES: usize = 4 << 10;
 
 /// The size up to which buffers are kept between requests.
 pub(super) const KEEP_BYTES: usize = 256 << 10;

@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Where to read the client's bytes into: at least 16 KiB. It grows to what a large value needs
+    /// Where to read the client's bytes into: at least 4 KiB. It grows to what a large value needs
     /// only as its bytes arrive, and shrinks afterwards. To be asked for before each read.
     pub fn space(&mut self) -> &mut [u8] {
         if self.output.is_empty() {

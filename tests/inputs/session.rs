@@ -27,7 +27,7 @@ use super::reference::{self, Expected};
 use super::{Case, Seeds};
 
 /// The least that a read is offered, and what buffers may have beside what has come, in bytes.
-const READ_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = 4 << 10;
 
 /// No single reply to these inputs is longer, in bytes: COMMAND DOCS is the longest.
 const REPLY_BYTES_MAX: usize = 64 << 10;

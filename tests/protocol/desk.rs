@@ -144,7 +144,7 @@ impl Desk {
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let space = self.session.space();
-            assert!(space.len() >= 16 << 10, "too little space: {}", space.len());
+            assert!(space.len() >= 4 << 10, "too little space: {}", space.len());
             let len = bytes.len().min(space.len());
             space[..len].copy_from_slice(&bytes[..len]);
             self.session.filled(len);
