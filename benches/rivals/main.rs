@@ -1,0 +1,170 @@
+//! NodeSync beside what people would use instead: Redis and etcd, on one machine, in one run, with
+//! the same load. Start it by `benches/rivals.sh`.
+//!
+//! Each round starts the systems in turn, in an order that rotates with the rounds, and so is fair
+//! to all on a machine whose speed drifts. Redis runs alone, without replicas; etcd and NodeSync
+//! run three nodes over loopback, with their own defaults, and are asked at their leader. Load
+//! generators run on the same machine, one thread each: `nodesync bench` for all that talk RESP
+//! (`load`), and a small gRPC client for etcd (`etcd`), which is taken at its best over 64
+//! connections and over 8. Medians of all rounds are told (`results`).
+//!
+//! It exits with 0 only if all that ran had no errors, whether or not targets were met. What is not
+//! installed is told and left out.
+
+mod etcd;
+mod load;
+mod machine;
+mod processes;
+mod results;
+mod systems;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use load::{KEYS, SIZE, Span};
+use processes::asked_to_stop;
+use results::Results;
+use systems::{Setup, System};
+
+const INSTALL: &str = "apt-get install redis-server etcd-server";
+
+/// Compares NodeSync with Redis and etcd on this machine
+#[derive(Debug, Parser)]
+struct Args {
+    /// Times that each system is started and measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// One second for each case, for a first look
+    #[arg(long)]
+    quick: bool,
+    /// What to measure [default: all]
+    #[arg(long, value_name = "SYSTEMS", value_delimiter = ',')]
+    only: Vec<Family>,
+    /// A flag for NodeSync's nodes, or several; repeatable
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    node_args: Vec<String>,
+    /// The program to measure
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_nodesync"))]
+    binary: PathBuf,
+    /// Where data is written: on the disk to be measured
+    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
+    dir: PathBuf,
+    /// What `cargo bench` says to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Family {
+    Nodesync,
+    Redis,
+    Etcd,
+}
+
+impl Family {
+    fn of(system: System) -> Family {
+        match system {
+            System::Etcd => Family::Etcd,
+            System::Strong | System::Eventual => Family::Nodesync,
+            _ => Family::Redis,
+        }
+    }
+
+    fn program(self, args: &Args) -> &Path {
+        match self {
+            Family::Nodesync => &args.binary,
+            Family::Redis => Path::new("redis-server"),
+            Family::Etcd => Path::new("etcd"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(text) => {
+            eprintln!("rivals: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True if there were no errors.
+fn run(args: &Args) -> Result<bool, String> {
+    processes::handle_signals()?;
+    systems::make_dir(&args.dir)?;
+    let (systems, versions) = present(args)?;
+    let millis = |quick, full| Duration::from_millis(if args.quick { quick } else { full });
+    let span = Span { warm_up: millis(300, 500), measured: millis(1000, 3000) };
+    let node_args = args.node_args.iter().flat_map(|flags| flags.split_whitespace());
+    let setup = Setup {
+        binary: args.binary.clone(),
+        dir: args.dir.clone(),
+        span,
+        node_args: node_args.map(str::to_string).collect(),
+    };
+    let load = first_words("/proc/loadavg", 3);
+    let (mut results, mut rounds) = (Results::default(), 0);
+    while rounds < args.rounds && !asked_to_stop() {
+        eprintln!("round {} of {}", rounds + 1, args.rounds);
+        for nth in 0..systems.len() {
+            if !asked_to_stop() {
+                let at = (nth + rounds as usize) % systems.len();
+                setup.run(systems[at], &mut results);
+            }
+        }
+        rounds += 1;
+    }
+    if asked_to_stop() {
+        return Err("asked to stop".into());
+    }
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = first_words("/proc/sys/kernel/osrelease", 1);
+    println!("Rounds: {rounds}, of which medians; {cores} cores, Linux {kernel}.");
+    let after = first_words("/proc/loadavg", 3);
+    println!("Load averages before (to be near 0): {load}; behind: {after}.");
+    println!("{}.", versions.join("; "));
+    let seconds = span.measured.as_secs();
+    println!("{KEYS} keys of 16 bytes, values of {SIZE} bytes, {seconds} s for each case.\n");
+    print!("{}", results.page());
+    Ok(results.is_clean())
+}
+
+/// The systems that were asked for and are installed, and their versions.
+fn present(args: &Args) -> Result<(Vec<System>, Vec<String>), String> {
+    let (mut systems, mut versions) = (Vec::new(), Vec::new());
+    for family in [Family::Nodesync, Family::Redis, Family::Etcd] {
+        if !args.only.is_empty() && !args.only.contains(&family) {
+            continue;
+        }
+        let program = family.program(args);
+        match systems::version(program) {
+            Some(version) => {
+                let own = |system: &System| Family::of(*system) == family;
+                systems.extend(System::ALL.into_iter().filter(own));
+                versions.push(version);
+            }
+            None if family == Family::Nodesync => {
+                return Err(format!("{} does not run", program.display()));
+            }
+            None => {
+                let name = program.display();
+                eprintln!("rivals: NOT MEASURED, as `{name}` does not run: {INSTALL}");
+                versions.push(format!("{name} not measured, as it is not installed"));
+            }
+        }
+    }
+    // As the tables have it.
+    systems.sort_unstable();
+    Ok((systems, versions))
+}
+
+fn first_words(path: &str, count: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,131 @@
+//! Threads, loops and async, side by side: the same node behind `--io threads`, `--io poll`, and an
+//! async front end on tokio ([`twin`]).
+//!
+//! `cargo bench --bench threads_vs_async` starts three clusters of three real processes each, alike
+//! but for the front end of their leaders, and loads the leaders in turn with `nodesync bench`, one
+//! kind of load after the other, so that a machine whose speed drifts is fair to all. It prints
+//! Markdown tables of throughput, latency, what the leader's process uses for each operation, and
+//! what a connection costs it.
+//!
+//! `-- --quick` measures with 64 clients only; `-- --rounds 5` tells medians of five; `-- --svg
+//! FILE` draws throughput by clients.
+
+#[path = "../../src/cli/bench/chart.rs"]
+#[allow(dead_code, reason = "not all kinds of axes are needed here")]
+mod chart;
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod load;
+mod process;
+mod server;
+mod tables;
+mod twin;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use load::{Cell, Operation};
+use server::{Front, Server};
+use tables::Measured;
+
+/// The word that makes this program the twin's process; a port and the arguments of a node follow.
+const SERVE: &str = "serve";
+
+const CLIENTS: [usize; 5] = [1, 16, 64, 256, 1024];
+const PIPELINES: [usize; 2] = [1, 16];
+/// For the memory of a connection.
+const CONNECTIONS: usize = 1000;
+
+/// What can be typed.
+#[derive(Parser)]
+struct Options {
+    /// With 64 clients only
+    #[arg(long)]
+    quick: bool,
+
+    /// How often everything is measured; medians are told
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+
+    /// Where to draw throughput by clients
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, serve, port, node @ ..] = &words[..]
+        && serve == SERVE
+    {
+        let served = port.parse().map_err(|_| "no port".into());
+        return match served.and_then(|port| twin::run(port, node)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let options = Options::parse();
+    if options.bench {
+        compare(&options);
+    } else {
+        println!("this measures for minutes: run it with `cargo bench --bench threads_vs_async`");
+    }
+    ExitCode::SUCCESS
+}
+
+fn compare(options: &Options) {
+    raise_open_files();
+    let servers = Front::ALL.map(Server::start);
+    let memory = [0, 1, 2].map(|at| servers[at].connection_kib(CONNECTIONS));
+    servers.iter().for_each(Server::preload);
+    let mut measured: Vec<Measured> = cells(options.quick)
+        .into_iter()
+        .map(|cell| Measured { cell, rounds: Default::default() })
+        .collect();
+    for round in 0..options.rounds.max(1) {
+        for row in &mut measured {
+            // Who is first turns, too.
+            for turn in 0..servers.len() {
+                let at = (round + turn) % servers.len();
+                let figures = load::run(&servers[at], row.cell);
+                let name = servers[at].front.name();
+                eprintln!("{:?} by {name}: {:.0} a second", row.cell, figures.throughput);
+                row.rounds[at].push(figures);
+            }
+        }
+    }
+    println!("{}\n{}", tables::loads(&measured), tables::memory(CONNECTIONS, memory));
+    if let Some(path) = &options.svg {
+        std::fs::write(path, tables::charts(&measured)).expect("the chart can be written");
+    }
+}
+
+fn cells(quick: bool) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for operation in [Operation::Set, Operation::Get] {
+        for pipeline in PIPELINES {
+            for clients in CLIENTS {
+                cells.push(Cell { operation, clients, pipeline });
+            }
+        }
+    }
+    cells.push(Cell { operation: Operation::EventualGet, clients: 64, pipeline: 1 });
+    cells.retain(|cell| !quick || cell.clients == 64);
+    cells
+}
+
+/// As many as the system allows: for the connections, and for the processes started from here.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // If it is refused, too many connections fail and say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}

@@ -1,0 +1,176 @@
+//! The async twin: a front end on tokio's multi-threaded runtime, over the same node as the other
+//! two. One task for each connection; the session, the store and the core are the node's own
+//! ([`Guest`]), so all that differs is how bytes and answers are waited for.
+//!
+//! It is meant to be as good as the runtime allows: as many workers as cores, no Nagle delay, one
+//! buffer for each direction that is read into and written from in place, no channel and no
+//! allocation for an answer, a task woken only if it waits, and a timer that is set once for many
+//! requests.
+//!
+//! Left out: an orderly end. Whoever starts the process kills it.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use clap::Parser;
+use nodesync::config::{Args, Config};
+use nodesync::node::{Answer, Guest, Inbox, Node, Step, Stop, Ticket};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{Sleep, sleep_until};
+
+const BACKLOG: u32 = 1024;
+
+/// A node with the arguments of one, served by the twin on another port than its own.
+pub fn run(port: u16, words: &[String]) -> Result<(), String> {
+    let words = std::iter::once("nodesync").chain(words.iter().map(String::as_str));
+    let args = Args::try_parse_from(words).map_err(|error| error.to_string())?;
+    let config = Config::new(args)?;
+    let node = Node::start(config, Arc::new(Stop::default())).map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(accept(port, &node)).map_err(|error| error.to_string())
+}
+
+async fn accept(port: u16, node: &Node) -> io::Result<()> {
+    let listener = listen(port)?;
+    loop {
+        let (stream, address) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        if let Some(guest) = node.guest(address) {
+            let serving = Serving { stream, guest, inbox: Arc::default() };
+            // A client that goes away in the middle is no event.
+            tokio::spawn(async { serving.run().await.unwrap_or_default() });
+        }
+    }
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+    socket.listen(BACKLOG)
+}
+
+/// A connection.
+struct Serving {
+    stream: TcpStream,
+    guest: Guest,
+    inbox: Arc<Slot>,
+}
+
+impl Serving {
+    async fn run(self) -> io::Result<()> {
+        let Serving { mut stream, mut guest, inbox } = self;
+        let for_the_core: Arc<dyn Inbox> = Arc::<Slot>::clone(&inbox);
+        let mut timer = Timer::new();
+        loop {
+            let step = guest.step(&for_the_core);
+            if let Step::Answer(deadline) = step {
+                let (ticket, answer) = match inbox.wait(deadline, &mut timer).await {
+                    Some(answered) => answered,
+                    None if guest.give_up() => continue,
+                    None => inbox.wait_without_end().await,
+                };
+                guest.answered(ticket, answer);
+                continue;
+            }
+            if !guest.output().is_empty() {
+                stream.write_all(guest.output()).await?;
+                guest.output().clear();
+            }
+            match step {
+                Step::Close => return stream.shutdown().await,
+                Step::Read => match stream.read(guest.space()).await? {
+                    0 => return Ok(()),
+                    len => guest.filled(len),
+                },
+                Step::Flush | Step::Answer(_) => {}
+            }
+        }
+    }
+}
+
+/// The inbox of one task.
+#[derive(Default)]
+struct Slot(Mutex<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    answer: Option<(Ticket, Answer)>,
+    /// The task, if it sleeps.
+    sleeper: Option<Waker>,
+}
+
+impl Inbox for Slot {
+    fn put(&self, ticket: Ticket, answer: Answer) -> bool {
+        let mut inside = self.0.lock();
+        inside.answer = Some((ticket, answer));
+        inside.sleeper.is_some()
+    }
+
+    fn wake(&self) {
+        let sleeper = self.0.lock().sleeper.take();
+        if let Some(task) = sleeper {
+            task.wake();
+        }
+    }
+}
+
+impl Slot {
+    /// The answer, if it comes by `deadline`.
+    async fn wait(&self, deadline: Instant, timer: &mut Timer) -> Option<(Ticket, Answer)> {
+        poll_fn(|context| match self.poll(context) {
+            Poll::Ready(answered) => Poll::Ready(Some(answered)),
+            Poll::Pending => timer.poll(context, deadline).map(|()| None),
+        })
+        .await
+    }
+
+    /// An answer that is certain to come.
+    async fn wait_without_end(&self) -> (Ticket, Answer) {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<(Ticket, Answer)> {
+        let mut inside = self.0.lock();
+        if let Some(answered) = inside.answer.take() {
+            inside.sleeper = None;
+            return Poll::Ready(answered);
+        }
+        let task = context.waker();
+        match &mut inside.sleeper {
+            Some(known) => known.clone_from(task),
+            none => *none = Some(task.clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// One timer for all requests of a connection. It is not set anew for each: when it fires, it looks
+/// at the deadline of the request that is waited for by then.
+struct Timer(Pin<Box<Sleep>>);
+
+impl Timer {
+    /// One that fires at once when it is first asked.
+    fn new() -> Timer {
+        Timer(Box::pin(sleep_until(Instant::now().into())))
+    }
+
+    /// Ready if `deadline`, which never lies before the one before it, has passed.
+    fn poll(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        while self.0.as_mut().poll(context).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.0.as_mut().reset(deadline.into());
+        }
+        Poll::Pending
+    }
+}
