@@ -21,9 +21,9 @@ pids=()
 load=
 
 stop() {
-    [ -n "$load" ] && kill "$load" 2>/dev/null
-    kill "${pids[@]}" 2>/dev/null
-    wait 2>/dev/null
+    if [ -n "$load" ]; then kill "$load" 2>/dev/null || true; fi
+    kill "${pids[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
     rm -rf "$scratch"
 }
 trap stop EXIT

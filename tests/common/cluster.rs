@@ -160,16 +160,25 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Members that have not been started, each with `flags`.
+    /// Members that have not been started, each with `flags`. Every second one serves its clients
+    /// by threads, the others by loops, unless the environment decides.
     pub fn new(size: usize, flags: &[&str]) -> Cluster {
         let scratch = tempfile::tempdir().unwrap();
         let ports = Port::take_many(size);
         let numbers: Vec<u16> = ports.iter().map(|port| port.number).collect();
+        let by_threads =
+            |port| numbers.iter().position(|p| *p == port).is_some_and(|at| at % 2 == 1);
+        let io = |port| if by_threads(port) { "--io=threads" } else { "--io=poll" };
+        let undecided = std::env::var_os("NODESYNC_IO").is_none();
+        let flags_of = |port| {
+            let io = undecided.then(|| io(port));
+            flags.iter().copied().chain(io).map(ToString::to_string).collect()
+        };
         let node = |port: Port| Node {
             port: port.number,
             dir: scratch.path().join(port.number.to_string()),
             password: None,
-            flags: flags.iter().map(ToString::to_string).collect(),
+            flags: flags_of(port.number),
             peers: numbers.iter().copied().filter(|peer| *peer != port.number).collect(),
             log: scratch.path().join(format!("{}.log", port.number)),
             child: None,
