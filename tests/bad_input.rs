@@ -475,3 +475,41 @@ fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
     drop(line);
     still_serves(node, "a crowd");
 }
+
+#[test]
+fn what_follows_a_wait_in_a_pipeline_is_done_though_nobody_else_comes() {
+    for io in ["poll", "threads"] {
+        let mut cluster = Cluster::start(3, &["--io", io]);
+        cluster.nodes[0].kill();
+        let mut client = cluster.nodes[2].resp();
+        client.set("wait", "1");
+        // The killed node will not have it, so this takes its time.
+        let pipeline = ["WAIT 2 200", "SET wait 2", "GET wait"];
+        let requests: Vec<Vec<&str>> = pipeline.iter().map(|r| r.split(' ').collect()).collect();
+        let replies = client.pipeline(&requests).unwrap();
+        assert_eq!(replies[0].number(), Some(1), "{io}");
+        assert!(replies[1].is_ok(), "{io}: {replies:?}");
+        assert_eq!(replies[2], Reply::Bulk(b"2".to_vec()), "{io}");
+    }
+}
+
+#[test]
+fn who_has_the_whole_store_walked_again_and_again_holds_up_nobody() {
+    let cluster = single(&["--consistency", "eventual", "--io", "poll"]);
+    let node = &cluster.nodes[0];
+    let (mut greedy, mut other) = (node.resp(), node.resp());
+    let sets = (0..10_000).map(|key| vec!["SET".to_string(), format!("key {key}"), "v".into()]);
+    for reply in greedy.pipeline(&sets.collect::<Vec<_>>()).unwrap() {
+        assert!(reply.is_ok(), "{reply:?}");
+    }
+    let keys = request(&["KEYS", "nomatch"]).repeat(600);
+    let started = Instant::now();
+    greedy.send_bytes(&keys).unwrap();
+    assert_eq!(other.call(&["PING"]).unwrap(), *"PONG");
+    let prompt = started.elapsed();
+    for _ in 0..600 {
+        assert_eq!(greedy.receive().unwrap(), Reply::Array(Vec::new()));
+    }
+    let all = started.elapsed();
+    assert!(prompt < all / 2, "{prompt:?} of {all:?}");
+}

@@ -24,6 +24,9 @@ use crate::wire::encode;
 /// Bytes that are written without the link's own thread; what the core has beyond that is bulk.
 const DIRECT_BYTES: usize = 256 << 10;
 
+/// How often one who posts goes on with what others have posted meanwhile.
+const TURNS_MAX: usize = 8;
+
 /// Bytes of entries or proposals in one message.
 pub const MESSAGE_BYTES: usize = 1 << 20;
 
@@ -157,7 +160,7 @@ impl Link {
 
     /// Writes what is wanted, unless somebody is at it, who then does. `pull` asks the core.
     pub fn drive(&self, mut pull: impl FnMut(usize) -> Option<Pull>) {
-        loop {
+        for _ in 0..TURNS_MAX {
             // Either the one who has the line sees what was wanted before this, or the line is
             // found free here.
             fence(Ordering::SeqCst);
@@ -176,8 +179,9 @@ impl Link {
                 }
             }
             drop(line);
-            return self.have_worked();
+            break;
         }
+        self.have_worked();
     }
 
     /// Leaves what is wanted to the link's thread.

@@ -169,7 +169,8 @@ impl Cluster {
         let by_threads =
             |port| numbers.iter().position(|p| *p == port).is_some_and(|at| at % 2 == 1);
         let io = |port| if by_threads(port) { "--io=threads" } else { "--io=poll" };
-        let undecided = std::env::var_os("NODESYNC_IO").is_none();
+        let decided = std::env::var_os("NODESYNC_IO").is_some() || flags.contains(&"--io");
+        let undecided = !decided;
         let flags_of = |port| {
             let io = undecided.then(|| io(port));
             flags.iter().copied().chain(io).map(ToString::to_string).collect()

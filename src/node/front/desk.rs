@@ -19,6 +19,9 @@ use crate::types::{NodeId, Outcome, Rejected, Unknown, Unserved, Write};
 /// the core's lock.
 const ACCEPT_WRITES_MAX: usize = 1024;
 
+/// Eventual reads that are done in one go; each of them may walk the whole store.
+const LOOKS_MAX: usize = 16;
+
 /// Replies are written when this much has gathered, even within a pipeline.
 const OUTPUT_BYTES: usize = 64 << 10;
 
@@ -58,6 +61,8 @@ pub enum Next {
     /// Have this done by the core, then tell [`Desk::wrote`], [`Desk::accepted`],
     /// [`Desk::may_read`] or [`Desk::unserved`].
     Ask(Request),
+    /// Let others have their turn, then ask again: this has taken long.
+    Yield,
     /// Wait until so many other nodes hold everything, then tell [`Desk::waited`].
     Wait(Wait),
 }
@@ -97,7 +102,11 @@ impl Desk {
     /// Does all that nobody has to wait for; then says what is needed to go on.
     pub fn next(&mut self, shared: &Shared) -> Next {
         let clients = &shared.clients;
+        let mut looks = 0;
         loop {
+            if looks == LOOKS_MAX {
+                return Next::Yield;
+            }
             if let Some(part) = self.accepting.next_part() {
                 self.asked = Asked::Accept;
                 return Next::Ask(Request::Accept(part));
@@ -125,6 +134,7 @@ impl Desk {
                 }
                 Work::Look => {
                     clients.looks.fetch_add(1, Ordering::Relaxed);
+                    looks += 1;
                     let store = &shared.store;
                     self.session.finish_read(Ok(&mut |command| store.read_newest(command)));
                 }

@@ -64,6 +64,7 @@ impl Guest {
         loop {
             let request = match self.desk.next(&self.shared) {
                 Next::Read => return Step::Read,
+                Next::Yield => continue,
                 Next::Flush => return Step::Flush,
                 Next::Close => return Step::Close,
                 Next::Wait(wait) => {
@@ -93,10 +94,10 @@ impl Guest {
             return;
         }
         let shared = &self.shared;
+        let acceptor = shared.core.stamped_by(&answer);
         match answer {
             Answer::Outcomes(outcomes) => self.desk.wrote(shared, outcomes),
             Answer::Accepted(writes) => {
-                let acceptor = writes.first().and_then(|_| shared.core.leader());
                 self.desk.accepted(&shared.store.accept(&writes), acceptor);
             }
             Answer::MayRead => self.desk.may_read(shared),
@@ -114,6 +115,9 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        if let Some(open) = self.open {
+            self.shared.core.give_up(open);
+        }
         self.shared.clients.leave(self.desk.client.id);
     }
 }

@@ -38,6 +38,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Events that are taken from the system at once.
 const EVENTS: usize = 256;
 
+/// How often the core is asked in one turn at most.
+const ASKS_MAX: usize = 4;
+
 /// How often a closing connection is read from at most.
 const LINGER_READS: u32 = 64;
 
@@ -75,6 +78,8 @@ struct Served {
 enum State {
     /// Waits for the client.
     Reading,
+    /// Waits for its next turn: it has had a long one.
+    Yielding,
     /// Waits for the core.
     Asking,
     /// A command waits for time to pass.
@@ -133,8 +138,8 @@ impl Idle {
             for event in &events {
                 serving.note(event);
             }
-            serving.serve(poll.registry());
             serving.look();
+            serving.serve(poll.registry());
         }
         mailbox.close();
         serving.end();
@@ -156,7 +161,7 @@ struct Loop<'a> {
 impl Loop<'_> {
     /// How long the loop may sleep.
     fn timeout(&self, mailbox: &Mailbox) -> Option<Duration> {
-        if !self.ready.is_empty() || !mailbox.may_sleep() {
+        if !self.ready.is_empty() || self.rounds.has_gathered() || !mailbox.may_sleep() {
             return Some(Duration::ZERO);
         }
         let look_at = (!self.watched.is_empty()).then_some(self.look_at);
@@ -210,6 +215,9 @@ impl Loop<'_> {
             let Some(seat) = self.seats.get_mut(key) else { continue };
             match &mut seat.stage {
                 Stage::New(_) => self.identify(registry, key),
+                Stage::Client(served) if matches!(served.state, State::Yielding) => {
+                    self.go_on(key);
+                }
                 Stage::Client(_) => self.read(key),
                 Stage::Lingering(_, reads) => {
                     *reads = reads.saturating_sub(1);
@@ -227,12 +235,13 @@ impl Loop<'_> {
                 self.settle(settled);
             }
         }
-        loop {
+        // What is settled at once may ask for more; others shall have their turn in between.
+        for _ in 0..ASKS_MAX {
             let settled = self.rounds.ask(&self.shared.core);
-            if settled.is_empty() {
+            settled.into_iter().for_each(|settled| self.settle(settled));
+            if !self.rounds.has_gathered() {
                 return;
             }
-            settled.into_iter().for_each(|settled| self.settle(settled));
         }
     }
 
@@ -312,9 +321,19 @@ impl Loop<'_> {
                     let commands = served.desk.commands_asked();
                     return self.rounds.join(key, request, commands);
                 }
-                Next::Wait(wait) => {
-                    served.state = State::Waiting(wait);
-                    return self.watch(key, WAIT_STEP);
+                Next::Wait(wait) => match wait.answer(self.shared) {
+                    Some(holding) => {
+                        served.desk.waited(holding);
+                        continue;
+                    }
+                    None => {
+                        served.state = State::Waiting(wait);
+                        return self.watch(key, WAIT_STEP);
+                    }
+                },
+                Next::Yield => {
+                    served.state = State::Yielding;
+                    return self.ready.push(key);
                 }
                 Next::Flush | Next::Read | Next::Close => {}
             }
@@ -439,7 +458,7 @@ impl Loop<'_> {
                         }
                         continue;
                     }
-                    State::Reading | State::Asking => None,
+                    State::Reading | State::Yielding | State::Asking => None,
                 },
             };
             match until {
@@ -466,6 +485,7 @@ impl Loop<'_> {
 
     fn leave(&self, stage: &Stage) {
         if let Stage::Client(served) = stage {
+            served.desk.publish();
             self.shared.clients.leave(served.desk.client.id);
         }
     }

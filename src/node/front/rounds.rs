@@ -33,7 +33,8 @@ pub struct Settled {
 enum Joined {
     /// Encoded commands, and how many bytes and commands they are.
     Batch(Vec<Bytes>, usize, usize),
-    Accept(Vec<Write>),
+    /// Writes, and how many bytes they are.
+    Accept(Vec<Write>, usize),
     Read,
 }
 
@@ -112,22 +113,29 @@ impl Rounds {
 
     fn join_accept(&mut self, client: usize, mut more: Vec<Write>) {
         let member = (client, more.len());
+        let len = more.iter().map(Write::encoded_len).sum::<usize>();
         for gathered in self.gathered.iter_mut().rev() {
-            let Joined::Accept(writes) = &mut gathered.joined else { continue };
-            if writes.len() + more.len() > self.commands_max {
+            let Joined::Accept(writes, bytes) = &mut gathered.joined else { continue };
+            if *bytes + len > self.bytes_max || writes.len() + more.len() > self.commands_max {
                 break;
             }
+            *bytes += len;
             writes.append(&mut more);
             gathered.members.push(member);
             return;
         }
-        self.begin(Joined::Accept(more), member);
+        self.begin(Joined::Accept(more, len), member);
     }
 
     fn begin(&mut self, joined: Joined, member: Member) {
         let mut members = self.spare.pop().unwrap_or_default();
         members.push(member);
         self.gathered.push(Gathered { joined, members });
+    }
+
+    /// True if something has to be asked for.
+    pub fn has_gathered(&self) -> bool {
+        !self.gathered.is_empty()
     }
 
     /// Asks the core for all that has gathered. What is answered at once is returned.
@@ -145,7 +153,7 @@ impl Rounds {
                     Request::Write(parts.pop().unwrap_or_default())
                 }
                 Joined::Batch(parts, _, _) => Request::Write(parts.concat().into()),
-                Joined::Accept(writes) => Request::Accept(writes),
+                Joined::Accept(writes, _) => Request::Accept(writes),
                 Joined::Read => Request::Read,
             };
             requests.push((request, Asker { inbox: Arc::clone(&self.inbox), ticket, deadline }));

@@ -76,6 +76,8 @@ impl Driver<'_> {
             match self.desk.next(self.shared) {
                 Next::Read => return Ok(true),
                 Next::Close => return Ok(false),
+                Next::Yield if self.shared.stop.is_set() => return Ok(false),
+                Next::Yield => {}
                 Next::Flush => self.flush(stream)?,
                 Next::Ask(request) => self.ask(request),
                 Next::Wait(wait) => {
