@@ -5,28 +5,21 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use common::cluster::Cluster;
+use common::tool::{self, told};
 use common::{Port, SOON, alone, eventually};
 use nodesync::client::{Client, Options, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodesync"));
-    command.arg("bench").args(line.split_whitespace()).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    tool::command(&format!("bench {line}"))
 }
 
 /// Its exit code, what it wrote to standard output, and to standard error.
 fn run(line: &str) -> (Option<i32>, String, String) {
-    told(command(line).output().unwrap())
-}
-
-fn told(output: Output) -> (Option<i32>, String, String) {
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    tool::run(&format!("bench {line}"))
 }
 
 /// The numbers that a JSON page has under this name, in their order.

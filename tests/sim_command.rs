@@ -1,24 +1,12 @@
 //! `nodesync sim` as users run it: the same run in every process, summaries, mistakes on the
 //! command line, and violations whose printed command shows them again.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
 
+use common::tool::{command, run};
 use rustix::process::{Pid, Signal, kill_process};
-
-fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodesync"));
-    command.args(line.split_whitespace()).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Its exit code, what it wrote to standard output, and to standard error.
-fn run(line: &str) -> (Option<i32>, String, String) {
-    let output = command(line).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
 
 /// What follows `label` on its line.
 #[track_caller]

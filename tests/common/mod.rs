@@ -1,6 +1,6 @@
 //! What the tests with real parts share: clusters of real processes on free ports ([`cluster`]),
-//! two small blocking clients ([`client`]), a load that knows what it may see ([`load`]), and
-//! clients without manners ([`rude`]).
+//! two small blocking clients ([`client`]), a load that knows what it may see ([`load`]), clients
+//! without manners ([`rude`]), and the program's tools ([`tool`]).
 //!
 //! Rules: a test waits by asking ([`eventually`]) and has a deadline, it never sleeps for luck.
 //! Ports come from the system and stay reserved as long as they are needed. Only processes that
@@ -12,6 +12,7 @@ pub mod client;
 pub mod cluster;
 pub mod load;
 pub mod rude;
+pub mod tool;
 
 use std::time::{Duration, Instant};
 
