@@ -89,10 +89,11 @@ fn serve_peer(shared: &Shared, stream: TcpStream, address: SocketAddr) {
 }
 
 /// Whether the other end is a peer; `None` if it has gone, or an error if it has said nothing yet.
-fn is_peer(stream: &TcpStream) -> io::Result<Option<bool>> {
+/// `peek` looks at what has come and leaves it there.
+fn is_peer(peek: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Option<bool>> {
     let mut first = [0];
     loop {
-        match stream.peek(&mut first) {
+        match peek(&mut first) {
             Ok(0) => return Ok(None),
             Ok(_) => return Ok(Some(first[0] == handshake::MAGIC_BYTE)),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -24,13 +24,12 @@ use super::desk::{Desk, Next};
 use super::mailbox::{Mail, Mailbox};
 use super::rounds::{Rounds, Settled};
 use super::{
-    Connection, FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, by_the_pool, is_crowded,
+    Connection, FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, by_the_pool, is_crowded, is_peer,
     serve_peer,
 };
 use crate::node::info::{WAIT_STEP, Wait};
 use crate::node::waiters::{Answer, Inbox};
 use crate::node::{Fatal, Shared};
-use crate::wire::handshake;
 
 /// How often connections are looked at that something has to happen to in time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -248,20 +247,15 @@ impl Loop<'_> {
     /// The first byte tells who it is.
     fn identify(&mut self, registry: &Registry, key: usize) {
         let Some(seat) = self.seats.get_mut(key) else { return };
-        let mut first = [0];
-        match seat.stream.peek(&mut first) {
-            Ok(len) if len > 0 => {}
+        let is_peer = match is_peer(|first| seat.stream.peek(first)) {
+            Ok(Some(is_peer)) => is_peer,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 seat.readable = false;
                 return;
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {
-                self.ready.push(key);
-                return;
-            }
-            Ok(_) | Err(_) => return self.remove(key),
-        }
-        if first[0] == handshake::MAGIC_BYTE {
+            Ok(None) | Err(_) => return self.remove(key),
+        };
+        if is_peer {
             let seat = self.seats.remove(key);
             if let Err(error) = hand_to_the_pool(self.shared, registry, seat) {
                 log::warn!(target: "NodeSync", "Cannot serve a peer: {error}");

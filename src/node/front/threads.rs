@@ -24,7 +24,7 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     if is_crowded(shared) {
         let _ = stream.set_read_timeout(Some(FIRST_BYTE_TIMEOUT));
     }
-    let Ok(Some(is_peer)) = is_peer(stream) else { return };
+    let Ok(Some(is_peer)) = is_peer(|first| stream.peek(first)) else { return };
     if is_peer {
         return reader::serve(shared, stream, address);
     }
