@@ -14,7 +14,7 @@ const BATCH_BYTES_MAX: usize = 512 << 10;
 const IN_FLIGHT_BYTES_MAX: usize = 2 << 20;
 
 /// After how many election timeouts a leader that was sent a write, and has not brought it into the
-/// log, is sent it again.
+/// log, is sent it again: it was lost, or the leader had no room.
 const RESEND_TIMEOUTS: u32 = 5;
 
 /// After how many election timeouts without an answer writes are handed over for stamping again.
@@ -114,7 +114,7 @@ impl Replica {
     }
 
     /// A peer holds these writes. It keeps them until they are in the log, so none is lost if there
-    /// is no room for it here.
+    /// is no room for it here: what there is room for is taken, and the rest comes again.
     pub(super) fn receive_spread(
         &mut self,
         now: Now,
@@ -131,12 +131,9 @@ impl Replica {
         if let Some(ahead) = future {
             self.tell_of_the_future(now, from, ahead, effects);
         }
-        let bytes = outbox::size_of(&sound);
-        if !self.eventual.has_room(bytes, 2 * self.settings.backlog_bytes_max) {
-            return;
-        }
-        self.eventual.clock.observe(newest(&sound).tick());
-        let news = self.eventual.take_in(Some(from), &sound);
+        let fitting = self.eventual.fitting(&sound, 2 * self.settings.backlog_bytes_max);
+        self.eventual.clock.observe(newest(fitting).tick());
+        let news = self.eventual.take_in(Some(from), fitting);
         if !news.is_empty() {
             effects.spread.push(news.into());
             self.hand_out(now, effects);
@@ -164,19 +161,24 @@ impl Replica {
         self.eventual.asks.ask_again(now, unanswered, acceptor, ASK_AGAIN_BYTES_MAX);
         let since = self.valid_since(now);
         self.eventual.guests.expire(since);
-        let patience = self.settings.election_timeout * RESEND_TIMEOUTS;
-        let (since, oldest) = self.eventual.overdue;
-        if now.since(since) > patience {
-            let first = self.eventual.outbox.first();
-            if let Some(leader) = self.leader()
-                && first.is_some()
-                && first == oldest
-            {
-                self.eventual.sent.remove(&leader);
-            }
-            self.eventual.overdue = (now, first);
-        }
+        self.notice_lost(now);
         self.hand_out(now, effects);
+    }
+
+    /// The write that has been here longest should have come back in the log by now.
+    fn notice_lost(&mut self, now: Now) {
+        let first = self.eventual.outbox.first();
+        let (since, watched) = self.eventual.overdue;
+        let is_late = now.since(since) > self.settings.election_timeout * RESEND_TIMEOUTS;
+        if first == watched && !is_late {
+            return;
+        }
+        self.eventual.overdue = (now, first);
+        if first == watched
+            && let Some(leader) = self.leader()
+        {
+            self.eventual.sent.remove(&leader);
+        }
     }
 
     /// Writes to the disk what has been held for longer than the sync interval, and now and then

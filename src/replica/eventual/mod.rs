@@ -40,6 +40,7 @@ mod marks;
 mod outbox;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::slice;
 
 use super::{Effects, Event, JobNo, Record, Replica, Settings};
 use crate::clock::{HybridClock, Now};
@@ -77,7 +78,7 @@ pub(super) struct Eventual {
     sent: BTreeMap<NodeId, Cursor>,
     /// When what is new shall go into the log.
     drain_at: Now,
-    /// When it was last seen whether the leader has lost something, and what was oldest then.
+    /// Since when a write has been the one held longest, and which; or since it was sent again.
     overdue: (Now, Option<Cursor>),
     disk: Disk,
     /// Versions up to this tick may leave this node.
@@ -201,6 +202,16 @@ impl Eventual {
 
     fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
         self.outbox.is_empty() || self.outbox.bytes() + bytes <= bytes_max
+    }
+
+    /// The first of these writes, as many as there is room for.
+    fn fitting<'a>(&self, writes: &'a [Write], bytes_max: usize) -> &'a [Write] {
+        let mut bytes = 0;
+        let fits = |write: &&Write| {
+            bytes += outbox::size_of(slice::from_ref(*write));
+            self.has_room(bytes, bytes_max)
+        };
+        &writes[..writes.iter().take_while(fits).count()]
     }
 
     /// Takes writes into the outbox that `from` holds too, if somebody else gave them; returns
