@@ -65,7 +65,7 @@
 //! million keys, 143 to 145 with 1.5 to 10 million (Redis 7.0: 176, and 173 to 184). 80 of them are
 //! the key and the value, 32 stand before them, 16 are the allocator's, and the table takes 10 to
 //! 21 as it fills up. A tombstone costs as much as an empty value, and its place in the order of
-//! age. An empty overlay is a pointer.
+//! age. An overlay that is empty or holds one record takes no memory beside its slot's 16 bytes.
 //!
 //! Left out: expiry, types other than strings, an index over key names (KEYS visits every key; so
 //! does SCAN within one slot, which matters where one hash tag holds very many).

@@ -9,6 +9,7 @@
 //! Left out: bounds. Who accepts writes counts what it has not drained yet.
 
 use std::collections::HashSet;
+use std::mem;
 use std::sync::atomic::Ordering;
 
 use super::record::Map;
@@ -16,51 +17,98 @@ use super::slot::slot_of;
 use super::{Slot, Store};
 use crate::types::{Command, Record, Version, Write};
 
-/// One slot's part. Empty most of the time, so it is 8 bytes long then and holds no memory.
+/// One slot's part. Empty most of the time, or one record for the moment between an answer and the
+/// log: neither takes memory of its own.
 #[derive(Debug, Default)]
-pub(super) struct Overlay(Option<Box<Map>>);
+pub(super) enum Overlay {
+    #[default]
+    Empty,
+    One(Record),
+    /// More than one once; not empty.
+    Many(Box<Map>),
+}
 
 impl Overlay {
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        matches!(self, Overlay::Empty)
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&Record> {
-        self.0.as_ref()?.get(key)
+        match self {
+            Overlay::Empty => None,
+            Overlay::One(record) => Some(record).filter(|record| record.key() == key),
+            Overlay::Many(map) => map.get(key),
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.0.iter().flat_map(|map| map.iter())
+        let (one, many) = match self {
+            Overlay::Empty => (None, None),
+            Overlay::One(record) => (Some(record), None),
+            Overlay::Many(map) => (None, Some(map)),
+        };
+        one.into_iter().chain(many.into_iter().flat_map(|map| map.iter()))
     }
 
     /// Puts a record in; the one of its key that it replaces.
     fn put(&mut self, record: Record) -> Option<Record> {
-        self.0.get_or_insert_default().put(record)
+        match mem::take(self) {
+            Overlay::Empty => *self = Overlay::One(record),
+            Overlay::One(held) if held.key() == record.key() => {
+                *self = Overlay::One(record);
+                return Some(held);
+            }
+            Overlay::One(held) => {
+                *self = Overlay::Many(Box::new([held, record].into_iter().collect()));
+            }
+            Overlay::Many(mut map) => {
+                let replaced = map.put(record);
+                *self = Overlay::Many(map);
+                return replaced;
+            }
+        }
+        None
     }
 
     /// Removes a key's record if it is not newer than `version`.
     pub fn forget(&mut self, key: &[u8], version: Version) -> Option<Record> {
-        let map = self.0.as_mut()?;
-        if map.get(key)?.version() > version {
+        if self.get(key)?.version() > version {
             return None;
         }
-        let forgotten = map.remove(key);
-        self.free_if_empty();
-        forgotten
+        if let Overlay::Many(map) = self {
+            let forgotten = map.remove(key);
+            self.free_if_empty();
+            return forgotten;
+        }
+        match mem::take(self) {
+            Overlay::One(record) => Some(record),
+            _ => None,
+        }
     }
 
     /// Moves all records that do not count to `forgotten`.
     pub fn prune(&mut self, base: &Map, floor: Version, forgotten: &mut Vec<Record>) {
-        if let Some(map) = &mut self.0 {
-            forgotten.extend(map.extract_if(|record| {
-                record.version() <= base.get(record.key()).map_or(floor, Record::version)
-            }));
-            self.free_if_empty();
+        let goes = |record: &Record| {
+            record.version() <= base.get(record.key()).map_or(floor, Record::version)
+        };
+        match mem::take(self) {
+            Overlay::Empty => {}
+            Overlay::One(record) if goes(&record) => forgotten.push(record),
+            Overlay::One(record) => *self = Overlay::One(record),
+            Overlay::Many(mut map) => {
+                forgotten.extend(map.extract_if(goes));
+                *self = Overlay::Many(map);
+                self.free_if_empty();
+            }
         }
     }
 
     fn free_if_empty(&mut self) {
-        self.0.take_if(|map| map.is_empty());
+        if let Overlay::Many(map) = self
+            && map.is_empty()
+        {
+            *self = Overlay::Empty;
+        }
     }
 }
 
@@ -168,15 +216,61 @@ fn for_each_key<'a>(command: &Command<'a>, mut see: impl FnMut(&'a [u8])) {
 mod tests {
     use super::*;
 
+    fn record(key: &[u8], version: u64) -> Record {
+        Record::new(Version(version), key, None)
+    }
+
+    fn held(overlay: &Overlay) -> Vec<(Vec<u8>, u64)> {
+        let pairs = overlay.iter().map(|record| (record.key().to_vec(), record.version().0));
+        let mut pairs: Vec<_> = pairs.collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
     #[test]
-    fn an_empty_overlay_is_a_pointer_and_an_emptied_one_holds_no_memory() {
-        assert_eq!(size_of::<Overlay>(), 8);
+    fn an_overlay_takes_16_bytes_and_an_emptied_one_holds_no_memory() {
+        assert_eq!(size_of::<Overlay>(), 16);
         let mut overlay = Overlay::default();
-        let record = Record::new(Version(5), b"k", None);
-        assert_eq!(overlay.put(record.clone()), None);
-        assert_eq!(overlay.forget(b"k", Version(4)), None);
+        assert_eq!(overlay.put(record(b"k", 5)), None);
+        assert_eq!(overlay.put(record(b"k", 6)), Some(record(b"k", 5)));
+        assert_eq!(overlay.forget(b"k", Version(5)), None);
+        assert_eq!(overlay.forget(b"l", Version(9)), None);
         assert!(!overlay.is_empty());
-        assert_eq!(overlay.forget(b"k", Version(5)), Some(record));
+        assert_eq!(overlay.forget(b"k", Version(6)), Some(record(b"k", 6)));
+        assert!(overlay.is_empty() && held(&overlay).is_empty());
+    }
+
+    #[test]
+    fn of_several_keys_each_has_its_newest_record() {
+        let mut overlay = Overlay::default();
+        assert_eq!([overlay.put(record(b"k", 5)), overlay.put(record(b"l", 7))], [None, None]);
+        assert_eq!(overlay.put(record(b"l", 8)), Some(record(b"l", 7)));
+        assert_eq!(held(&overlay), [(b"k".to_vec(), 5), (b"l".to_vec(), 8)]);
+        assert_eq!(overlay.forget(b"k", Version(9)), Some(record(b"k", 5)));
+        assert_eq!(overlay.get(b"l"), Some(&record(b"l", 8)));
+        assert_eq!(overlay.forget(b"l", Version(8)), Some(record(b"l", 8)));
         assert!(overlay.is_empty());
+    }
+
+    #[test]
+    fn what_the_base_or_the_floor_supersedes_is_pruned() {
+        let base: Map = [record(b"k", 5)].into_iter().collect();
+        for others in [0, 1, 3] {
+            for (key, version, goes) in
+                [(b"k", 5, true), (b"k", 6, false), (b"l", 3, true), (b"l", 4, false)]
+            {
+                let mut overlay = Overlay::default();
+                overlay.put(record(key, version));
+                for other in 0..others {
+                    overlay.put(record(&[b'o', other], 9));
+                }
+                let mut forgotten = Vec::new();
+                overlay.prune(&base, Version(3), &mut forgotten);
+                assert_eq!(forgotten, if goes { vec![record(key, version)] } else { Vec::new() });
+                assert_eq!(overlay.get(key).is_none(), goes);
+                assert_eq!(held(&overlay).len(), usize::from(others) + usize::from(!goes));
+                assert_eq!(overlay.is_empty(), goes && others == 0);
+            }
+        }
     }
 }

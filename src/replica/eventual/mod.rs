@@ -37,6 +37,7 @@ mod clocks;
 mod drain;
 mod guests;
 mod marks;
+mod numbered;
 mod outbox;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -6,35 +6,40 @@
 //! that is written again and again, no write would ever grow old enough to be worth writing down.
 //! So a write that takes the place of one that is not on the disk takes over its age.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
-use crate::types::{Key, Value, Version, Write};
+use super::numbered::{KEEP, Numbered};
+use crate::types::{Key, Version, Write};
 
 /// Every write that arrived before it has been taken along.
 pub type Cursor = u64;
 
-/// What a write costs beside its key and value, in bytes: its share of the trees and its
+/// What a write costs beside its key and value, in bytes: its share of the tables and its
 /// allocations.
 const OVERHEAD: usize = 200;
 
+/// So many versions of writes that have left are not worth a walk.
+const GONE_MIN: usize = 64;
+
 #[derive(Clone, Debug)]
-struct Item {
-    version: Version,
-    value: Option<Value>,
-    arrival: u64,
+struct Held {
+    write: Write,
     /// The arrival of the oldest write to this key since one was written to the disk.
-    unwritten_since: u64,
+    age: u64,
 }
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
-    items: BTreeMap<Key, Item>,
-    arrivals: BTreeMap<u64, Key>,
-    /// By version and arrival.
-    versions: BTreeSet<(Version, u64)>,
-    /// By age, those that are not on the disk.
-    unwritten: BTreeMap<u64, Key>,
+    /// By arrival.
+    held: Numbered<Held>,
+    /// The arrival of each key's write. Never walked: its order is not the same in two runs.
+    arrivals: HashMap<Key, u64, foldhash::fast::RandomState>,
+    /// By age, the arrivals of those that are not on the disk.
+    unwritten: Numbered<u64>,
+    /// Versions and arrivals, the lowest first. Some of them have left.
+    versions: BinaryHeap<Reverse<(Version, u64)>>,
     bytes: usize,
     next_arrival: u64,
 }
@@ -42,44 +47,45 @@ pub struct Outbox {
 impl Outbox {
     /// Takes a write in. False if one to this key is held that is at least as new.
     pub fn insert(&mut self, write: &Write) -> bool {
-        if self.items.get(&write.key).is_some_and(|held| held.version >= write.version) {
+        if self.get(&write.key).is_some_and(|held| held.write.version >= write.version) {
             return false;
         }
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        let since = self.remove(&write.key).map(|held| held.unwritten_since);
-        // The new write's key in the place of the old one's, which may hold the old value.
-        let aged = since.and_then(|since| Some((since, self.unwritten.get_mut(&since)?)));
-        let unwritten_since = match aged {
-            Some((since, key)) => {
-                key.clone_from(&write.key);
-                since
+        // Removed first, also from under the same key: the old write's key may hold its value.
+        let replaced = self.remove(&write.key).map(|replaced| replaced.age);
+        let aged = replaced.and_then(|age| Some((age, self.unwritten.get_mut(age)?)));
+        let age = match aged {
+            Some((age, unwritten)) => {
+                *unwritten = arrival;
+                age
             }
             None => {
-                self.unwritten.insert(arrival, write.key.clone());
+                self.unwritten.push(arrival, arrival);
                 arrival
             }
         };
-        self.bytes += size(&write.key, write.value.as_ref());
-        self.arrivals.insert(arrival, write.key.clone());
-        self.versions.insert((write.version, arrival));
-        let (version, value) = (write.version, write.value.clone());
-        let item = Item { version, value, arrival, unwritten_since };
-        self.items.insert(write.key.clone(), item);
+        self.bytes += size(write);
+        self.held.push(arrival, Held { write: write.clone(), age });
+        self.arrivals.insert(write.key.clone(), arrival);
+        self.versions.push(Reverse((write.version, arrival)));
+        if self.versions.len() > 2 * self.held.len() + GONE_MIN {
+            let version = |(arrival, held): (u64, &Held)| Reverse((held.write.version, arrival));
+            self.versions = self.held.from(0).map(version).collect();
+        }
         true
     }
 
     /// These writes are in the log for good: neither they nor older ones to their keys are needed.
     pub fn settle(&mut self, writes: &[Write]) {
         for write in writes {
-            if self.items.is_empty() {
+            if self.held.is_empty() {
                 return;
             }
-            let held = self.items.get(&write.key);
-            if held.is_some_and(|held| held.version <= write.version)
+            if self.get(&write.key).is_some_and(|held| held.write.version <= write.version)
                 && let Some(settled) = self.remove(&write.key)
             {
-                self.unwritten.remove(&settled.unwritten_since);
+                self.unwritten.remove(settled.age);
             }
         }
     }
@@ -93,17 +99,15 @@ impl Outbox {
         may_leave: impl Fn(Version) -> bool,
     ) -> Vec<Write> {
         let (mut writes, mut bytes) = (Vec::new(), 0);
-        for (&arrival, key) in self.arrivals.range(*cursor..) {
-            let Some(item) = self.items.get(key) else { continue };
-            let size = size(key, item.value.as_ref());
+        for (arrival, Held { write, .. }) in self.held.from(*cursor) {
+            let size = size(write);
             let is_full = !writes.is_empty() && bytes + size > bytes_max;
-            if is_full || !may_leave(item.version) {
+            if is_full || !may_leave(write.version) {
                 *cursor = arrival;
                 return writes;
             }
             bytes += size;
-            let (key, value) = (key.clone(), item.value.clone());
-            writes.push(Write { version: item.version, key, value });
+            writes.push(write.clone());
         }
         *cursor = self.next_arrival;
         writes
@@ -112,15 +116,17 @@ impl Outbox {
     /// The writes that are not on the disk and as old as those that arrived before `end`, to be
     /// written there now.
     pub fn take_unwritten(&mut self, end: Cursor) -> Vec<Write> {
-        let later = self.unwritten.split_off(&end);
-        let due = std::mem::replace(&mut self.unwritten, later);
-        due.values().filter_map(|key| self.get(key)).collect()
+        let mut due = Vec::new();
+        while let Some(arrival) = self.unwritten.pop_below(end) {
+            due.extend(self.held.get(arrival).map(|held| held.write.clone()));
+        }
+        due
     }
 
     /// All writes in the order in which they arrived, to be written to the disk now.
     pub fn take_all(&mut self) -> Vec<Write> {
-        self.unwritten.clear();
-        self.arrivals.values().filter_map(|key| self.get(key)).collect()
+        self.unwritten = Numbered::default();
+        self.held.from(0).map(|(_, held)| held.write.clone()).collect()
     }
 
     /// How many of the writes held are not on the disk.
@@ -130,12 +136,12 @@ impl Outbox {
 
     /// True if a write that is held is on the disk.
     pub fn is_written(&self) -> bool {
-        self.items.len() > self.unwritten.len()
+        self.held.len() > self.unwritten.len()
     }
 
     /// True if a write arrived at or after `cursor`.
     pub fn has_news(&self, cursor: Cursor) -> bool {
-        self.arrivals.range(cursor..).next().is_some()
+        self.held.from(cursor).next().is_some()
     }
 
     /// The number that the next write to arrive will have.
@@ -145,22 +151,29 @@ impl Outbox {
 
     /// The number of the write that has been here longest.
     pub fn first(&self) -> Option<Cursor> {
-        self.arrivals.first_key_value().map(|(arrival, _)| *arrival)
+        self.held.first()
     }
 
     /// The lowest version that is held.
-    pub fn oldest(&self) -> Option<Version> {
-        self.versions.first().map(|(version, _)| *version)
+    pub fn oldest(&mut self) -> Option<Version> {
+        let Outbox { versions, held, .. } = self;
+        while let Some(Reverse((version, arrival))) = versions.peek() {
+            if held.get(*arrival).is_some() {
+                return Some(*version);
+            }
+            versions.pop();
+        }
+        None
     }
 
     /// How many writes are held.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.held.len()
     }
 
     /// True if none is.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.held.is_empty()
     }
 
     /// The room that they take, in bytes.
@@ -168,28 +181,30 @@ impl Outbox {
         self.bytes
     }
 
-    fn get(&self, key: &Key) -> Option<Write> {
-        let Item { version, value, .. } = self.items.get(key)?;
-        Some(Write { version: *version, key: key.clone(), value: value.clone() })
+    fn get(&self, key: &Key) -> Option<&Held> {
+        self.held.get(*self.arrivals.get(key)?)
     }
 
     /// Removes all that is known of a key but its age.
-    fn remove(&mut self, key: &Key) -> Option<Item> {
-        let item = self.items.remove(key)?;
-        self.bytes -= size(key, item.value.as_ref());
-        self.arrivals.remove(&item.arrival);
-        self.versions.remove(&(item.version, item.arrival));
-        Some(item)
+    fn remove(&mut self, key: &Key) -> Option<Held> {
+        let held = self.held.remove(self.arrivals.remove(key)?)?;
+        self.bytes -= size(&held.write);
+        if self.held.is_empty() {
+            self.versions.clear();
+            self.versions.shrink_to(KEEP);
+            self.arrivals.shrink_to(KEEP);
+        }
+        Some(held)
     }
 }
 
 /// The room that writes take in an outbox, in bytes.
 pub fn size_of(writes: &[Write]) -> usize {
-    writes.iter().map(|write| size(&write.key, write.value.as_ref())).sum()
+    writes.iter().map(size).sum()
 }
 
-fn size(key: &Key, value: Option<&Value>) -> usize {
-    OVERHEAD + key.len() + value.map_or(0, |value| value.len())
+fn size(write: &Write) -> usize {
+    OVERHEAD + write.key.len() + write.value.as_ref().map_or(0, |value| value.len())
 }
 
 #[cfg(test)]
