@@ -187,6 +187,11 @@ impl Run {
         true
     }
 
+    /// The encoded commands that have no answer yet.
+    pub(super) fn unanswered(&self) -> &[u8] {
+        &self.encoded[self.at..]
+    }
+
     /// The commands as one write batch. A small batch is copied, so that the log holds no more
     /// memory than it needs and the buffer stays for the next one; a large one is handed over,
     /// unless `keep` says that the commands will be looked at again.

@@ -159,6 +159,11 @@ impl Session {
         self.run.len()
     }
 
+    /// The commands that a [`Work::Read`] or a [`Work::Look`] is about to read, encoded.
+    pub fn reads_under_way(&self) -> &[u8] {
+        self.run.unanswered()
+    }
+
     /// Finishes a [`Work::Write`]: with one outcome for each of its commands, or with the reason
     /// why there are none, which is then the reply to each. `leader` is who leads now, if known.
     pub fn finish_write(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {

@@ -110,7 +110,8 @@ impl Replica {
     /// A replica that goes on from what its disk holds.
     pub fn new(now: Now, settings: Settings, recovered: Recovered, rng: Rng) -> Replica {
         let Recovered { hard, snapshot, entries, held, clock } = recovered;
-        let mut eventual = Eventual::new(now, &settings, &held, clock);
+        let seed = rng.clone().fork().bits();
+        let mut eventual = Eventual::new(now, &settings, &held, clock, seed);
         entries.iter().for_each(|entry| eventual.observe(&entry.payload));
         let log = Log::new(snapshot, entries);
         let peer = Peer { liveness: Liveness::Alive, beat: None, heard: now };

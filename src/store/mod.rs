@@ -81,6 +81,7 @@ mod requests;
 pub mod slot;
 #[cfg(test)]
 mod tests;
+mod warm;
 mod writer;
 
 use std::fmt;

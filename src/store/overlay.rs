@@ -119,6 +119,7 @@ impl Store {
     ///
     /// Each write is a moment of its own, also where several came from one command.
     pub fn accept(&self, writes: &[Write]) -> Vec<bool> {
+        self.warm_writes(writes);
         writes.iter().map(|write| self.accept_one(write)).collect()
     }
 
@@ -195,7 +196,7 @@ impl Store {
 }
 
 /// Shows `see` every key that a command names.
-fn for_each_key<'a>(command: &Command<'a>, mut see: impl FnMut(&'a [u8])) {
+pub(super) fn for_each_key<'a>(command: &Command<'a>, mut see: impl FnMut(&'a [u8])) {
     match command {
         Command::Get { key }
         | Command::Length { key }

@@ -149,6 +149,7 @@ impl Writer {
     ) -> Result<Vec<Outcome>, Malformed> {
         let mut outcomes = Vec::new();
         self.ledger.begin(stamp);
+        self.store.warm_commands(batch);
         for command in Command::decode_all(batch) {
             let command = command?;
             let outcome = if command.is_write() {
@@ -165,6 +166,7 @@ impl Writer {
 
     fn merge(&mut self, writes: &[Write]) -> Applied {
         let (mut taken, mut late) = (0, 0);
+        self.store.warm_writes(writes);
         for write in writes {
             match self.store.merge(write.record(), &mut self.ledger) {
                 Merged::Taken => taken += 1,

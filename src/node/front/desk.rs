@@ -136,6 +136,7 @@ impl Desk {
                     clients.looks.fetch_add(1, Ordering::Relaxed);
                     looks += 1;
                     let store = &shared.store;
+                    store.warm_commands(self.session.reads_under_way());
                     self.session.finish_read(Ok(&mut |command| store.read_newest(command)));
                 }
                 Work::Read => {
@@ -163,6 +164,7 @@ impl Desk {
     /// A [`Request::Read`] is granted.
     pub fn may_read(&mut self, shared: &Shared) {
         let store = &shared.store;
+        store.warm_commands(self.session.reads_under_way());
         self.session.finish_read(Ok(&mut |command| store.read(command)));
     }
 

@@ -109,8 +109,14 @@ struct Disk {
 
 impl Eventual {
     /// Goes on with what the disk held.
-    pub fn new(now: Now, settings: &Settings, held: &[Write], clock: Version) -> Eventual {
-        let mut outbox = Outbox::default();
+    pub fn new(
+        now: Now,
+        settings: &Settings,
+        held: &[Write],
+        clock: Version,
+        seed: u64,
+    ) -> Eventual {
+        let mut outbox = Outbox::new(seed);
         for write in held {
             outbox.insert(write);
         }

@@ -9,6 +9,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use foldhash::fast::FixedState;
+
 use super::numbered::{KEEP, Numbered};
 use crate::types::{Key, Version, Write};
 
@@ -30,12 +32,12 @@ struct Held {
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Outbox {
     /// By arrival.
     held: Numbered<Held>,
-    /// The arrival of each key's write. Never walked: its order is not the same in two runs.
-    arrivals: HashMap<Key, u64, foldhash::fast::RandomState>,
+    /// The arrival of each key's write.
+    arrivals: HashMap<Key, u64, FixedState>,
     /// By age, the arrivals of those that are not on the disk.
     unwritten: Numbered<u64>,
     /// Versions and arrivals, the lowest first. Some of them have left.
@@ -45,6 +47,18 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// An empty one. `seed` keeps clients from choosing keys that fall into one place of the table.
+    pub fn new(seed: u64) -> Outbox {
+        Outbox {
+            held: Numbered::default(),
+            arrivals: HashMap::with_hasher(FixedState::with_seed(seed)),
+            unwritten: Numbered::default(),
+            versions: BinaryHeap::new(),
+            bytes: 0,
+            next_arrival: 0,
+        }
+    }
+
     /// Takes a write in. False if one to this key is held that is at least as new.
     pub fn insert(&mut self, write: &Write) -> bool {
         if self.get(&write.key).is_some_and(|held| held.write.version >= write.version) {
@@ -225,7 +239,7 @@ mod tests {
 
     #[test]
     fn of_each_key_the_newest_write_is_held_where_it_arrived() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(1);
         assert!(outbox.insert(&write(1, 10)));
         assert!(outbox.insert(&write(2, 11)));
         assert!(outbox.insert(&write(1, 12)));
@@ -237,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_write_takes_over_the_age_of_one_that_is_not_on_the_disk() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(1);
         outbox.insert(&write(1, 1));
         let end = outbox.end();
         outbox.insert(&write(1, 2));
@@ -256,7 +270,7 @@ mod tests {
 
     #[test]
     fn settling_removes_what_is_not_newer() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(1);
         for version in 1..=3 {
             outbox.insert(&write(version, version.into()));
         }
@@ -269,7 +283,7 @@ mod tests {
 
     #[test]
     fn cursors_take_everything_once_by_the_bytes_and_stop_where_they_must() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(1);
         for key in 1..=4 {
             outbox.insert(&write(key, key.into()));
         }
@@ -296,7 +310,7 @@ mod tests {
                 shuffled.push(writes[rng.below(writes.len() as u64) as usize]);
             }
             let newest = |writes: &[(u8, u64)]| {
-                let mut outbox = Outbox::default();
+                let mut outbox = Outbox::new(1);
                 for &(key, version) in writes {
                     outbox.insert(&write(key, version));
                 }

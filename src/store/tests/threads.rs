@@ -187,3 +187,40 @@ fn who_has_accepted_a_write_reads_it_while_it_moves_from_the_overlay_to_the_base
     assert_eq!((store.overlaid(), store.late()), (0, 0));
     assert_eq!(store.read(&Command::Get { key: b"{t}1" }), value(b"20000"));
 }
+
+#[test]
+fn looking_ahead_at_many_keys_changes_nothing_and_stands_in_nobodys_way() {
+    // Forty keys, some of them twice and most against the order of the slots, in more than one
+    // command, and behind them bytes that are none.
+    let names: Vec<String> = (0..40).map(|name| format!("{{{}}}{name}", name % 30)).collect();
+    let mut keys: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    keys.sort_unstable_by_key(|key| std::cmp::Reverse(slot_of(key)));
+    let mut commands = Vec::new();
+    Command::Exists { keys: keys.clone() }.encode(&mut commands);
+    Command::Get { key: keys[0] }.encode(&mut commands);
+    Command::GetMany { keys: keys[..3].to_vec() }.encode(&mut commands);
+    commands.extend([255; 3]);
+    let (mut writer, mut twin) = (Writer::new(), Writer::new());
+    let store = writer.store();
+    let looks = AtomicU64::new(0);
+    let look = || {
+        store.warm_commands(&commands);
+        store.warm_commands(&[]);
+        looks.fetch_add(1, Ordering::Relaxed);
+    };
+    beside(look, || {
+        let mut i = 0;
+        while i < 2_000 || looks.load(Ordering::Relaxed) < 2_000 {
+            i += 1;
+            let value = i.to_string();
+            let pairs = keys.iter().map(|&key| (key, value.as_bytes())).collect();
+            let command = match i % 100 {
+                0 => Command::Clear,
+                1..90 => Command::SetMany { pairs },
+                _ => Command::Delete { keys: keys.clone() },
+            };
+            assert_eq!(apply(&mut writer, command.clone()), apply(&mut twin, command));
+        }
+    });
+    assert_eq!(writer.digest(), twin.digest());
+}
