@@ -1,4 +1,4 @@
-//! Servers that were started here: each with a port that nobody else gets, a log, and an end.
+//! Servers that were started here: each with a log and an end.
 //!
 //! None outlives its value, also if the bench panics or is asked to stop. They are process groups
 //! of their own, so that Ctrl-C in a terminal reaches the bench alone. (If the bench itself is
@@ -12,8 +12,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use socket2::{Domain, Socket, Type};
 
 /// How long servers may take until they serve.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -32,35 +30,6 @@ pub fn handle_signals() -> Result<(), String> {
 /// True once a signal has come.
 pub fn asked_to_stop() -> bool {
     STOP.load(Ordering::Relaxed)
-}
-
-/// A port of 127.0.0.1, kept: bound and not listening. A server that reuses addresses can bind
-/// beside it, while the system gives the port to nobody else.
-#[derive(Debug)]
-pub struct Port {
-    /// Its number.
-    pub number: u16,
-    _hold: Socket,
-}
-
-impl Port {
-    /// So many of them, in ascending order.
-    pub fn take(count: usize) -> io::Result<Vec<Port>> {
-        let mut ports = (0..count).map(|_| Port::any()).collect::<io::Result<Vec<Port>>>()?;
-        ports.sort_by_key(|port| port.number);
-        Ok(ports)
-    }
-
-    fn any() -> io::Result<Port> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
-        socket.bind(&any.into())?;
-        let address = socket.local_addr()?.as_socket();
-        let number = address.map(|address| address.port());
-        let number = number.ok_or_else(|| io::Error::other("a socket without a port"))?;
-        Ok(Port { number, _hold: socket })
-    }
 }
 
 /// A server's process.

@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nodesync::cli::Port;
 use nodesync::client::{Client, Options, Reply};
 
 use crate::etcd;
 use crate::load::{Case, Generator, Sample, Span};
 use crate::machine::Machine;
-use crate::processes::{Port, Process, asked_to_stop, until};
+use crate::processes::{Process, asked_to_stop, until};
 use crate::results::Results;
 
 const NODES: usize = 3;
@@ -257,7 +258,7 @@ fn cases(
 }
 
 fn ports(count: usize) -> Result<Vec<Port>, String> {
-    Port::take(count).map_err(|error| format!("no port: {error}"))
+    Port::reserve(count).map_err(|error| format!("no port: {error}"))
 }
 
 fn ask(port: u16, words: &[&str]) -> Result<Reply, String> {

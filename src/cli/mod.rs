@@ -2,9 +2,11 @@
 //!
 //! `nodesync PORT PEERS…` starts a node (see [`crate::config`]); `nodesync sim`, `nodesync verify`
 //! and `nodesync bench` are commands of their own with their own flags and exit codes. What more
-//! than one of them needs lies beside them: `process` for nodes, `watch` for bars and signals.
+//! than one of them needs lies beside them: `process` for nodes, [`Port`] for where they listen,
+//! `watch` for bars and signals.
 
 pub mod bench;
+mod port;
 mod process;
 pub mod sim;
 pub mod verify;
@@ -13,6 +15,8 @@ mod watch;
 use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
+
+pub use port::Port;
 
 /// A tool, chosen by the first word of the command line.
 #[derive(Debug, Parser)]

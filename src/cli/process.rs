@@ -13,42 +13,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use socket2::{Domain, Socket, Type};
+
+use super::Port;
 
 /// The last lines of a log that a report shows.
 const LOG_LINES_SHOWN: usize = 15;
 /// Between two looks at a node that is stopping.
 const POLL: Duration = Duration::from_millis(10);
-
-/// A port of 127.0.0.1, kept: bound and not listening. A node that reuses addresses can bind beside
-/// it, while the system gives the port to nobody else.
-#[derive(Debug)]
-pub struct Port {
-    /// Its number.
-    pub number: u16,
-    _hold: Socket,
-}
-
-impl Port {
-    /// So many of them, in ascending order.
-    pub fn reserve(count: usize) -> io::Result<Vec<Port>> {
-        let mut ports = (0..count).map(|_| Port::take()).collect::<io::Result<Vec<Port>>>()?;
-        ports.sort_by_key(|port| port.number);
-        Ok(ports)
-    }
-
-    fn take() -> io::Result<Port> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
-        socket.bind(&any.into())?;
-        let address = socket.local_addr()?.as_socket();
-        let number = address.map(|address| address.port());
-        number
-            .map(|number| Port { number, _hold: socket })
-            .ok_or_else(|| io::Error::other("a socket without a port"))
-    }
-}
 
 /// A member: its place on the machine, and its process while it runs.
 #[derive(Debug)]

@@ -17,7 +17,58 @@ use crate::store::{Applied, Writer};
 use crate::types::{Entry, Index, Outcome, Payload, Rejected};
 
 /// Reads that wait for an index, by that index.
-type Readers = BTreeMap<Index, Vec<Asker>>;
+#[derive(Default)]
+struct Readers {
+    parked: BTreeMap<Index, Vec<Asker>>,
+    count: usize,
+    /// When so many have come, those who have given up are let go.
+    look_at: usize,
+}
+
+impl Readers {
+    /// So many are kept without a look at them.
+    const FEW: usize = 64;
+
+    /// Keeps a reader until its index is applied. Those who have given up meanwhile are let go, so
+    /// that a node that lags for long does not collect them: whenever there are twice as many as
+    /// had not at the last look. (All are looked at, for each may wait for an index of its own.)
+    fn park(&mut self, index: Index, asker: Asker) {
+        if self.count >= self.look_at.max(Readers::FEW) {
+            let now = Instant::now();
+            self.parked.retain(|_, askers| {
+                askers.retain(|asker| asker.deadline > now);
+                !askers.is_empty()
+            });
+            self.count = self.parked.values().map(Vec::len).sum();
+            self.look_at = 2 * self.count;
+        }
+        self.count += 1;
+        self.parked.entry(index).or_default().push(asker);
+    }
+
+    /// Lets those go who may read now.
+    fn wake(&mut self, applied: Index) {
+        let mut answers = Answers::default();
+        while let Some(first) = self.parked.first_entry()
+            && *first.key() <= applied
+        {
+            for asker in first.remove() {
+                self.count -= 1;
+                answers.push(asker, Answer::MayRead);
+            }
+        }
+        answers.deliver();
+    }
+
+    /// Turns all away.
+    fn refuse(&mut self) {
+        let mut answers = Answers::default();
+        for asker in std::mem::take(self).parked.into_values().flatten() {
+            answers.push(asker, Answer::Unserved(Rejected::Stopping.into()));
+        }
+        answers.deliver();
+    }
+}
 
 /// Applies until the node ends.
 pub fn run(
@@ -26,7 +77,7 @@ pub fn run(
     work: &Receiver<ApplyWork>,
     snapshots: &Sender<SnapshotWork>,
 ) {
-    let mut readers = Readers::new();
+    let mut readers = Readers::default();
     let mut answers = Vec::new();
     let (mut failed, mut refusing) = (false, false);
     for work in work {
@@ -34,12 +85,12 @@ pub fn run(
             ApplyWork::Stop => break,
             ApplyWork::RefuseReads => {
                 refusing = true;
-                refuse(&mut readers);
+                readers.refuse();
             }
             ApplyWork::Read(index, asker) => {
-                park(&mut readers, index, asker);
+                readers.park(index, asker);
                 if refusing {
-                    refuse(&mut readers);
+                    readers.refuse();
                 }
             }
             _ if failed => {} // The node is about to stop.
@@ -47,7 +98,7 @@ pub fn run(
                 if let Err(fatal) = apply(shared, &mut writer, &entries, &mut answers) {
                     shared.stop.fail(fatal);
                     (failed, refusing) = (true, true);
-                    refuse(&mut readers);
+                    readers.refuse();
                     continue;
                 }
                 shared.core.answer(&mut answers);
@@ -66,28 +117,9 @@ pub fn run(
                 let _ = snapshots.send(SnapshotWork::Write(Box::new(writer.image())));
             }
         }
-        wake_readers(&mut readers, writer.applied().index);
+        readers.wake(writer.applied().index);
     }
-    refuse(&mut readers);
-}
-
-fn refuse(readers: &mut Readers) {
-    let mut answers = Answers::default();
-    for asker in std::mem::take(readers).into_values().flatten() {
-        answers.push(asker, Answer::Unserved(Rejected::Stopping.into()));
-    }
-    answers.deliver();
-}
-
-/// Keeps a reader until its index is applied. Those who have given up meanwhile are let go, so that
-/// a node that lags for long does not collect them.
-fn park(readers: &mut Readers, index: Index, asker: Asker) {
-    let parked = readers.entry(index).or_default();
-    if parked.len().is_power_of_two() {
-        let now = Instant::now();
-        parked.retain(|asker| asker.deadline > now);
-    }
-    parked.push(asker);
+    readers.refuse();
 }
 
 fn apply(
@@ -124,14 +156,29 @@ fn apply(
     Ok(())
 }
 
-fn wake_readers(readers: &mut Readers, applied: Index) {
-    let mut answers = Answers::default();
-    while let Some(first) = readers.first_entry()
-        && *first.key() <= applied
-    {
-        for asker in first.remove() {
-            answers.push(asker, Answer::MayRead);
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::waiters::Waiter;
+    use super::*;
+
+    #[test]
+    fn readers_who_have_given_up_are_let_go_whatever_index_they_wait_for() {
+        let (mut readers, now) = (Readers::default(), Instant::now());
+        let waiter = Arc::<Waiter>::default();
+        let patient = waiter.open(now + Duration::from_secs(600));
+        readers.park(1_000, patient);
+        // Each at an index of its own, which this node does not reach for a long time.
+        for index in 1..100_000 {
+            readers.park(index, Arc::<Waiter>::default().open(now));
+            let kept = readers.parked.values().map(Vec::len).sum::<usize>();
+            assert_eq!(kept, readers.count);
+            assert!(kept <= 2 * Readers::FEW, "{kept} of {index}");
         }
+        readers.wake(100_000);
+        assert!(matches!(waiter.wait_until(now), Some(Answer::MayRead)));
+        assert!(readers.count == 0 && readers.parked.is_empty());
     }
-    answers.deliver();
 }

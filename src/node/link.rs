@@ -4,8 +4,12 @@
 //! has come; and what would block, or takes long (snapshots), is left to the thread that owns the
 //! link (`replication.rs`).
 //!
-//! Messages leave in the order in which they were posted, and behind them what the core has
-//! gathered for the peer at that moment.
+//! Messages leave in the order in which they were posted, what is pulled leaves in the order in
+//! which it was pulled, and nothing that is posted after a pull overtakes what that has brought.
+//! The reverse is not promised: what is posted while somebody is between emptying the mail and
+//! pulling leaves behind what is pulled then, though that may have been decided later. The replica
+//! has no need of more: it takes messages in any order (the simulator shuffles them), so order only
+//! spares it to ask again.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::TcpStream;

@@ -1,6 +1,6 @@
 //! Hundreds of threads on what they share in a node: the core, what it publishes, and the table of
-//! contacts. The queues, the pool, the waiters and the stop have their own tests of this kind,
-//! beside their code.
+//! contacts. The loops, the pool, the waiters, the links and the stop have their own tests of this
+//! kind, beside their code.
 //!
 //! These are runs on real threads. A scheduler that tries interleavings one by one (loom, shuttle)
 //! would have to replace every lock and channel here, and has no time-outs and no channel of this
@@ -53,8 +53,9 @@ pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 
     }
 }
 
+/// Waits until it holds, and fails if that takes too long.
 #[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < SOON, "not within {SOON:?}: {what}");
@@ -62,10 +63,20 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn start(dir: &Path, words: &[&str]) -> Node {
+/// A node of its own on a port of its own.
+pub fn start(dir: &Path, words: &[&str]) -> Node {
+    start_as(config(dir, words))
+}
+
+/// What these words ask for.
+pub fn config(dir: &Path, words: &[&str]) -> Config {
     let args = ["nodesync", "1"].iter().chain(words).copied();
     let args = args.chain(["--dir", dir.to_str().unwrap()]);
-    let config = Config::new(Args::try_parse_from(args).unwrap()).unwrap();
+    Config::new(Args::try_parse_from(args).unwrap()).unwrap()
+}
+
+/// A node on a port of its own.
+pub fn start_as(config: Config) -> Node {
     Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
 }
 
@@ -82,8 +93,9 @@ pub fn ask(
     }
 }
 
+/// Waits until the node leads.
 #[track_caller]
-fn wait_until_it_serves(shared: &Shared) {
+pub fn wait_until_it_serves(shared: &Shared) {
     let waiter = Arc::default();
     let deadline = || Instant::now() + SOON;
     eventually("it serves", || ask(&shared.core, Request::Read, &waiter, deadline()).is_ok());

@@ -10,7 +10,8 @@ use super::args::{Plan, To};
 use super::keys::{KEY_BYTES, write_key};
 use super::request::value;
 use super::{IO, Trouble, USAGE};
-use crate::cli::process::{self, Node, Port};
+use crate::cli::Port;
+use crate::cli::process::{self, Node};
 use crate::cli::watch::Watch;
 use crate::client::{Client, Error, Options, Reply, encode};
 

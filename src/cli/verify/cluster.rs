@@ -11,7 +11,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::proxy::{Link, Mode};
-use crate::cli::process::{self, Node, Port};
+use crate::cli::Port;
+use crate::cli::process::{self, Node};
 use crate::rng::Rng;
 
 /// Small logs, so that there are sealed segments and images to damage. Short time-outs, because

@@ -14,6 +14,8 @@ mod mailbox;
 mod poll;
 mod pool;
 mod rounds;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::io::{self, ErrorKind, Write};
