@@ -120,7 +120,7 @@ impl Led {
         }
         for work in effects.apply {
             if let Apply::Snapshot(meta) = work {
-                self.step(Input::SnapshotTaken(meta));
+                self.step(Input::SnapshotTaken { meta, bytes: 0 });
             }
         }
         done

@@ -73,10 +73,12 @@ pub fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Imag
     }
 }
 
-fn write(images: &Images, image: &Image, stop: &Stop) -> io::Result<()> {
-    let mut part = images.begin()?;
-    image.write(&mut UntilStop { part: &mut part, stop })?;
-    images.finish(part, image.meta())
+/// Makes an image durable; its length in bytes.
+fn write(images: &Images, image: Image, stop: &Stop) -> io::Result<u64> {
+    let (mut part, meta) = (images.begin()?, image.meta());
+    let bytes = image.write(&mut UntilStop { part: &mut part, stop })?;
+    images.finish(part, meta)?;
+    Ok(bytes)
 }
 
 /// Gives up when the node stops.
@@ -118,7 +120,7 @@ pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
             work.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match next {
-            Ok(SnapshotWork::Write(image)) => write_own(shared, &image),
+            Ok(SnapshotWork::Write(image)) => write_own(shared, *image),
             Ok(SnapshotWork::Arrived { from, meta, part }) => arrived(shared, from, meta, part),
             Ok(SnapshotWork::Discard(old)) => drop(old),
             Ok(SnapshotWork::Spare(job)) => spare_failed = !make_spare(shared, job, spare_failed),
@@ -133,12 +135,12 @@ pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
     }
 }
 
-fn write_own(shared: &Shared, image: &Image) {
-    let (meta, started) = (image.meta(), shared.clock.now());
+fn write_own(shared: &Shared, image: Image) {
+    let (meta, keys, started) = (image.meta(), image.stats().keys, shared.clock.now());
     match write(&shared.images, image, &shared.stop) {
-        Ok(()) => {
-            shared.core.step([Input::SnapshotTaken(meta)]);
-            let (keys, took) = (image.stats().keys, shared.clock.now().since(started));
+        Ok(bytes) => {
+            shared.core.step([Input::SnapshotTaken { meta, bytes }]);
+            let took = shared.clock.now().since(started);
             log::info!(
                 target: "NodeSync",
                 "Snapshot at index {} with {keys} keys written in {} ms",
@@ -272,9 +274,10 @@ mod tests {
         }
         let image = late.image();
         let mut part = shared.images.begin().unwrap();
+        let meta = image.meta();
         image.write(&mut part).unwrap();
-        assert!(relied_on < image.meta() && image.meta().index < shared.core.status().commit);
-        arrived(shared, NodeId(2), image.meta(), part);
+        assert!(relied_on < meta && meta.index < shared.core.status().commit);
+        arrived(shared, NodeId(2), meta, part);
         assert!(load(&shared.images, &shared.config, relied_on).is_ok());
         node.stop().unwrap();
         start(scratch.path()).stop().unwrap();

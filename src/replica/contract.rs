@@ -81,7 +81,12 @@ pub enum Input {
         digest: u64,
     },
     /// The image of this snapshot is durable on this node.
-    SnapshotTaken(SnapshotMeta),
+    SnapshotTaken {
+        /// What it holds.
+        meta: SnapshotMeta,
+        /// How long it is.
+        bytes: u64,
+    },
     /// The image asked for by [`Apply::Snapshot`] could not be written.
     SnapshotFailed,
     /// An image from a peer is complete, verified and durable on this node.

@@ -96,6 +96,8 @@ pub struct Replica {
     urgent: bool,
     /// Bytes of entries applied since the last image was asked for.
     bytes_since_snapshot: usize,
+    /// How long the image is that this process took last.
+    image_bytes: u64,
     snapshot_under_way: bool,
     disk_full: bool,
     stopping: bool,
@@ -137,6 +139,7 @@ impl Replica {
             jitter: Duration::ZERO,
             urgent: false,
             bytes_since_snapshot: 0,
+            image_bytes: 0,
             snapshot_under_way: false,
             disk_full: false,
             stopping: false,
@@ -184,7 +187,7 @@ impl Replica {
             Input::PeerGone(peer) => self.peer_gone(now, peer, effects),
             Input::LinkUp(peer) => self.link_up(now, peer, effects),
             Input::Persisted(job) => self.persisted(now, job, effects),
-            Input::SnapshotTaken(meta) => self.snapshot_taken(meta, effects),
+            Input::SnapshotTaken { meta, bytes } => self.snapshot_taken(meta, bytes, effects),
             Input::SnapshotFailed => self.snapshot_under_way = false,
             Input::SnapshotArrived { from, meta } => {
                 self.snapshot_arrived(now, from, meta, effects);

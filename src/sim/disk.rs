@@ -210,7 +210,7 @@ impl Disk {
             if log_is_next && self.log.is_some() {
                 let _ = self.end_sync();
             } else {
-                let _ = image.as_ref().map(|image| self.write(image));
+                let _ = image.as_ref().map(|image| self.write(image.clone()));
             }
             log_is_next = !log_is_next;
         }
@@ -229,11 +229,12 @@ impl Disk {
         }
     }
 
-    /// Makes the image of a state durable.
-    pub fn write(&self, image: &Image) -> io::Result<()> {
-        let mut part = self.images.begin()?;
-        image.write(&mut part)?;
-        self.images.finish(part, image.meta())
+    /// Makes the image of a state durable; its length in bytes.
+    pub fn write(&self, image: Image) -> io::Result<u64> {
+        let (mut part, meta) = (self.images.begin()?, image.meta());
+        let bytes = image.write(&mut part)?;
+        self.images.finish(part, meta)?;
+        Ok(bytes)
     }
 
     /// The image of this snapshot.

@@ -90,7 +90,7 @@ impl World {
             return image;
         }
         let mut bytes = Vec::new();
-        let written = image.write(&mut bytes);
+        let written = image.clone().write(&mut bytes);
         let spoilt =
             written.ok().and_then(|_| Image::read(&mut &without_requests(&bytes)[..]).ok());
         spoilt.unwrap_or(image)

@@ -180,7 +180,7 @@ impl World {
         let (life, applied) = (process.life, process.writer.applied());
         let image = process.writer.image();
         let mut bytes = Vec::new();
-        let written = image.write(&mut bytes);
+        let written = image.clone().write(&mut bytes);
         if applied != meta || written.is_err() {
             return self.fail("an image is of its index", format!("{meta:?} at {applied:?}"));
         }
@@ -204,11 +204,11 @@ impl World {
         if !self.calm && self.rng.chance(self.plan.images_failed, 1000) {
             return self.step(node, vec![Input::SnapshotFailed]);
         }
-        match self.nodes[node].disk.write(&image) {
-            Ok(()) => {
+        match self.nodes[node].disk.write(image) {
+            Ok(bytes) => {
                 self.note(node, [7, meta.index, 0], || format!("has image {meta:?}"));
                 self.tidy_images(node);
-                self.step(node, vec![Input::SnapshotTaken(meta)]);
+                self.step(node, vec![Input::SnapshotTaken { meta, bytes }]);
             }
             Err(error) if is_full(&error) => self.step(node, vec![Input::SnapshotFailed]),
             Err(error) => self.exit(node, &error.to_string()),

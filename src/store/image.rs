@@ -84,8 +84,9 @@ const SECTION_LEN: usize = 256 << 10;
 /// How much of a buffer is kept from one section to the next.
 const BUFFER_LEN_KEPT: usize = 1 << 20;
 
-/// The state as of one index. Shares its data with the store it was taken from; dropping it frees
-/// what the store has replaced since, which is better done away from the writer.
+/// The state as of one index. Shares its data with the store it was taken from, which copies what
+/// it changes; dropping it frees what the store has replaced since, which is better done away from
+/// the writer.
 #[derive(Clone)]
 pub struct Image {
     pub(super) meta: SnapshotMeta,
@@ -131,18 +132,18 @@ impl Image {
     }
 
     /// Writes the byte form, in pieces of at least a section; its length in bytes. Does not flush.
-    pub fn write(&self, out: &mut dyn Write) -> io::Result<u64> {
+    /// Each slot is let go as soon as it is written, so that the store need not copy it any more.
+    pub fn write(self, out: &mut dyn Write) -> io::Result<u64> {
+        let Image { meta, requests, slots, totals } = self;
         let mut sink = Sink { out, offset: 0 };
-        sink.head(self.meta)?;
+        sink.head(meta)?;
         let mut content = Vec::with_capacity(SECTION_LEN);
-        self.requests.encode(&mut content);
+        requests.encode(&mut content);
         sink.section(REQUESTS, &mut content)?;
-        let mut records = Vec::new();
-        for slot in &self.slots {
-            records.clear();
-            records.extend(slot.iter());
-            records.sort_unstable_by_key(|record: &&Record| record.key());
-            for record in &records {
+        for slot in slots {
+            let mut records: Vec<&Record> = slot.iter().collect();
+            records.sort_unstable_by_key(|record| record.key());
+            for record in records {
                 let record_len = encoded_len(record);
                 if !content.is_empty() && content.len() + record_len > SECTION_LEN {
                     sink.section(RECORDS, &mut content)?;
@@ -153,7 +154,7 @@ impl Image {
         if !content.is_empty() {
             sink.section(RECORDS, &mut content)?;
         }
-        self.totals.encode(&mut content);
+        totals.encode(&mut content);
         sink.section(END, &mut content)?;
         Ok(sink.offset)
     }

@@ -4,6 +4,7 @@
 //!
 //! Also what a slot holds, and the order in which the slots of a command with many keys are locked.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use super::overlay::Overlay;
@@ -103,13 +104,24 @@ impl Slot {
     /// Puts a record into the base; the overlay forgets an older one of its key.
     pub fn put(&mut self, record: Record) -> Replaced {
         let overlay = self.overlay.forget(record.key(), record.version());
-        let base = Arc::make_mut(&mut self.base).put(record);
+        let base = self.own_base().put(record);
         Replaced { base, overlay }
+    }
+
+    /// The base, to be changed: a copy if an image shares it. To copy it is to count each record
+    /// once more, and a processor waits for one count before it begins the next; so it looks at all
+    /// of them first, where the waits for memory overlap.
+    fn own_base(&mut self) -> &mut Map {
+        if Arc::get_mut(&mut self.base).is_none() {
+            let versions = self.base.iter().map(|record| record.version().0);
+            black_box(versions.fold(0, u64::wrapping_add));
+        }
+        Arc::make_mut(&mut self.base)
     }
 
     /// Removes the base's record of a key.
     pub fn remove(&mut self, key: &[u8]) -> Option<Record> {
-        let map = Arc::make_mut(&mut self.base);
+        let map = self.own_base();
         let removed = map.remove(key);
         // A map does not give memory back by itself. An eighth full, shrunk to half full: at least
         // an eighth of the room must be filled or emptied before the next such move.

@@ -51,7 +51,7 @@ fn read(bytes: &[u8], rng: Option<Rng>) -> Result<Image, String> {
 
 fn bytes_of(image: &Image) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let len = image.write(&mut bytes).expect("memory takes everything");
+    let len = image.clone().write(&mut bytes).expect("memory takes everything");
     assert_eq!(len, bytes.len() as u64);
     bytes
 }

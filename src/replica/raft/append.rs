@@ -300,8 +300,7 @@ impl Replica {
         }
         let term = entries.last().map_or(0, |entry| entry.term);
         effects.apply.push(Apply::Entries(entries));
-        if self.bytes_since_snapshot >= self.settings.snapshot_log_bytes && !self.snapshot_under_way
-        {
+        if self.is_snapshot_due() {
             self.snapshot_under_way = true;
             self.bytes_since_snapshot = 0;
             effects.apply.push(Apply::Snapshot(SnapshotMeta { index, term }));

@@ -7,14 +7,23 @@ use super::Role;
 use crate::clock::Now;
 use crate::types::{Index, NodeId, SnapshotMeta};
 
+/// An image is taken when the log since the last one is this part of that image long, or longer.
+const IMAGE_PART: u64 = 4;
+
 /// What followers that are up still need is kept up to so many times the log between two snapshots.
 const NEEDED_LOGS_MAX: usize = 4;
 
 impl Replica {
     /// An image is durable here. The log on disk may end where the image ends; in memory a part of
     /// what lies before is kept for followers that are a little behind.
-    pub(in super::super) fn snapshot_taken(&mut self, meta: SnapshotMeta, effects: &mut Effects) {
+    pub(in super::super) fn snapshot_taken(
+        &mut self,
+        meta: SnapshotMeta,
+        bytes: u64,
+        effects: &mut Effects,
+    ) {
         self.snapshot_under_way = false;
+        self.image_bytes = bytes;
         if meta.index <= self.log.snapshot().index
             || self.log.term_at(meta.index) != Some(meta.term)
         {
@@ -23,6 +32,14 @@ impl Replica {
         self.log.compact(meta, self.keep_after(meta.index));
         self.outlive_held();
         effects.persist.push(Record::Snapshot(meta));
+    }
+
+    /// True if the log has grown by so much that an image is worth its cost: it holds the whole
+    /// state, so with a large state it takes more of the log.
+    pub(super) fn is_snapshot_due(&self) -> bool {
+        let least = self.settings.snapshot_log_bytes as u64;
+        let due = least.max(self.image_bytes / IMAGE_PART);
+        self.bytes_since_snapshot as u64 >= due && !self.snapshot_under_way
     }
 
     /// An image that a follower got and never installed may be damaged on this node's disk: another

@@ -1,10 +1,13 @@
 //! The byte form of images: there and back, and no damage goes unseen.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use proptest::prelude::*;
 
-use super::super::{Image, ImageError};
+use super::super::slot::{SLOTS, Slot};
+use super::super::{Image, ImageError, Store};
 use super::*;
 use crate::types::SnapshotMeta;
 
@@ -19,7 +22,7 @@ fn small_writer() -> Writer {
 
 fn bytes_of(image: &Image) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let len = image.write(&mut bytes).unwrap();
+    let len = image.clone().write(&mut bytes).unwrap();
     assert_eq!(len, bytes.len() as u64);
     bytes
 }
@@ -368,4 +371,41 @@ proptest! {
             prop_assert_eq!(bytes_of(&image), bytes);
         }
     }
+}
+
+/// Counts at each piece of an image how many slots the store would have to copy before a write.
+struct Shared<'a> {
+    store: &'a Store,
+    counts: Vec<usize>,
+}
+
+impl io::Write for Shared<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_shared = |slot: &&RwLock<Slot>| Arc::strong_count(&slot.read().base) > 1;
+        self.counts.push(self.store.slots.iter().filter(is_shared).count());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_slot_that_is_written_need_not_be_copied_any_more() {
+    let value = [7; 1_000];
+    let pairs: Vec<_> =
+        (0..2_000_u32).map(|i| (i.to_le_bytes().to_vec(), value.to_vec())).collect();
+    let writer = filled(&pairs);
+    // Empty slots share one empty map for good.
+    let empty = |slot: &&RwLock<Slot>| slot.read().base.is_empty();
+    let store = writer.store();
+    let empty = store.slots.iter().filter(empty).count();
+    let mut shared = Shared { store: &store, counts: Vec::new() };
+    writer.image().write(&mut shared).unwrap();
+    let counts = shared.counts;
+    assert_eq!(counts.first(), Some(&SLOTS));
+    assert_eq!(counts.last(), Some(&empty));
+    assert!(counts.is_sorted_by(|earlier, later| earlier >= later), "{counts:?}");
+    assert!(counts.iter().any(|count| (empty + 100..SLOTS - 100).contains(count)), "{counts:?}");
 }

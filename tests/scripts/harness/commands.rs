@@ -308,7 +308,7 @@ impl Cluster {
             }
             "gone" => self.step(id, Input::PeerGone(NodeId(args.take()?))),
             "link" => self.step(id, Input::LinkUp(NodeId(args.take()?))),
-            "snapshot" => self.finish_image(id, args.key("fail", false)?)?,
+            "snapshot" => self.finish_image(id, args.key("fail", false)?, args.key("bytes", 0)?)?,
             "sent" => {
                 let (to, sent) = (args.node()?, args.key("ok", true)?);
                 self.step(id, Input::SnapshotSent { to, sent });
@@ -320,14 +320,14 @@ impl Cluster {
         Ok(())
     }
 
-    fn finish_image(&mut self, id: NodeId, fail: bool) -> Outcome {
+    fn finish_image(&mut self, id: NodeId, fail: bool, bytes: u64) -> Outcome {
         let (meta, image): (_, Store) =
             self.node(id).image.take().ok_or("no image was asked for")?;
         if fail {
             self.step(id, Input::SnapshotFailed);
         } else {
             self.node(id).disk.images.insert(meta, image);
-            self.step(id, Input::SnapshotTaken(meta));
+            self.step(id, Input::SnapshotTaken { meta, bytes });
         }
         Ok(())
     }
