@@ -45,7 +45,7 @@ pub struct Settings {
     /// How long a deletion is remembered while a member may hold older writes to the key.
     pub tombstone_horizon: Duration,
     /// Bytes of applied entries after which an image is taken; or a quarter of the last image's
-    /// length, if that is more.
+    /// length, if that is more, up to eight times as many.
     pub snapshot_log_bytes: usize,
     /// Bytes of entries before the snapshot that are kept for followers that are a little behind.
     pub log_retain_bytes: usize,

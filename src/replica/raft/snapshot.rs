@@ -7,8 +7,11 @@ use super::Role;
 use crate::clock::Now;
 use crate::types::{Index, NodeId, SnapshotMeta};
 
-/// An image is taken when the log since the last one is this part of that image long, or longer.
+/// An image is taken when the log since the last one is this part of that image long …
 const IMAGE_PART: u64 = 4;
+
+/// … but that log is in memory: no more than so many times what is asked for.
+const IMAGE_LOGS_MAX: u64 = 8;
 
 /// What followers that are up still need is kept up to so many times the log between two snapshots.
 const NEEDED_LOGS_MAX: usize = 4;
@@ -38,7 +41,7 @@ impl Replica {
     /// state, so with a large state it takes more of the log.
     pub(super) fn is_snapshot_due(&self) -> bool {
         let least = self.settings.snapshot_log_bytes as u64;
-        let due = least.max(self.image_bytes / IMAGE_PART);
+        let due = (self.image_bytes / IMAGE_PART).clamp(least, least * IMAGE_LOGS_MAX);
         self.bytes_since_snapshot as u64 >= due && !self.snapshot_under_way
     }
 
