@@ -23,12 +23,23 @@ trap 'down; rm -rf "$scratch"' EXIT
 
 # up FLAGS: starts it and waits until the highest port leads.
 up() {
-    base=$((20000 + RANDOM % 20000))
+    # Below the ports that the system gives to those who connect.
+    base=$((20000 + RANDOM % 10000))
     ports=("$base" $((base + 1)) $((base + 2)))
     peers=$(IFS=,; echo "${ports[*]/#/127.0.0.1:}")
     pids=()
     for port in "${ports[@]}"; do start "$port" "$@"; done
-    until [ "$(info "${ports[2]}" role 2>/dev/null)" = master ]; do sleep 0.1; done
+    until [ "$(info "${ports[2]}" role 2>/dev/null)" = master ]; do
+        kill -0 "${pids[@]}" 2>/dev/null || fail "a node did not start"
+        sleep 0.1
+    done
+}
+
+# fail WHY: says it, and what the nodes said last.
+fail() {
+    echo "$1" >&2
+    tail -n 5 "$scratch"/*.log >&2
+    exit 1
 }
 
 # start PORT FLAGS: starts one of its nodes.
@@ -135,7 +146,7 @@ growth_part() {
 
 # redis_up FLAGS: one Redis.
 redis_up() {
-    redis_port=$((20000 + RANDOM % 20000))
+    redis_port=$((20000 + RANDOM % 10000))
     redis-server --port "$redis_port" --dir "$scratch" --daemonize no "$@" >"$scratch/redis.log" &
     redis=$!
     until redis-cli -p "$redis_port" ping >/dev/null 2>&1; do sleep 0.02; done
