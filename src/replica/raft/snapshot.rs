@@ -41,7 +41,8 @@ impl Replica {
     /// state, so with a large state it takes more of the log.
     pub(super) fn is_snapshot_due(&self) -> bool {
         let least = self.settings.snapshot_log_bytes as u64;
-        let due = (self.image_bytes / IMAGE_PART).clamp(least, least * IMAGE_LOGS_MAX);
+        let due =
+            (self.image_bytes / IMAGE_PART).clamp(least, least.saturating_mul(IMAGE_LOGS_MAX));
         self.bytes_since_snapshot as u64 >= due && !self.snapshot_under_way
     }
 
