@@ -10,7 +10,7 @@ rounds=${1:-5}
 command -v redis-benchmark >/dev/null || { echo "needs redis-benchmark (apt-get install redis-tools)" >&2; exit 1; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 scratch=$(mktemp -d "$root/target/speed.XXXXXX")
-base=$((20000 + RANDOM % 20000)) leader=$((base + 2))
+base=$((20000 + RANDOM % 10000)) leader=$((base + 2))
 
 "$root/run_cluster.sh" --port "$base" --dir "$scratch" >"$scratch/log" 2>&1 &
 cluster=$!

@@ -15,7 +15,7 @@ target=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Carg
     sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 nodesync=$target/release/nodesync
 scratch=$(mktemp -d)
-base=$((20000 + RANDOM % 20000))
+base=$((20000 + RANDOM % 10000))
 ports=("$base" $((base + 1)) $((base + 2)))
 pids=()
 load=
