@@ -41,7 +41,7 @@ pub enum SnapshotWork {
         part: Part,
     },
     /// Free the memory of a state that has been replaced.
-    Discard(Box<Image>),
+    Discard(Box<dyn Send>),
     /// Make a spare log segment.
     Spare(SpareJob<FileDisk>),
     /// The log has a spare segment, however it came by it.

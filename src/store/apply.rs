@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Store;
+use super::base::Base;
 use super::ledger::Ledger;
 use super::read::View;
 use super::record::Map;
@@ -73,14 +74,14 @@ impl Store {
         maps: Vec<Arc<Map>>,
         floor: Version,
         publish: impl FnOnce(),
-    ) -> Vec<Arc<Map>> {
+    ) -> Vec<Base> {
         let mut forgotten = Vec::new();
         let mut slots: Vec<_> = self.slots.iter().map(|slot| slot.write()).collect();
         self.floor.store(floor.0, Ordering::Relaxed);
         let mut old = Vec::with_capacity(slots.len());
         for (slot, map) in slots.iter_mut().zip(maps) {
             let slot = &mut **slot;
-            old.push(mem::replace(&mut slot.base, map));
+            old.push(mem::replace(&mut slot.base, map.into()));
             slot.overlay.prune(&slot.base, floor, &mut forgotten);
         }
         publish();
@@ -119,7 +120,8 @@ impl Store {
         // old write for a new one.
         self.floor.store(ledger.totals.floor.0, Ordering::Relaxed);
         while let Some(key) = ledger.superfluous() {
-            let removed = self.slots[slot_of(&key)].write().remove(&key);
+            let mut freed = Vec::new();
+            let removed = self.slots[slot_of(&key)].write().base.remove(&key, &mut freed);
             ledger.remove(&removed.expect("every tombstone of the ledger is in its slot"));
         }
     }
@@ -215,8 +217,10 @@ impl Store {
     /// Takes what a write has pushed out off the books; the record that the key had if that had a
     /// value.
     fn settle(&self, replaced: Replaced, ledger: &mut Ledger) -> Option<Record> {
-        self.forgotten(usize::from(replaced.overlay.is_some()));
-        let old = replaced.base?;
+        let Replaced { base, overlay, freed } = replaced;
+        drop(freed);
+        self.forgotten(usize::from(overlay.is_some()));
+        let old = base?;
         ledger.remove(&old);
         Some(old).filter(Record::has_value)
     }

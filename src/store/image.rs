@@ -84,8 +84,8 @@ const SECTION_LEN: usize = 256 << 10;
 /// How much of a buffer is kept from one section to the next.
 const BUFFER_LEN_KEPT: usize = 1 << 20;
 
-/// The state as of one index. Shares its data with the store it was taken from, which copies what
-/// it changes; dropping it frees what the store has replaced since, which is better done away from
+/// The state as of one index. Shares its data with the store it was taken from, which leaves shared
+/// maps alone; dropping it frees what the store has replaced since, which is better done away from
 /// the writer.
 #[derive(Clone)]
 pub struct Image {
@@ -132,7 +132,7 @@ impl Image {
     }
 
     /// Writes the byte form, in pieces of at least a section; its length in bytes. Does not flush.
-    /// Each slot is let go as soon as it is written, so that the store need not copy it any more.
+    /// Each slot is let go as soon as it is written, so that the store can change it again.
     pub fn write(self, out: &mut dyn Write) -> io::Result<u64> {
         let Image { meta, requests, slots, totals } = self;
         let mut sink = Sink { out, offset: 0 };
@@ -141,9 +141,7 @@ impl Image {
         requests.encode(&mut content);
         sink.section(REQUESTS, &mut content)?;
         for slot in slots {
-            let mut records: Vec<&Record> = slot.iter().collect();
-            records.sort_unstable_by_key(|record| record.key());
-            for record in records {
+            for record in by_key(&slot) {
                 let record_len = encoded_len(record);
                 if !content.is_empty() && content.len() + record_len > SECTION_LEN {
                     sink.section(RECORDS, &mut content)?;
@@ -333,6 +331,28 @@ impl Source<'_> {
     }
 }
 
+/// A slot's records in ascending order of their keys. To compare two keys is to wait for the memory
+/// of both, so each key is looked at once, for the eight bytes in which it begins to differ from
+/// others; as a rule these decide.
+fn by_key(slot: &Map) -> impl Iterator<Item = &Record> {
+    slot.fetch();
+    let mut records: Vec<(u64, &Record)> = slot.iter().map(|record| (0, record)).collect();
+    let first = records.first().map_or(&[][..], |(_, record)| record.key());
+    let alike = |key: &[u8]| key.iter().zip(first).take_while(|(a, b)| a == b).count();
+    let common = records.iter().map(|(_, record)| alike(record.key())).min().unwrap_or(0);
+    for (start, record) in &mut records {
+        let rest = &record.key()[common..];
+        let mut bytes = [0; 8];
+        let len = rest.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&rest[..len]);
+        *start = u64::from_be_bytes(bytes);
+    }
+    records.sort_unstable_by(|(a, first), (b, second)| {
+        a.cmp(b).then_with(|| first.key().cmp(second.key()))
+    });
+    records.into_iter().map(|(_, record)| record)
+}
+
 /// The length of a record's byte form.
 fn encoded_len(record: &Record) -> usize {
     4 + record.key().len() + 1 + 8 + record.value().map_or(0, |value| 4 + value.len())
@@ -431,5 +451,25 @@ impl Builder {
         self.finish_slots(SLOTS);
         self.finished.resize(SLOTS, self.empty);
         (self.finished, self.totals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn records_come_in_the_order_of_their_keys(
+            common in prop::collection::vec(0..2_u8, 0..12),
+            ends in prop::collection::btree_set(prop::collection::vec(0..3_u8, 0..12), 0..40),
+        ) {
+            let keys: Vec<_> = ends.iter().map(|end| [&common[..], end].concat()).collect();
+            let map: Map = keys.iter().map(|key| Record::new(Version(1), key, None)).collect();
+            let sorted: Vec<&[u8]> = by_key(&map).map(Record::key).collect();
+            prop_assert_eq!(sorted, keys);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The state machine: what the replicated log adds up to.
 //!
 //! # Many readers, one writer
-//! The key space is cut into 16384 [`slot`]s. A slot is its *base*, a hash map behind an `Arc`, and
+//! The key space is cut into 16384 [`slot`]s. A slot is its *base*, what the log has applied, and
 //! its *overlay*, both behind one read-write lock. Any thread may read through [`Store`]. Only the
 //! owner of the [`Writer`] changes a base, and there is one writer for a store, which is what
 //! `&mut` is for: two replicas that apply the same entries hold the same data.
@@ -41,10 +41,9 @@
 //! after.
 //!
 //! # Images
-//! A snapshot must show one index while writes go on. [`Writer::image`] copies 16384 pointers; from
-//! then on the writer copies a slot's map (keys and values are shared, not copied) before it first
-//! changes it. Nobody is paused. The cost is spread over the writes that follow, and over memory
-//! only where slots do change.
+//! A snapshot must show one index while writes go on. [`Writer::image`] copies 16384 pointers, one
+//! to each slot's map; from then on, what is written gathers beside a slot's map, until the image
+//! has let go of it. Nobody is paused, no map is copied, and only what is written takes memory.
 //!
 //! # Determinism
 //! Outcomes depend on the log alone. Maps are seeded at random against chosen keys, so their order
@@ -71,6 +70,7 @@
 //! does SCAN within one slot, which matters where one hash tag holds very many).
 
 mod apply;
+mod base;
 pub mod glob;
 mod image;
 mod ledger;
@@ -92,7 +92,7 @@ use parking_lot::RwLock;
 
 use crate::types::{Index, Record, Version};
 use overlay::Overlay;
-use record::Totals;
+use record::{Map, Totals};
 use slot::{SLOTS, Slot};
 
 pub use image::{Image, ImageError};
@@ -128,8 +128,8 @@ pub struct Stats {
 
 impl Store {
     fn empty() -> Store {
-        let empty = Arc::default();
-        let slot = || Slot { base: Arc::clone(&empty), overlay: Overlay::default() };
+        let empty = Arc::<Map>::default();
+        let slot = || Slot { base: Arc::clone(&empty).into(), overlay: Overlay::default() };
         Store {
             slots: (0..SLOTS).map(|_| RwLock::new(slot())).collect(),
             applied: AtomicU64::new(0),

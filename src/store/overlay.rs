@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::mem;
 use std::sync::atomic::Ordering;
 
+use super::base::Base;
 use super::record::Map;
 use super::slot::slot_of;
 use super::{Slot, Store};
@@ -87,7 +88,7 @@ impl Overlay {
     }
 
     /// Moves all records that do not count to `forgotten`.
-    pub fn prune(&mut self, base: &Map, floor: Version, forgotten: &mut Vec<Record>) {
+    pub fn prune(&mut self, base: &Base, floor: Version, forgotten: &mut Vec<Record>) {
         let goes = |record: &Record| {
             record.version() <= base.get(record.key()).map_or(floor, Record::version)
         };
@@ -215,6 +216,8 @@ pub(super) fn for_each_key<'a>(command: &Command<'a>, mut see: impl FnMut(&'a [u
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn record(key: &[u8], version: u64) -> Record {
@@ -255,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_the_base_or_the_floor_supersedes_is_pruned() {
-        let base: Map = [record(b"k", 5)].into_iter().collect();
+        let base = Base::from(Arc::new(Map::from_iter([record(b"k", 5)])));
         for others in [0, 1, 3] {
             for (key, version, goes) in
                 [(b"k", 5, true), (b"k", 6, false), (b"l", 3, true), (b"l", 4, false)]

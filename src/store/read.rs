@@ -30,7 +30,7 @@ impl View {
 /// A slot as it was at one moment.
 struct Names {
     base: Arc<Map>,
-    /// The overlay's records that counted.
+    /// Records that stand for those of the same keys in `base`.
     over: Map,
 }
 
@@ -154,23 +154,19 @@ impl Store {
         }
     }
 
-    /// The base of a slot as it is now. Its lock is held for the copy of a pointer only, so that a
-    /// long walk makes no writer wait; a writer that comes meanwhile copies the slot.
-    pub(super) fn base(&self, slot: usize) -> Arc<Map> {
-        Arc::clone(&self.slots[slot].read().base)
-    }
-
-    /// The same with the overlay's records that count, if they are asked for. Those are copied, but
-    /// only by pointers, and a slot holds few.
+    /// A slot as it is now. Its lock is held for the copy of some pointers only, so that a long
+    /// walk makes no writer wait.
     fn names(&self, view: View, slot: usize) -> Names {
-        if view == View::Base {
-            return Names { base: self.base(slot), over: Map::default() };
-        }
         let slot = self.slots[slot].read();
-        let floor = self.floor();
-        let overlaid = slot.overlay.iter();
-        let counting = overlaid.filter_map(|record| slot.undrained(record.key(), floor).cloned());
-        Names { over: counting.collect(), base: Arc::clone(&slot.base) }
+        let (base, beside) = slot.base.parts();
+        let mut over: Map = beside.cloned().collect();
+        if view == View::Newest {
+            let floor = self.floor();
+            let overlaid = slot.overlay.iter();
+            let counting = overlaid.filter_map(|record| slot.undrained(record.key(), floor));
+            counting.for_each(|record| drop(over.put(record.clone())));
+        }
+        Names { base, over }
     }
 
     fn scan(&self, view: View, cursor: u64, pattern: Option<&[u8]>, count: u64) -> Outcome {

@@ -11,6 +11,7 @@
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
+use std::hint::black_box;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -84,6 +85,18 @@ impl Map {
 
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.0.iter().map(|ByKey(record)| record)
+    }
+
+    /// Looks at every record, so that it is near when something is done with it. A processor that
+    /// has to decide by what it has waited for, or to change it, waits for one after the other;
+    /// here the waits for memory overlap.
+    pub fn fetch(&self) {
+        let versions = self.iter().map(|record| record.version().0);
+        black_box(versions.fold(0, u64::wrapping_add));
+    }
+
+    pub fn into_records(self) -> impl Iterator<Item = Record> {
+        self.0.into_iter().map(|ByKey(record)| record)
     }
 
     pub fn len(&self) -> usize {

@@ -4,11 +4,8 @@
 //!
 //! Also what a slot holds, and the order in which the slots of a command with many keys are locked.
 
-use std::hint::black_box;
-use std::sync::Arc;
-
+use super::base::Base;
 use super::overlay::Overlay;
-use super::record::Map;
 use crate::types::{Record, Version};
 
 /// How many slots the key space is cut into.
@@ -65,14 +62,11 @@ static CRC16: [[u16; 256]; 4] = {
     tables
 };
 
-/// A map with room for fewer keys than this is not worth shrinking.
-const SHRINK_CAPACITY_MIN: usize = 64;
-
 /// What one slot holds, under one lock.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// What the log says. Shared with images; copied before it changes.
-    pub base: Arc<Map>,
+    /// What the log says.
+    pub base: Base,
     /// What the log has yet to say.
     pub overlay: Overlay,
 }
@@ -84,6 +78,8 @@ pub(super) struct Replaced {
     pub base: Option<Record>,
     /// The overlay's, if it is not newer than the write.
     pub overlay: Option<Record>,
+    /// What earlier writes had pushed out, and an image had kept.
+    pub freed: Vec<Record>,
 }
 
 impl Slot {
@@ -104,31 +100,9 @@ impl Slot {
     /// Puts a record into the base; the overlay forgets an older one of its key.
     pub fn put(&mut self, record: Record) -> Replaced {
         let overlay = self.overlay.forget(record.key(), record.version());
-        let base = self.own_base().put(record);
-        Replaced { base, overlay }
-    }
-
-    /// The base, to be changed: a copy if an image shares it. To copy it is to count each record
-    /// once more, and a processor waits for one count before it begins the next; so it looks at all
-    /// of them first, where the waits for memory overlap.
-    fn own_base(&mut self) -> &mut Map {
-        if Arc::get_mut(&mut self.base).is_none() {
-            let versions = self.base.iter().map(|record| record.version().0);
-            black_box(versions.fold(0, u64::wrapping_add));
-        }
-        Arc::make_mut(&mut self.base)
-    }
-
-    /// Removes the base's record of a key.
-    pub fn remove(&mut self, key: &[u8]) -> Option<Record> {
-        let map = self.own_base();
-        let removed = map.remove(key);
-        // A map does not give memory back by itself. An eighth full, shrunk to half full: at least
-        // an eighth of the room must be filled or emptied before the next such move.
-        if map.capacity() > SHRINK_CAPACITY_MIN && map.len() < map.capacity() / 8 {
-            map.shrink_to(map.len() * 2);
-        }
-        removed
+        let mut freed = Vec::new();
+        let base = self.base.put(record, &mut freed);
+        Replaced { base, overlay, freed }
     }
 }
 
@@ -209,18 +183,5 @@ mod tests {
         let order = LockOrder::of(keys.into_iter());
         assert_eq!(order.slots, [866, 5_061, 12_182]);
         assert_eq!(order.places, [2, 1, 2, 0]);
-    }
-
-    #[test]
-    fn a_map_that_empties_gives_its_memory_back() {
-        let mut slot = Slot::default();
-        for i in 0..10_000_u32 {
-            let tombstone = Record::new(Version(1), &i.to_le_bytes(), None);
-            assert!(slot.put(tombstone).base.is_none());
-        }
-        for i in 0..10_000_u32 {
-            assert!(slot.remove(&i.to_le_bytes()).is_some());
-        }
-        assert!(slot.base.capacity() <= SHRINK_CAPACITY_MIN);
     }
 }

@@ -187,31 +187,31 @@ impl Writer {
     }
 
     /// The state as of the last applied entry, which later writes do not touch. Copies one pointer
-    /// a slot; nobody waits.
+    /// a slot; nobody waits. If an earlier image is still there, the slots that were written since
+    /// that one are copied.
     pub fn image(&self) -> Image {
-        let slots = (0..self.store.slots.len()).map(|slot| self.store.base(slot)).collect();
+        let mut freed = Vec::new();
+        let slots = &self.store.slots;
+        let slots = slots.iter().map(|slot| slot.write().base.share(&mut freed)).collect();
         let (requests, totals) = (self.requests.clone(), self.ledger.totals);
         Image { meta: self.applied, requests, slots, totals }
     }
 
     /// Replaces everything by `image`, which should be ahead of what was applied; returns what was
-    /// there. Dropping that takes half a second for each million keys: best done on another thread.
-    /// The overlay stays, but for what the image supersedes.
+    /// there, to be dropped. That takes half a second for each million keys: best done on another
+    /// thread. The overlay stays, but for what the image supersedes.
     ///
     /// A reader beside it sees the old state or the new one, also with several keys; only KEYS and
     /// SCAN can see some slots old and some new. Whoever has seen the image's index in
     /// [`Store::applied`] reads the new state; the reverse, new state while `applied` is still
     /// the old one, harms nobody who waits for an index.
-    pub fn restore(&mut self, image: Image) -> Image {
+    pub fn restore(&mut self, image: Image) -> impl Send + use<> {
         let Image { meta, requests, slots, totals } = image;
         let ledger = mem::replace(&mut self.ledger, Ledger::of(totals, &slots));
         let publish = || self.store.publish(&totals, meta.index);
-        Image {
-            slots: self.store.replace_all(slots, totals.floor, publish),
-            meta: mem::replace(&mut self.applied, meta),
-            requests: mem::replace(&mut self.requests, requests),
-            totals: ledger.totals,
-        }
+        let slots = self.store.replace_all(slots, totals.floor, publish);
+        self.applied = meta;
+        (slots, ledger, mem::replace(&mut self.requests, requests))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The byte form of images: there and back, and no damage goes unseen.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 
 use parking_lot::RwLock;
 use proptest::prelude::*;
@@ -373,7 +372,7 @@ proptest! {
     }
 }
 
-/// Counts at each piece of an image how many slots the store would have to copy before a write.
+/// Counts at each piece of an image how many slots it still shares.
 struct Shared<'a> {
     store: &'a Store,
     counts: Vec<usize>,
@@ -381,7 +380,7 @@ struct Shared<'a> {
 
 impl io::Write for Shared<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let is_shared = |slot: &&RwLock<Slot>| Arc::strong_count(&slot.read().base) > 1;
+        let is_shared = |slot: &&RwLock<Slot>| slot.read().base.is_shared();
         self.counts.push(self.store.slots.iter().filter(is_shared).count());
         Ok(bytes.len())
     }
@@ -392,7 +391,7 @@ impl io::Write for Shared<'_> {
 }
 
 #[test]
-fn a_slot_that_is_written_need_not_be_copied_any_more() {
+fn a_slot_that_is_written_is_not_shared_any_more() {
     let value = [7; 1_000];
     let pairs: Vec<_> =
         (0..2_000_u32).map(|i| (i.to_le_bytes().to_vec(), value.to_vec())).collect();
