@@ -3,7 +3,8 @@
 //! business of [`crate::wal::Images`].
 
 use std::io::{self, ErrorKind, Write};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -26,6 +27,9 @@ pub type Part = wal::Part<FileDisk>;
 
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest rest between two pieces of an image: a node that is to stop does not wait longer.
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Work for the snapshot thread.
 pub enum SnapshotWork {
@@ -76,23 +80,29 @@ pub fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Imag
 /// Makes an image durable; its length in bytes.
 fn write(images: &Images, image: Image, stop: &Stop) -> io::Result<u64> {
     let (mut part, meta) = (images.begin()?, image.meta());
-    let bytes = image.write(&mut UntilStop { part: &mut part, stop })?;
+    let bytes = image.write(&mut Unhurried { part: &mut part, stop, rested: Instant::now() })?;
     images.finish(part, meta)?;
     Ok(bytes)
 }
 
-/// Gives up when the node stops.
-struct UntilStop<'a> {
+/// Works half the time, so that those who serve clients find a processor and the disk free; gives
+/// up when the node stops.
+struct Unhurried<'a> {
     part: &'a mut Part,
     stop: &'a Stop,
+    /// When the last rest ended.
+    rested: Instant,
 }
 
-impl Write for UntilStop<'_> {
+impl Write for Unhurried<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.is_set() {
             return Err(io::Error::other("the node is stopping"));
         }
-        self.part.write(bytes)
+        let written = self.part.write(bytes)?;
+        thread::sleep(self.rested.elapsed().min(REST_MAX));
+        self.rested = Instant::now();
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -222,7 +232,6 @@ mod tests {
     use std::net::TcpListener;
     use std::path::Path;
     use std::sync::Arc;
-    use std::time::Instant;
 
     use super::super::Node;
     use super::super::core::Request;

@@ -7,8 +7,11 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, fadvise};
 
 /// A directory of files, as the log needs it. Shared with the thread that makes spare segments.
 pub trait Disk: Send + Sync {
@@ -51,6 +54,9 @@ pub trait Disk: Send + Sync {
 
     /// Returns when all that was written to the file would survive a power cut (fdatasync).
     fn sync(&self, file: &Self::File) -> io::Result<()>;
+
+    /// These bytes are synced, and not read soon: the memory that they take may go to others.
+    fn forget(&self, _file: &Self::File, _offset: u64, _len: u64) {}
 }
 
 /// A directory of the operating system.
@@ -156,6 +162,11 @@ impl Disk for FileDisk {
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
     }
+
+    fn forget(&self, file: &File, offset: u64, len: u64) {
+        // A hint: a file system that does not know it does without.
+        let _ = fadvise(file, offset, NonZeroU64::new(len), Advice::DontNeed);
+    }
 }
 
 /// Returns when the names in `dir` would survive a power cut.
@@ -181,6 +192,7 @@ mod tests {
         let file = disk.open("b").unwrap();
         disk.write_at(&file, 600_000, b"x").unwrap();
         disk.sync(&file).unwrap();
+        disk.forget(&file, 0, 600_001);
         assert_eq!(disk.list().unwrap(), [("b".to_owned(), 600_001)]);
         let bytes = disk.read("b").unwrap();
         assert_eq!((bytes[0], bytes[600_000]), (0, b'x'));
