@@ -8,66 +8,8 @@
 # `restart` and `growth` compare with Redis (apt-get install redis-server redis-tools).
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ -z "${NODESYNC:-}" ]; then
-    cargo build --release --quiet --manifest-path "$root/Cargo.toml"
-    NODESYNC=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" |
-        sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/nodesync
-fi
-scratch=$(mktemp -d)
-pids=()
-redis=
-trap 'down; rm -rf "$scratch"' EXIT
-
-# ---- a cluster of three ----
-
-# up FLAGS: starts it and waits until the highest port leads.
-up() {
-    # Below the ports that the system gives to those who connect.
-    base=$((20000 + RANDOM % 10000))
-    ports=("$base" $((base + 1)) $((base + 2)))
-    peers=$(IFS=,; echo "${ports[*]/#/127.0.0.1:}")
-    pids=()
-    for port in "${ports[@]}"; do start "$port" "$@"; done
-    until [ "$(info "${ports[2]}" role 2>/dev/null)" = master ]; do
-        kill -0 "${pids[@]}" 2>/dev/null || fail "a node did not start"
-        sleep 0.1
-    done
-}
-
-# fail WHY: says it, and what the nodes said last.
-fail() {
-    echo "$1" >&2
-    tail -n 5 "$scratch"/*.log >&2
-    exit 1
-}
-
-# start PORT FLAGS: starts one of its nodes.
-start() {
-    local port=$1 others=() other
-    shift
-    for other in "${ports[@]}"; do
-        [ "$other" = "$port" ] || others+=("127.0.0.1:$other")
-    done
-    "$NODESYNC" "$port" "${others[@]}" --dir "$scratch/$port" "$@" 2>>"$scratch/$port.log" &
-    pids+=($!)
-}
-
-down() {
-    if [ -n "$redis" ]; then kill "$redis" 2>/dev/null || true; fi
-    if [ ${#pids[@]} -gt 0 ]; then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
-    wait 2>/dev/null || true
-    redis='' pids=()
-    rm -rf "${scratch:?}"/*
-}
-
-# info PORT NAME: INFO's value of a name.
-info() {
-    exec 3<>"/dev/tcp/127.0.0.1/$1"
-    printf '*2\r\n$4\r\nINFO\r\n$3\r\nall\r\n*1\r\n$4\r\nQUIT\r\n' >&3
-    tr -d '\r' <&3 | awk -F: -v name="$2" '$1 == name { print $2 }'
-    exec 3>&-
-}
+# shellcheck source=benches/cluster.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
 
 # read_key PORT: what a strong GET of the last key written by --keys 1000000 answers.
 read_key() {
@@ -106,7 +48,7 @@ freeze_part() {
         # The warm-up has half a second.
         until [ "$(info "${ports[0]}" total_commands_processed)" -gt 1000 ]; do sleep 0.05; done
         sleep 1.5
-        kill -STOP "${pids[2]}"
+        kill -STOP "$leader"
         wait "$run"
         gaps+=$(field longest_gap_ms <"$scratch/run")$'\n'
         down
@@ -118,16 +60,19 @@ freeze_part() {
 growth_part() {
     for keys in 100000 10000000; do
         up
-        before=$(resident "${pids[2]}")
-        bench --peers "$peers" --keys $keys --preload --clients 64 --ratio 0 --seconds 30 >"$scratch/set"
+        before=$(resident "$leader")
+        bench --peers "$peers" --keys $keys --preload --clients 64 --ratio 1 --seconds 1 >/dev/null
+        loaded=$((($(resident "$leader") - before) * 1024 / keys))
+        bench --peers "$peers" --keys $keys --clients 64 --ratio 0 --seconds 30 >"$scratch/set"
         bench --peers "$peers" --keys $keys --clients 64 --ratio 1 --seconds 5 >"$scratch/get"
         bench --peers "$peers" --keys $keys --clients 64 --pipeline 16 --ratio 0 --seconds 30 >"$scratch/set16"
         bench --peers "$peers" --keys $keys --clients 64 --pipeline 16 --ratio 1 --seconds 5 >"$scratch/get16"
-        memory=$((($(resident "${pids[2]}") - before) * 1024 / keys))
+        written=$((($(resident "$leader") - before) * 1024 / keys))
         for work in set get set16 get16; do
             printf -v "rate_${work}_$keys" '%s' "$(field per_second <"$scratch/$work")"
         done
-        [ $keys = 100000 ] || echo "10 million keys: $memory bytes resident each at the leader after that load"
+        [ $keys = 100000 ] || echo "10 million keys: $loaded bytes resident each at the leader after loading," \
+            "$written after a minute of overwriting"
         down
     done
     for work in set get set16 get16; do
@@ -146,9 +91,10 @@ growth_part() {
 
 # redis_up FLAGS: one Redis.
 redis_up() {
-    redis_port=$((20000 + RANDOM % 10000))
+    redis_port=$(a_port)
     redis-server --port "$redis_port" --dir "$scratch" --daemonize no "$@" >"$scratch/redis.log" &
     redis=$!
+    extra=("$redis")
     until redis-cli -p "$redis_port" ping >/dev/null 2>&1; do sleep 0.02; done
 }
 
@@ -177,6 +123,7 @@ restart_part() {
         at=$(now)
         redis-server --port "$redis_port" --dir "$scratch" --save '' --appendonly yes >"$scratch/redis.log" &
         redis=$!
+        extra=("$redis")
         until redis-cli -p "$redis_port" get x >/dev/null 2>&1 &&
             ! redis-cli -p "$redis_port" get x | grep -q LOADING; do sleep 0.01; done
         echo "Redis, the same from its AOF: answers after $(since "$at") s"
@@ -216,15 +163,16 @@ connections_part() {
     many=$((many > 12000 ? 10000 : many / 2))
     up --maxclients 20000
     before=$(bench --peers "$peers" --clients 64 --seconds 5 | field per_second)
-    resident_before=$(resident "${pids[2]}")
+    resident_before=$(resident "$leader")
     ulimit -Sn "$(ulimit -Hn)"
     # Connections that have set and read something, and then are silent.
     "$NODESYNC" bench --peers "$peers" --to leader --consistency strong --clients "$many" --ratio 0.5 \
         --rate 1 --warmup 0 --seconds 600 --json - >/dev/null 2>&1 &
     idle=$!
+    extra=("$idle")
     until [ "$(info "${ports[2]}" connected_clients)" -gt "$many" ]; do sleep 0.2; done
     sleep 1
-    each=$((($(resident "${pids[2]}") - resident_before) * 1024 / many))
+    each=$((($(resident "$leader") - resident_before) * 1024 / many))
     with=$(bench --peers "$peers" --clients 64 --seconds 5 | field per_second)
     kill -INT "$idle"
     wait "$idle" 2>/dev/null || true
@@ -243,7 +191,7 @@ elections_part() {
     down
 }
 
-echo "$(nproc) cores; Linux $(uname -r); $(git -C "$root" rev-parse --short HEAD)"
+about
 for part in "${@:-kill freeze growth restart snapshot idle connections elections}"; do
     # Without arguments the list comes as one word.
     for one in $part; do "${one}_part"; done

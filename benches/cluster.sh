@@ -1,0 +1,68 @@
+# Three nodes on this machine, as the scripts beside this file need them, which source it. Measures
+# what is built here, or the binary that NODESYNC names. What is started ends with the script.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ -z "${NODESYNC:-}" ]; then
+    cargo build --release --quiet --manifest-path "$root/Cargo.toml"
+    NODESYNC=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" |
+        sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/nodesync
+fi
+scratch=$(mktemp -d)
+pids=()  # the nodes, by ascending port
+extra=() # whatever else was started
+trap 'down; rm -rf "$scratch"' EXIT
+
+# a_port: one below those that the system gives to who connects.
+a_port() { echo $((20000 + RANDOM % 10000)); }
+
+# up FLAGS: starts a cluster and waits until the highest port leads.
+up() {
+    base=$(a_port)
+    ports=("$base" $((base + 1)) $((base + 2)))
+    peers=$(IFS=,; echo "${ports[*]/#/127.0.0.1:}")
+    pids=()
+    for port in "${ports[@]}"; do start "$port" "$@"; done
+    leader=${pids[2]}
+    until [ "$(info "${ports[2]}" role 2>/dev/null)" = master ]; do
+        kill -0 "${pids[@]}" 2>/dev/null || fail "a node did not start"
+        sleep 0.1
+    done
+}
+
+# start PORT FLAGS: starts one of its nodes.
+start() {
+    local port=$1 others=() other
+    shift
+    for other in "${ports[@]}"; do
+        [ "$other" = "$port" ] || others+=("127.0.0.1:$other")
+    done
+    "$NODESYNC" "$port" "${others[@]}" --dir "$scratch/$port" "$@" 2>>"$scratch/$port.log" &
+    pids+=($!)
+}
+
+# down: ends everything, and forgets its data.
+down() {
+    local all=("${pids[@]}" "${extra[@]}")
+    if [ ${#all[@]} -gt 0 ]; then kill -KILL "${all[@]}" 2>/dev/null || true; fi
+    wait 2>/dev/null || true
+    pids=() extra=()
+    rm -rf "${scratch:?}"/*
+}
+
+# fail WHY: says it, and what the nodes said last.
+fail() {
+    echo "$1" >&2
+    tail -n 5 "$scratch"/*.log >&2
+    exit 1
+}
+
+# info PORT NAME: INFO's value of a name.
+info() {
+    exec 3<>"/dev/tcp/127.0.0.1/$1"
+    printf '*2\r\n$4\r\nINFO\r\n$3\r\nall\r\n*1\r\n$4\r\nQUIT\r\n' >&3
+    tr -d '\r' <&3 | awk -F: -v name="$2" '$1 == name { print $2 }'
+    exec 3>&-
+}
+
+# about: the machine and the build.
+about() { echo "$(nproc) cores; Linux $(uname -r); $(git -C "$root" rev-parse --short HEAD)"; }
