@@ -1,6 +1,9 @@
 //! The snapshot thread: writes images, verifies those that come from peers, and makes spare log
-//! segments, so that neither the log nor the store ever waits for bulk I/O. The files are the
-//! business of [`crate::wal::Images`].
+//! segments, so that the log and the store need not wait for bulk I/O. The files are the business
+//! of [`crate::wal::Images`].
+//!
+//! Left out: spares while an image is being written. A log that fills more than one segment
+//! meanwhile makes its own.
 
 use std::io::{self, ErrorKind, Write};
 use std::thread;
