@@ -43,7 +43,8 @@
 //! # Images
 //! A snapshot must show one index while writes go on. [`Writer::image`] copies 16384 pointers, one
 //! to each slot's map; from then on, what is written gathers beside a slot's map, until the image
-//! has let go of it. Nobody is paused, no map is copied, and only what is written takes memory.
+//! has let go of it. Nobody is paused, no map is copied (but to forget a tombstone), and only what
+//! is written takes memory.
 //!
 //! # Determinism
 //! Outcomes depend on the log alone. Maps are seeded at random against chosen keys, so their order

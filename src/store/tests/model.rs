@@ -333,7 +333,7 @@ proptest! {
             prop_assert_eq!((store.floor(), writer.latest()), (model.floor, model.latest));
             prop_assert_eq!(store.late(), model.late);
             if number % image_every == 0 {
-                // Kept, so that later writes have to copy what it shares.
+                // Kept, so that later writes go beside what it shares.
                 images.push((writer.image(), model.clone()));
             }
         }
