@@ -17,6 +17,7 @@ a_port() { echo $((20000 + RANDOM % 10000)); }
 
 # up FLAGS: starts a cluster and waits until the highest port leads.
 up() {
+    local base port
     base=$(a_port)
     ports=("$base" $((base + 1)) $((base + 2)))
     peers=$(IFS=,; echo "${ports[*]/#/127.0.0.1:}")

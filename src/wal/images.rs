@@ -175,6 +175,8 @@ impl<D: Disk> Write for Part<D> {
         if self.offset - self.synced >= SYNC_BYTES {
             self.disk.sync(&self.file)?;
             if !self.read_back {
+                // Not the piece just synced: its pages are not on the system's lists yet, and to
+                // fetch them there the system asks every processor.
                 self.disk.forget(&self.file, 0, self.synced);
             }
             self.synced = self.offset;
