@@ -11,19 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nodesync::clock::Now;
-use nodesync::protocol::{Facts, Limits, Session, Work};
+use nodesync::protocol::{Limits, ServerInfo, Session, Work};
 use nodesync::replica::log::Log;
 use nodesync::replica::{
-    Alarm, Append, AppendAck, Apply, Beat, Effects, Envelope, HardState, Input, Message, Pull,
-    Record, Recovered, Replica, Settings, Standing, VoteReply,
+    Alarm, Append, AppendAck, Apply, Effects, Envelope, HardState, Heartbeat, Input, Message, Pull,
+    Recovered, Replica, Settings, Standing, VoteReply, WalRecord,
 };
 use nodesync::rng::Rng;
 use nodesync::store::Writer;
+use nodesync::testing::MemoryDisk;
 use nodesync::types::{
     Command, Consistency, Entry, Index, NodeId, Outcome, Payload, Proposal, RequestId,
     SnapshotMeta, Version, When, Write,
 };
-use nodesync::wal::{Disk, FileDisk, MemoryDisk, Options, Wal};
+use nodesync::wal::{Disk, FileDisk, Options, Wal};
 use nodesync::wire::{self, FrameReader};
 
 const LEADER: NodeId = NodeId(3);
@@ -134,15 +135,15 @@ fn answer(said: Envelope) -> Option<Envelope> {
             Message::AppendAck(AppendAck::Matched(prev_index + entries.len() as Index))
         }
         Message::Vote(vote) => Message::VoteReply(VoteReply { pre: vote.pre, granted: true }),
-        Message::Beat(beat) => Message::Beat(Beat {
-            leader: beat.leader,
-            heard: beat.asked,
+        Message::Heartbeat(heartbeat) => Message::Heartbeat(Heartbeat {
+            leader: heartbeat.leader,
+            heard: heartbeat.asked,
             incarnation: u64::from(said.to.0),
             admitted: true,
             voter: true,
             fit: true,
-            clock: beat.clock,
-            ..Beat::default()
+            clock: heartbeat.clock,
+            ..Heartbeat::default()
         }),
         _ => return None,
     };
@@ -256,7 +257,7 @@ fn frames(criterion: &mut Criterion) {
 /// A client's bytes to work and back to bytes, with a store that answers for nothing.
 fn sessions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
-    let facts = Arc::new(Facts {
+    let server_info = Arc::new(ServerInfo {
         node: LEADER,
         version: "",
         password: None,
@@ -277,7 +278,7 @@ fn sessions(criterion: &mut Criterion) {
                     requests.extend([word, &b"\r\n"[..]].concat());
                 }
             }
-            let mut session = Session::new(1, Arc::clone(&facts));
+            let mut session = Session::new(1, Arc::clone(&server_info));
             group.throughput(Throughput::Elements(size as u64));
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter(|| {
@@ -381,10 +382,10 @@ impl<D: Disk> Batches<D> {
     fn commit(&mut self) {
         const ENTRIES_KEPT: Index = 100;
         self.index += 1;
-        self.wal.append(&[Record::Entry(batch(self.index, self.commands.clone()))]);
+        self.wal.append(&[WalRecord::Entry(batch(self.index, self.commands.clone()))]);
         if self.index.is_multiple_of(ENTRIES_KEPT) {
             let index = self.index - ENTRIES_KEPT / 2;
-            self.wal.append(&[Record::Snapshot(SnapshotMeta { index, term: 1 })]);
+            self.wal.append(&[WalRecord::Snapshot(SnapshotMeta { index, term: 1 })]);
         }
         self.wal.commit().expect("the disk works");
     }

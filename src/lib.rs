@@ -26,18 +26,18 @@
 
 #![warn(clippy::unwrap_used)]
 
-pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod codec;
 pub mod config;
-pub mod linearizability;
 pub mod node;
 pub mod protocol;
 pub mod replica;
 pub mod rng;
-pub mod sim;
+pub mod service;
 pub mod store;
+pub mod testing;
+pub mod tools;
 pub mod types;
 pub mod wal;
 pub mod wire;

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
-use nodesync::cli::Tool;
 use nodesync::config::{Args, Config};
 use nodesync::node::{Fatal, Node, Stop};
+use nodesync::tools::Tool;
 
 fn main() -> ExitCode {
     if let Some(tool) = Tool::asked_for(&std::env::args_os().collect::<Vec<_>>()) {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use nodesync::sim::{Mutant, NO_PANIC, Options, Report, Told, run};
+use nodesync::testing::sim::{Mutant, NO_PANIC, Options, Report, Told, run};
 use parking_lot::Mutex;
 
 /// Few enough for every build, and the same ones each time.

@@ -3,8 +3,8 @@
 
 use nodesync::clock::Now;
 use nodesync::replica::{
-    Alarm, Append, AppendAck, Apply, Beat, Effects, Envelope, HardState, Input, Message, Pull,
-    Record, Recovered, Replica, RoleName, Settings, Standing, VoteReply,
+    Alarm, Append, AppendAck, Apply, Effects, Envelope, HardState, Heartbeat, Input, Message, Pull,
+    Recovered, Replica, RoleName, Settings, Standing, VoteReply, WalRecord,
 };
 use nodesync::rng::Rng;
 use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, Write};
@@ -38,7 +38,7 @@ impl Bench {
         self.sent.extend(effects.send.into_iter().chain(effects.after_persist));
         self.apply.extend(effects.apply);
         for record in effects.persist {
-            let Record::Clock(clock) = record else { continue };
+            let WalRecord::Clock(clock) = record else { continue };
             self.clock = self.clock.max(clock);
         }
         if effects.job > 0 {
@@ -100,10 +100,10 @@ fn a_node_that_has_caught_up_is_a_member_again_though_nobody_writes() {
     let mut bench = Bench::new(VOTER, recovered);
     let append = Append { prev_index: 1, prev_term: 2, commit: 1, entries: Vec::new() };
     bench.hear(LEADER, 2, Message::Append(append));
-    let beat = Beat { leader: Some(LEADER), commit: 1, last: 1, ..Beat::default() };
-    bench.hear(LEADER, 2, Message::Beat(beat.clone()));
+    let heartbeat = Heartbeat { leader: Some(LEADER), commit: 1, last: 1, ..Heartbeat::default() };
+    bench.hear(LEADER, 2, Message::Heartbeat(heartbeat.clone()));
     assert_eq!(bench.replica.status().role, RoleName::Joining);
-    bench.hear(LEADER, 2, Message::Beat(Beat { answers: Some(7), ..beat }));
+    bench.hear(LEADER, 2, Message::Heartbeat(Heartbeat { answers: Some(7), ..heartbeat }));
     assert_eq!(bench.replica.status().role, RoleName::Follower);
 }
 
@@ -132,7 +132,11 @@ fn a_leader_whose_image_a_follower_never_installs_takes_another_one() {
     let takes_one = |bench: &Bench| bench.apply.iter().any(|a| matches!(a, Apply::Snapshot(_)));
     while bench.now < end && !takes_one(&bench) {
         // The other follower is well: the leader keeps its majority.
-        bench.hear(VOTER, 2, Message::Beat(Beat { leader: Some(LEADER), ..Beat::default() }));
+        bench.hear(
+            VOTER,
+            2,
+            Message::Heartbeat(Heartbeat { leader: Some(LEADER), ..Heartbeat::default() }),
+        );
         bench.raise(Alarm::Heartbeat);
     }
     assert!(bench.replica.is_leader() && takes_one(&bench), "{:?}", bench.apply);
@@ -140,15 +144,15 @@ fn a_leader_whose_image_a_follower_never_installs_takes_another_one() {
 
 #[test]
 fn a_node_without_memory_is_sent_no_image_and_one_that_it_got_does_not_count() {
-    let blank = Beat { admitted: false, ..Beat::default() };
+    let blank = Heartbeat { admitted: false, ..Heartbeat::default() };
     let mut bench = leader_with_an_image();
-    bench.hear(PEER, 0, Message::Beat(blank.clone()));
+    bench.hear(PEER, 0, Message::Heartbeat(blank.clone()));
     assert!(!fetches_the_image(&mut bench));
-    bench.hear(PEER, 2, Message::Beat(Beat { admitted: true, ..blank.clone() }));
+    bench.hear(PEER, 2, Message::Heartbeat(Heartbeat { admitted: true, ..blank.clone() }));
     assert!(fetches_the_image(&mut bench));
     bench.step(Input::SnapshotSent { to: PEER, sent: true });
     assert_eq!(bench.progress(), Some((0, "snapshot")));
-    bench.hear(PEER, 0, Message::Beat(blank));
+    bench.hear(PEER, 0, Message::Heartbeat(blank));
     assert_eq!(bench.progress(), Some((0, "probe")));
 }
 
@@ -157,8 +161,8 @@ fn an_acknowledgement_from_before_a_lost_disk_is_not_believed_for_long() {
     let mut bench = leader_with_an_image();
     bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index + 1)));
     assert_eq!(bench.progress(), Some((IMAGE.index + 1, "replicate")));
-    let beat = Beat { leader: Some(LEADER), admitted: true, ..Beat::default() };
-    bench.hear(PEER, 2, Message::Beat(beat));
+    let heartbeat = Heartbeat { leader: Some(LEADER), admitted: true, ..Heartbeat::default() };
+    bench.hear(PEER, 2, Message::Heartbeat(heartbeat));
     assert_eq!(bench.progress(), Some((0, "probe")));
 }
 
@@ -197,14 +201,14 @@ fn a_node_claims_only_what_its_disk_would_remind_it_of() {
         bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(bench.replica.status().last)));
         bench.raise(Alarm::Heartbeat);
         for envelope in &bench.sent {
-            let Message::Beat(beat) = &envelope.message else { continue };
+            let Message::Heartbeat(heartbeat) = &envelope.message else { continue };
             assert!(
-                beat.drained.tick() <= bench.clock.tick(),
+                heartbeat.drained.tick() <= bench.clock.tick(),
                 "{:?} {:?}",
-                beat.drained,
+                heartbeat.drained,
                 bench.clock
             );
-            claims.push(beat.drained);
+            claims.push(heartbeat.drained);
         }
     }
     claims.dedup();

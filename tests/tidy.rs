@@ -68,22 +68,22 @@ const RESERVED: &[Reserved] = &[
     Reserved {
         rule: "threads and channels",
         paths: &["std::thread", "std::sync::mpsc", "crossbeam_channel"],
-        places: &["src/node/", "src/cli/", "src/main.rs"],
+        places: &["src/node/", "src/tools/", "src/main.rs"],
     },
     Reserved {
         rule: "sockets",
         paths: &["std::net", "std::os::unix::net", "socket2"],
-        places: &["src/node/", "src/cli/", "src/client.rs", "src/main.rs"],
+        places: &["src/node/", "src/tools/", "src/client.rs", "src/main.rs"],
     },
     Reserved {
         rule: "files",
         paths: &["std::fs"],
-        places: &["src/wal/disk.rs", "src/wal/home.rs", "src/cli/"],
+        places: &["src/wal/disk.rs", "src/wal/home.rs", "src/tools/"],
     },
     Reserved {
         rule: "the real clock",
         paths: &["std::time::Instant", "std::time::SystemTime"],
-        places: &["src/clock.rs", "src/node/", "src/cli/", "src/client.rs", "src/main.rs"],
+        places: &["src/clock.rs", "src/node/", "src/tools/", "src/client.rs", "src/main.rs"],
     },
 ];
 
@@ -557,7 +557,7 @@ fn the_rules_find_what_breaks_them() {
     assert!(uses("src/wal/mod.rs", "use super::store;"));
     assert!(uses("src/protocol/run.rs", "fn f(x: crate::replica::Replica) {}"));
     assert!(uses("src/sim/mod.rs", "use crate::node;"));
-    assert!(uses("src/node/core.rs", "use crate::sim::Cluster;"));
+    assert!(uses("src/node/core.rs", "use crate::testing::sim::Cluster;"));
     assert!(uses("src/main.rs", "use nodesync::store::Store;"));
     assert!(uses("src/newcomer.rs", ""));
     let names = |name: &str, text: &str| {

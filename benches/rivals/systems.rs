@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nodesync::cli::Port;
 use nodesync::client::{Client, Options, Reply};
+use nodesync::tools::Port;
 
 use crate::etcd;
 use crate::load::{Case, Generator, Sample, Span};

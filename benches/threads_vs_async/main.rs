@@ -10,7 +10,7 @@
 //! `-- --quick` measures with 64 clients only; `-- --rounds 5` tells medians of five; `-- --svg
 //! FILE` draws throughput by clients.
 
-#[path = "../../src/cli/bench/chart.rs"]
+#[path = "../../src/tools/bench/chart.rs"]
 #[allow(dead_code, reason = "not all kinds of axes are needed here")]
 mod chart;
 #[path = "../../tests/common/mod.rs"]

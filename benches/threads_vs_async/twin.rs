@@ -1,6 +1,6 @@
 //! The async twin: a front end on tokio's multi-threaded runtime, over the same node as the other
 //! two. One task for each connection; the session, the store and the core are the node's own
-//! ([`Guest`]), so all that differs is how bytes and answers are waited for.
+//! ([`ExternalClient`]), so all that differs is how bytes and answers are waited for.
 //!
 //! It is meant to be as good as the runtime allows: as many workers as cores, no Nagle delay, one
 //! buffer for each direction that is read into and written from in place, no channel and no
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use nodesync::config::{Args, Config};
-use nodesync::node::{Answer, Guest, Inbox, Node, Step, Stop, Ticket};
+use nodesync::node::{Answer, ExternalClient, Inbox, Node, Step, Stop, Ticket};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -43,8 +43,8 @@ async fn accept(port: u16, node: &Node) -> io::Result<()> {
     loop {
         let (stream, address) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        if let Some(guest) = node.guest(address) {
-            let serving = Serving { stream, guest, inbox: Arc::default() };
+        if let Some(external_client) = node.external_client(address) {
+            let serving = Serving { stream, external_client, inbox: Arc::default() };
             // A client that goes away in the middle is no event.
             tokio::spawn(async { serving.run().await.unwrap_or_default() });
         }
@@ -61,35 +61,35 @@ fn listen(port: u16) -> io::Result<TcpListener> {
 /// A connection.
 struct Serving {
     stream: TcpStream,
-    guest: Guest,
+    external_client: ExternalClient,
     inbox: Arc<Slot>,
 }
 
 impl Serving {
     async fn run(self) -> io::Result<()> {
-        let Serving { mut stream, mut guest, inbox } = self;
+        let Serving { mut stream, mut external_client, inbox } = self;
         let for_the_core: Arc<dyn Inbox> = Arc::<Slot>::clone(&inbox);
         let mut timer = Timer::new();
         loop {
-            let step = guest.step(&for_the_core);
+            let step = external_client.step(&for_the_core);
             if let Step::Answer(deadline) = step {
                 let (ticket, answer) = match inbox.wait(deadline, &mut timer).await {
                     Some(answered) => answered,
-                    None if guest.give_up() => continue,
+                    None if external_client.cancel() => continue,
                     None => inbox.wait_without_end().await,
                 };
-                guest.answered(ticket, answer);
+                external_client.answered(ticket, answer);
                 continue;
             }
-            if !guest.output().is_empty() {
-                stream.write_all(guest.output()).await?;
-                guest.output().clear();
+            if !external_client.output().is_empty() {
+                stream.write_all(external_client.output()).await?;
+                external_client.output().clear();
             }
             match step {
                 Step::Close => return stream.shutdown().await,
-                Step::Read => match stream.read(guest.space()).await? {
+                Step::Read => match stream.read(external_client.space()).await? {
                     0 => return Ok(()),
-                    len => guest.filled(len),
+                    len => external_client.filled(len),
                 },
                 Step::Flush | Step::Answer(_) => {}
             }

@@ -19,13 +19,13 @@ use bytes::Bytes;
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use super::clients::waiter::{Answer, Answers, Asker, Waiter};
 use super::events;
-use super::link::{Link, LinkNote};
+use super::peers::link::{Link, LinkNote};
 use super::queues::{ApplyWork, Queues, WalWork};
 use super::stop::{Fatal, Stop};
-use super::waiters::{Answer, Answers, Asker, Waiter};
 use crate::clock::{Clock, Now};
-use crate::replica::pending::given_up;
+use crate::replica::pending::cancelled_outcome;
 use crate::replica::{
     Alarm, Apply, Effects, Envelope, Event, Input, Pull, ReadId, Replica, Status,
 };
@@ -74,9 +74,9 @@ const NO_LEADER: u64 = u64::MAX;
 pub enum Request {
     /// Execute these encoded commands, one after the other: [`Answer::Outcomes`].
     Write(Bytes),
-    /// Have eventual writes stamped, here or by another node: [`Answer::Accepted`]. They belong
+    /// Have eventual writes stamped, here or by another node: [`Answer::Stamped`]. They belong
     /// into the overlay next.
-    Accept(Vec<Write>),
+    Stamp(Vec<Write>),
     /// Say when the store may be read so that the read is linearizable: [`Answer::MayRead`].
     Read,
 }
@@ -86,8 +86,8 @@ pub enum Request {
 pub enum Open {
     /// A [`Request::Write`].
     Write(RequestId),
-    /// A [`Request::Accept`].
-    Accept(RequestId),
+    /// A [`Request::Stamp`].
+    Stamp(RequestId),
     /// A [`Request::Read`].
     Read(ReadId),
 }
@@ -98,8 +98,8 @@ pub struct Asked {
     /// The way to give it up.
     pub open: Open,
     /// Who takes eventual writes.
-    pub acceptor: Option<NodeId>,
-    /// The writes of a [`Request::Accept`] that this node has stamped in the same step: nobody has
+    pub stamper: Option<NodeId>,
+    /// The writes of a [`Request::Stamp`] that this node has stamped in the same step: nobody has
     /// to be woken, and no other answer will come.
     pub stamped: Option<Writes>,
 }
@@ -115,15 +115,15 @@ impl State {
                 replica.step(now, Input::Propose { id, commands }, effects);
                 Open::Write(id)
             }
-            Request::Accept(asked) => {
-                let id = replica.next_accept();
-                replica.step(now, Input::Accept { id, writes: asked }, effects);
-                let at = effects.accepted.iter().position(|(accepted, _)| *accepted == id);
-                stamped = at.map(|at| effects.accepted.swap_remove(at).1);
+            Request::Stamp(asked) => {
+                let id = replica.next_stamp();
+                replica.step(now, Input::Stamp { id, writes: asked }, effects);
+                let at = effects.stamped.iter().position(|(accepted, _)| *accepted == id);
+                stamped = at.map(|at| effects.stamped.swap_remove(at).1);
                 if stamped.is_none() {
                     accepts.insert(id.seq, asker);
                 }
-                Open::Accept(id)
+                Open::Stamp(id)
             }
             Request::Read => {
                 let id = replica.next_read();
@@ -132,7 +132,7 @@ impl State {
                 Open::Read(id)
             }
         };
-        Asked { open, acceptor: replica.acceptor(), stamped }
+        Asked { open, stamper: replica.stamper(), stamped }
     }
 }
 
@@ -198,7 +198,7 @@ impl Core {
             self.drive(peer);
         }
         for writes in afterwards.spread {
-            self.store.accept(&writes);
+            self.store.put_overlay(&writes);
         }
         afterwards.answers.deliver();
         afterwards.events.iter().for_each(events::log);
@@ -235,46 +235,46 @@ impl Core {
         deadline: Instant,
     ) -> (Answer, Option<NodeId>) {
         let asker = waiter.open(deadline);
-        let Asked { open, acceptor, stamped } = self.act(|state, now| {
+        let Asked { open, stamper, stamped } = self.act(|state, now| {
             state.others_gather = state.writes.len() + state.reads.len() >= CROWD;
             state.ask(now, request, asker)
         });
         if let Some(writes) = stamped {
-            return (Answer::Accepted(writes), acceptor);
+            return (Answer::Stamped(writes), stamper);
         }
-        let answer = waiter.wait_until(deadline).or_else(|| self.give_up(open));
+        let answer = waiter.wait_until(deadline).or_else(|| self.cancel(open));
         let answer = answer.unwrap_or_else(|| waiter.wait());
-        let acceptor = self.stamped_by(&answer);
-        (answer, acceptor)
+        let stamper = self.stamped_by(&answer);
+        (answer, stamper)
     }
 
     /// Which node has stamped the eventual writes of an answer.
     pub fn stamped_by(&self, answer: &Answer) -> Option<NodeId> {
-        let Answer::Accepted(writes) = answer else { return None };
+        let Answer::Stamped(writes) = answer else { return None };
         let version = writes.first()?.version;
         self.state.lock().replica.origin(version)
     }
 
     /// Gives a request up: the answer instead. `None` if another one is on its way.
-    pub fn give_up(&self, open: Open) -> Option<Answer> {
+    pub fn cancel(&self, open: Open) -> Option<Answer> {
         match open {
             Open::Write(id) => {
                 let mut state = self.state.lock();
                 state.writes.remove(&id.seq)?;
-                let withdrawn = state.replica.withdraw(id);
-                Some(Answer::Unserved(given_up(withdrawn, state.replica.leader())))
+                let cancelled = state.replica.cancel(id);
+                Some(Answer::Unserved(cancelled_outcome(cancelled, state.replica.leader())))
             }
-            Open::Accept(id) => {
+            Open::Stamp(id) => {
                 let mut state = self.state.lock();
                 state.accepts.remove(&id.seq)?;
-                let withdrawn = state.replica.withdraw_accept(id);
-                Some(Answer::Unserved(given_up(withdrawn, state.replica.acceptor())))
+                let cancelled = state.replica.cancel_stamp(id);
+                Some(Answer::Unserved(cancelled_outcome(cancelled, state.replica.stamper())))
             }
             Open::Read(id) => {
                 // A read that waits for apply is not known here any more, and may be answered late.
                 self.act(|State { replica, effects, reads, .. }, now| {
                     if reads.remove(&id).is_some() {
-                        replica.step(now, Input::AbandonRead(id), effects);
+                        replica.step(now, Input::CancelRead(id), effects);
                     }
                 });
                 Some(Answer::Unserved(Rejected::NoLeader.into()))
@@ -319,7 +319,7 @@ impl Core {
         let ids = writes.keys().map(|&seq| RequestId { node, boot, seq });
         let lost: Vec<RequestId> = ids.filter(|id| was_applied(*id)).collect();
         for id in lost {
-            replica.withdraw(id);
+            replica.cancel(id);
             if let Some(asker) = writes.remove(&id.seq) {
                 afterwards.answers.push(asker, Answer::Unserved(Unknown::ResultLost.into()));
             }
@@ -378,7 +378,7 @@ impl Core {
     }
 
     /// Whoever still waits when the node ends is told so.
-    pub fn abandon_all(&self) {
+    pub fn cancel_all(&self) {
         let mut afterwards = Afterwards::default();
         let mut state = self.state.lock();
         let writes = mem::take(&mut state.writes).into_values();
@@ -499,9 +499,9 @@ impl Core {
                 let _ = self.queues.apply.send(ApplyWork::Read(index, asker));
             }
         }
-        for (id, writes) in effects.accepted.drain(..) {
+        for (id, writes) in effects.stamped.drain(..) {
             match accepts.remove(&id.seq) {
-                Some(asker) => answers.push(asker, Answer::Accepted(writes)),
+                Some(asker) => answers.push(asker, Answer::Stamped(writes)),
                 None => effects.spread.push(writes), // Nobody waits, but it is taken.
             }
         }
@@ -510,7 +510,7 @@ impl Core {
         }
         let refused = effects.refuse.drain(..).map(|(id, why)| (writes.remove(&id.seq), why));
         let not_taken =
-            effects.refuse_accepts.drain(..).map(|(id, why)| (accepts.remove(&id.seq), why));
+            effects.refuse_stamps.drain(..).map(|(id, why)| (accepts.remove(&id.seq), why));
         let unread =
             effects.refuse_reads.drain(..).map(|(id, why)| (reads.remove(&id), why.into()));
         for (asker, unserved) in refused.chain(not_taken).chain(unread) {

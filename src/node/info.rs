@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::front::Client;
+use super::clients::Client;
 use crate::clock::wall_micros;
 use crate::protocol::{Protocol, Question, Reply};
 use crate::replica::{PeerStatus, RoleName, Status};
@@ -44,7 +44,7 @@ pub fn answer(shared: &Shared, id: u64, question: &Question) -> Reply {
 fn leader(shared: &Shared) -> Option<NodeId> {
     shared.core.leader().or_else(|| {
         let status = shared.core.status();
-        status.acceptor.filter(|_| !status.quorum)
+        status.stamper.filter(|_| !status.quorum)
     })
 }
 
@@ -334,8 +334,8 @@ fn raft(shared: &Shared, status: &Status, out: &mut String) {
 }
 
 fn eventual(shared: &Shared, status: &Status, out: &mut String) {
-    let acceptor = status.acceptor.map(|acceptor| acceptor.to_string());
-    line(out, "eventual_acceptor", acceptor.as_deref().unwrap_or("none"));
+    let stamper = status.stamper.map(|stamper| stamper.to_string());
+    line(out, "eventual_acceptor", stamper.as_deref().unwrap_or("none"));
     line(out, "eventual_backlog_writes", status.backlog.0);
     line(out, "eventual_backlog_bytes", status.backlog.1);
     line(out, "eventual_unsynced_writes", status.unsynced);
@@ -343,7 +343,7 @@ fn eventual(shared: &Shared, status: &Status, out: &mut String) {
     line(out, "eventual_late_writes", shared.store.late());
     line(out, "tombstones", shared.store.stats().tombstones);
     line(out, "clock_trusted", if status.clock_trusted { "yes" } else { "no" });
-    let (index, digest) = status.mark.unwrap_or_default();
+    let (index, digest) = status.checkpoint.unwrap_or_default();
     line(out, "mark_index", index);
     line(out, "mark_digest", format!("{digest:016x}"));
 }

@@ -35,25 +35,17 @@
 //! [`Node::run_until_stopped`] then hands the leadership over, lets what is in flight finish, ends
 //! the sessions, the links, the alarms, and at last apply and wal, and joins them all.
 
-mod alarm;
-mod apply;
-mod core;
-mod detector;
-mod directory;
+pub(crate) mod clients;
+pub(crate) mod core;
 mod events;
-mod front;
-mod info;
-mod link;
-mod listener;
+pub(crate) mod info;
+mod peers;
 mod queues;
-mod reader;
-mod replication;
-mod snapshot;
+mod startup;
 mod stop;
 #[cfg(test)]
 mod tests;
-mod waiters;
-mod wal;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -65,24 +57,26 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 
 use crate::clock::{Clock, wall_micros};
 use crate::config::{Config, Io, Peer};
-use crate::protocol::{Facts, Limits, Password};
+use crate::protocol::{Limits, Password, ServerInfo};
 use crate::replica::detector::FailureDetector;
 use crate::replica::{Alarm, Input, Replica, Settings};
 use crate::rng::Rng;
 use crate::store::{Store, Writer};
 use crate::types::NodeId;
-use crate::wal::{FileDisk, Home, Identity, Options, Wal};
+use crate::wal::{DataDir, FileDisk, Identity, Options, Wal};
 use crate::wire::handshake;
+pub use clients::waiter::{Answer, Inbox, Ticket};
+use clients::{Clients, Loops, Pool, listener};
+pub use clients::{ExternalClient, Step};
 use core::Core;
-use detector::{Contacts, Sign};
-use directory::{home_error, incarnation, wal_error};
-use front::{Clients, Loops, Pool};
-pub use front::{Guest, Step};
-use link::Link;
+use peers::detector::{Contacts, Sign};
+use peers::link::Link;
+use peers::{detector, sender};
 use queues::Queues;
-use snapshot::{Images, SnapshotWork};
+use startup::{data_dir_error, incarnation, wal_error};
 pub use stop::{Fatal, Stop};
-pub use waiters::{Answer, Inbox, Ticket};
+use workers::snapshot::{Images, SnapshotWork};
+use workers::{apply, snapshot, timers, wal};
 
 /// The log as a node keeps it.
 type Log = Wal<FileDisk>;
@@ -92,26 +86,26 @@ const FINISH_MAX: Duration = Duration::from_millis(600);
 
 /// What the threads of a node share.
 pub(crate) struct Shared {
-    config: Config,
-    id: NodeId,
-    boot: u64,
+    pub(crate) config: Config,
+    pub(crate) id: NodeId,
+    pub(crate) boot: u64,
     /// The port that is listened on.
-    port: u16,
-    clock: Clock,
-    started: Instant,
+    pub(crate) port: u16,
+    pub(crate) clock: Clock,
+    pub(crate) started: Instant,
     /// How long it took to load the snapshot and the log.
-    recovery: Duration,
-    core: Core,
-    store: Arc<Store>,
-    images: Images,
-    snapshots: Sender<SnapshotWork>,
-    contacts: Contacts,
-    clients: Clients,
-    facts: Arc<Facts>,
-    pool: Pool,
+    pub(crate) recovery: Duration,
+    pub(crate) core: Core,
+    pub(crate) store: Arc<Store>,
+    pub(crate) images: Images,
+    pub(crate) snapshots: Sender<SnapshotWork>,
+    pub(crate) contacts: Contacts,
+    pub(crate) clients: Clients,
+    pub(crate) server_info: Arc<ServerInfo>,
+    pub(crate) pool: Pool,
     /// The way into the loops that serve clients, with `--io poll`.
-    loops: Loops,
-    stop: Arc<Stop>,
+    pub(crate) loops: Loops,
+    pub(crate) stop: Arc<Stop>,
 }
 
 impl Shared {
@@ -127,7 +121,9 @@ impl Shared {
 
     /// The longest frame: one message's worth, with one proposal of the greatest length on top.
     fn frame_bytes_max(&self) -> usize {
-        self.facts.limits.request_bytes_max + self.facts.limits.batch_bytes_max + (4 << 20)
+        self.server_info.limits.request_bytes_max
+            + self.server_info.limits.batch_bytes_max
+            + (4 << 20)
     }
 }
 
@@ -140,7 +136,7 @@ pub struct Node {
     /// Ends the heartbeat thread's wait.
     heartbeat: Sender<()>,
     /// Held until the end: the directory's lock.
-    _home: Home,
+    _data_dir: DataDir,
 }
 
 impl Node {
@@ -170,11 +166,11 @@ impl Node {
             members: config.members(),
             node: config.id,
         };
-        let mut home =
-            Home::open(&config.dir, &identity, wall_micros() / 1000).map_err(|e| home_error(&e))?;
+        let mut data_dir = DataDir::open(&config.dir, &identity, wall_micros() / 1000)
+            .map_err(|e| data_dir_error(&e))?;
         let options = Options {
             segment_bytes: config.segment_bytes as u64,
-            ..Options::new(home.incarnation())
+            ..Options::new(data_dir.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
         let (mut log, mut recovered) =
@@ -184,18 +180,18 @@ impl Node {
         if recovered.snapshot.index > 0 {
             writer.restore(snapshot::load(&images, &config, recovered.snapshot)?);
         }
-        writer.store().accept(&recovered.held);
+        writer.store().put_overlay(&recovered.held);
         recovered.clock = recovered.clock.max(writer.latest());
         // All that is there is sound: from here on the directory is written to.
-        home.claim().map_err(|e| home_error(&e))?;
+        data_dir.claim().map_err(|e| data_dir_error(&e))?;
         images.remove_unfinished().map_err(|e| Fatal::Io(e.to_string()))?;
-        let incarnation = incarnation(&home, &mut log).map_err(|e| wal_error(&config, &e))?;
-        if !home.has_begun() {
-            home.begin().map_err(|e| home_error(&e))?;
+        let incarnation = incarnation(&data_dir, &mut log).map_err(|e| wal_error(&config, &e))?;
+        if !data_dir.has_begun() {
+            data_dir.begin().map_err(|e| data_dir_error(&e))?;
         }
         let recovery = started.elapsed();
         let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
-        let settings = settings(&config, home.boot(), incarnation);
+        let settings = settings(&config, data_dir.boot(), incarnation);
         let clock = Clock::start();
         let seed = getrandom::u64().map_err(|e| Fatal::Io(format!("no random numbers: {e}")))?;
         let replica = Replica::new(clock.now(), settings, recovered, Rng::new(seed));
@@ -214,7 +210,7 @@ impl Node {
             links.insert(peer.id, Link::new(sender));
             link_work.push((peer.clone(), work));
         }
-        let (loops, idle_loops) = Loops::new(io_loops(&config))
+        let (loops, loops_at_rest) = Loops::new(io_loops(&config))
             .map_err(|e| Fatal::Io(format!("cannot wait for clients: {e}")))?;
         let queues = Queues { wal: wal_sender, apply: apply_sender, links, election, drain };
         let store = writer.store();
@@ -222,7 +218,7 @@ impl Node {
         let peers = || config.peers.iter().map(|peer| peer.id);
         let shared = Arc::new(Shared {
             id: config.id,
-            boot: home.boot(),
+            boot: data_dir.boot(),
             port,
             clock,
             started,
@@ -233,7 +229,7 @@ impl Node {
             snapshots: snapshots.clone(),
             contacts: Contacts::new(clock.now(), peers(), signs.clone()),
             clients: Clients::default(),
-            facts: Arc::new(facts(&config, port)),
+            server_info: Arc::new(server_info(&config, port)),
             pool: Pool::default(),
             loops,
             stop,
@@ -246,22 +242,22 @@ impl Node {
         let ids = shared.config.peers.iter().map(|peer| peer.id);
         let failure_detector = FailureDetector::new(clock.now(), timeout, ids);
         threads.spawn("listener", move |shared| listener::run(shared, &listener))?;
-        for (number, idle) in idle_loops.into_iter().enumerate() {
+        for (number, idle) in loops_at_rest.into_iter().enumerate() {
             threads.spawn(&format!("poll-{number}"), move |shared| idle.run(shared))?;
         }
         threads.spawn("heartbeat", move |shared| {
-            alarm::run_heartbeat(shared, &heartbeat_stop);
+            timers::run_heartbeat(shared, &heartbeat_stop);
         })?;
         threads.spawn("election", move |shared| {
-            alarm::run(shared, Alarm::Election, &election_notes);
+            timers::run(shared, Alarm::Election, &election_notes);
         })?;
-        threads.spawn("drain", move |shared| alarm::run(shared, Alarm::Drain, &drain_notes))?;
+        threads.spawn("drain", move |shared| timers::run(shared, Alarm::Drain, &drain_notes))?;
         threads.spawn("detector", move |shared| {
             detector::run(shared, failure_detector, &sign_queue);
         })?;
         for (peer, work) in link_work {
             threads.spawn(&format!("replicate-{}", peer.id), move |shared| {
-                replication::run(shared, &peer, &work);
+                sender::run(shared, &peer, &work);
             })?;
         }
         let for_apply = snapshots.clone();
@@ -272,7 +268,7 @@ impl Node {
         threads.spawn("snapshot", move |shared| snapshot::run(shared, &snapshot_work))?;
         let threads = threads.handles;
         shared.core.look_for_spare();
-        Ok(Node { shared, threads, signs, heartbeat, _home: home })
+        Ok(Node { shared, threads, signs, heartbeat, _data_dir: data_dir })
     }
 
     /// The port that the node listens on.
@@ -281,8 +277,8 @@ impl Node {
     }
 
     /// A client that another front end than the node's own serves; `None` if there are too many.
-    pub fn guest(&self, address: SocketAddr) -> Option<Guest> {
-        Guest::new(&self.shared, address)
+    pub fn external_client(&self, address: SocketAddr) -> Option<ExternalClient> {
+        ExternalClient::new(&self.shared, address)
     }
 
     /// Blocks until the node is asked to stop or fails, then ends it.
@@ -317,9 +313,9 @@ impl Node {
 
     /// Ends all threads, each after those that feed it.
     fn end(self) -> Result<(), Fatal> {
-        let Node { shared, threads, signs, heartbeat, _home } = self;
+        let Node { shared, threads, signs, heartbeat, _data_dir } = self;
         shared.stop.set();
-        shared.core.abandon_all();
+        shared.core.cancel_all();
         shared.loops.wake();
         shared.pool.join();
         wake_listener(&shared);
@@ -422,7 +418,7 @@ fn io_loops(config: &Config) -> usize {
     }
 }
 
-fn facts(config: &Config, port: u16) -> Facts {
+fn server_info(config: &Config, port: u16) -> ServerInfo {
     let limits = Limits {
         key_bytes_max: config.key_bytes_max,
         value_bytes_max: config.value_bytes_max,
@@ -434,7 +430,7 @@ fn facts(config: &Config, port: u16) -> Facts {
             *value = port.to_string();
         }
     }
-    Facts {
+    ServerInfo {
         node: config.id,
         version: env!("CARGO_PKG_VERSION"),
         password: config.password.as_ref().map(|password| Password::new(password.as_bytes())),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crossbeam_channel::Sender;
 
-use super::link::Link;
-use super::waiters::Asker;
-use crate::replica::{Envelope, JobNo, Record};
+use super::clients::waiter::Asker;
+use super::peers::link::Link;
+use crate::replica::{Envelope, JobNo, WalRecord};
 use crate::store::Image;
 use crate::types::{Entry, Index, NodeId, SnapshotMeta};
 
@@ -15,7 +15,7 @@ pub enum WalWork {
     /// Write the records, sync, release the messages, report the job.
     Job {
         /// See [`Effects::persist`].
-        records: Vec<Record>,
+        records: Vec<WalRecord>,
         /// See [`Effects::after_persist`].
         after: Vec<Envelope>,
         /// See [`Effects::job`].

@@ -134,8 +134,8 @@ mod tests {
     use std::sync::Barrier;
     use std::thread::scope;
 
-    use super::super::tests::in_time;
     use super::*;
+    use crate::node::tests::in_time;
 
     const THREADS: usize = 200;
 

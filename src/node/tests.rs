@@ -20,14 +20,14 @@ use bytes::Bytes;
 use clap::Parser;
 use crossbeam_channel::{bounded, unbounded};
 
+use super::clients::waiter::{Answer, Waiter};
 use super::core::{Core, Request};
 use super::queues::Queues;
-use super::waiters::{Answer, Waiter};
 use super::{Node, Shared};
 use crate::clock::Clock;
 use crate::config::{Args, Config};
 use crate::replica::{
-    Beat, Envelope, HardState, Input, Message, Recovered, Replica, Settings, Standing,
+    Envelope, HardState, Heartbeat, Input, Message, Recovered, Replica, Settings, Standing,
 };
 use crate::rng::Rng;
 use crate::store::Writer;
@@ -174,10 +174,10 @@ impl<'a> Caller<'a> {
             value: Some(value.as_bytes().into()),
         };
         let deadline = self.deadline();
-        let answer = ask(&self.shared.core, Request::Accept(vec![write]), &self.waiter, deadline)?;
-        let Answer::Accepted(stamped) = answer else { panic!("{answer:?}") };
+        let answer = ask(&self.shared.core, Request::Stamp(vec![write]), &self.waiter, deadline)?;
+        let Answer::Stamped(stamped) = answer else { panic!("{answer:?}") };
         assert_eq!((stamped.len(), &stamped[0].key[..]), (1, key.as_bytes()), "another's answer");
-        self.shared.store.accept(&stamped);
+        self.shared.store.put_overlay(&stamped);
         let seen = self.shared.store.read_newest(&Command::Get { key: key.as_bytes() });
         assert_eq!(seen, Outcome::Value(value.as_bytes().into()));
         Ok(())
@@ -311,7 +311,7 @@ fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
                 together.wait();
                 eventually("some wait", || core.status().pending.0 > 10);
                 core.step([Input::Stop]);
-                core.abandon_all();
+                core.cancel_all();
             });
         });
     }
@@ -321,21 +321,23 @@ fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
 fn the_leader_that_is_named_is_never_one_of_an_older_term_than_before() {
     let core = follower();
     let (term, done) = (AtomicU64::new(1), AtomicBool::new(false));
-    let beat = |term: u64| {
+    let heartbeat = |term: u64| {
         let from = leader_of(term);
-        let beat = Beat { leader: Some(from), voter: true, admitted: true, ..Beat::default() };
-        let envelope = Envelope { from, to: NodeId(1), term, message: Message::Beat(beat) };
+        let heartbeat =
+            Heartbeat { leader: Some(from), voter: true, admitted: true, ..Heartbeat::default() };
+        let envelope =
+            Envelope { from, to: NodeId(1), term, message: Message::Heartbeat(heartbeat) };
         core.step([Input::Message(envelope)]);
     };
     let judged: u64 = scope(|scope| {
         let tell = |seed| {
-            let (beat, term) = (&beat, &term);
+            let (heartbeat, term) = (&heartbeat, &term);
             scope.spawn(move || {
                 let mut rng = Rng::new(seed);
                 for _ in 0..100 {
                     let now = term.fetch_add(1, Ordering::Relaxed);
                     // News of a leader of long ago may come at any time.
-                    beat(now.saturating_sub(rng.below(4)).max(1));
+                    heartbeat(now.saturating_sub(rng.below(4)).max(1));
                     std::thread::yield_now();
                 }
             })

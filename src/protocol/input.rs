@@ -11,7 +11,7 @@ pub(super) const KEEP_BYTES: usize = 256 << 10;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub(super) struct InputBuffer {
     /// All of it is initialised; `start..end` has been received and not consumed.
     bytes: Vec<u8>,
     start: usize,
@@ -20,7 +20,7 @@ pub(super) struct Input {
     latest: usize,
 }
 
-impl Input {
+impl InputBuffer {
     /// What has come and has not been consumed.
     pub(super) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     /// One read that brings `len` bytes, or as many as fit.
-    fn receive(input: &mut Input, len: usize, needed: usize) -> usize {
+    fn receive(input: &mut InputBuffer, len: usize, needed: usize) -> usize {
         let len = len.min(input.space(needed).len());
         input.filled(len);
         len
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_announced_length_costs_nothing_until_its_bytes_arrive() {
-        let mut input = Input::default();
+        let mut input = InputBuffer::default();
         let announced = 512 << 20;
         let mut received = receive(&mut input, 20, announced);
         assert_eq!(input.bytes.len(), READ_BYTES);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_buffer_of_a_value_is_no_longer_than_the_value_needs() {
-        let mut input = Input::default();
+        let mut input = InputBuffer::default();
         let (needed, mut received) = (1_000_000, 0);
         while received < needed {
             received += receive(&mut input, usize::MAX, needed).min(needed - received);
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_idle_buffer_shrinks_to_what_a_read_needs() {
-        let mut input = Input::default();
+        let mut input = InputBuffer::default();
         while input.end < 4 << 20 {
             receive(&mut input, usize::MAX, 4 << 20);
         }
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_pipeline_that_fills_the_buffer_gets_a_longer_one_up_to_what_is_kept() {
-        let mut input = Input::default();
+        let mut input = InputBuffer::default();
         for _ in 0..20 {
             receive(&mut input, usize::MAX, 0);
             input.clear();
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn unread_bytes_survive_compaction_and_growth() {
-        let mut input = Input::default();
+        let mut input = InputBuffer::default();
         let mut expected = Vec::new();
         for round in 0..200usize {
             let byte = round as u8;

@@ -44,9 +44,9 @@
 use crate::types::{NodeId, Rejected, Unserved};
 
 use super::args::Span;
-use super::command::{self, Does};
+use super::command::{self, Handler};
 use super::number::put_i64;
-use super::reply::{Reply, Shape};
+use super::reply::{Reply, ReplyShape};
 
 /// Reads one line at a time from the front of the unread bytes.
 #[derive(Debug, Default)]
@@ -128,7 +128,7 @@ fn split(line: &[u8], spans: &mut Vec<Span>) {
         let word = line[at..].iter().take_while(|&&byte| takes_rest || !is_blank(byte)).count();
         if spans.len() == name_at {
             match command::find(&line[at..at + word]) {
-                Some(row) if matches!(row.does, Does::With) => name_at += command::WITH_WORDS,
+                Some(row) if matches!(row.handler, Handler::With) => name_at += command::WITH_WORDS,
                 Some(row) if row.rest_at > 0 => rest_at = name_at + row.rest_at,
                 _ => {}
             }
@@ -139,18 +139,20 @@ fn split(line: &[u8], spans: &mut Vec<Span>) {
 }
 
 /// Appends `reply` as one line.
-pub(super) fn write(out: &mut Vec<u8>, shape: Shape, reply: &Reply) {
+pub(super) fn write(out: &mut Vec<u8>, shape: ReplyShape, reply: &Reply) {
     match (shape, reply) {
-        (Shape::Lookup, Reply::Null) => out.extend_from_slice(b"ERROR: Key not found"),
-        (Shape::Leader, Reply::Null) => out.extend_from_slice(b"ERROR: Leader unavailable"),
-        (Shape::Leader, Reply::Integer(_)) => put_scalar(out, "LEADER ", reply),
-        (Shape::Nodes, Reply::Array(nodes)) => put_list(out, "NODES", nodes.iter().map(Entry::One)),
-        (Shape::Kind, Reply::Simple(_)) => put_scalar(out, "VALUE: ", reply),
-        (Shape::Deleted, Reply::Integer(_)) => {
+        (ReplyShape::Lookup, Reply::Null) => out.extend_from_slice(b"ERROR: Key not found"),
+        (ReplyShape::Leader, Reply::Null) => out.extend_from_slice(b"ERROR: Leader unavailable"),
+        (ReplyShape::Leader, Reply::Integer(_)) => put_scalar(out, "LEADER ", reply),
+        (ReplyShape::Nodes, Reply::Array(nodes)) => {
+            put_list(out, "NODES", nodes.iter().map(Entry::One))
+        }
+        (ReplyShape::Kind, Reply::Simple(_)) => put_scalar(out, "VALUE: ", reply),
+        (ReplyShape::Deleted, Reply::Integer(_)) => {
             put_scalar(out, "OK: ", reply);
             out.extend_from_slice(b" deleted");
         }
-        (Shape::Chosen(mode), Reply::Simple(_)) => {
+        (ReplyShape::Chosen(mode), Reply::Simple(_)) => {
             out.extend_from_slice(b"OK: consistency set to ");
             out.extend_from_slice(mode.as_str().as_bytes());
         }

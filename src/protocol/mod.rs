@@ -37,7 +37,7 @@
 //! | strong | a run that only reads | `Read`, from the store once that is fresh enough |
 //! | eventual | SET without options, MSET, DEL, UNLINK | `Accept`, by one node |
 //! | eventual | every other write, FLUSHALL among them | `Write` with `eventual`, one batch |
-//! | eventual | reads | `Look`, at what this node holds |
+//! | eventual | reads | `ReadLocal`, at what this node holds |
 //!
 //! In a strong batch the reads travel along, so that they see what was written before them and not
 //! what comes after. Reads of the whole store (DBSIZE, KEYS, SCAN) are never put into the log and
@@ -47,7 +47,7 @@
 //!
 //! A session's reads are eventual if the session is, or from READONLY to READWRITE; its writes only
 //! if the session is. WITH outranks both, for one command. RESET goes back to
-//! [`Facts::consistency`].
+//! [`ServerInfo::consistency`].
 //!
 //! # Errors
 //!
@@ -65,20 +65,20 @@
 //! sessions write is the node's affair.
 
 mod args;
-mod caller;
 mod command;
-mod facts;
+mod conn_state;
 mod input;
 mod line;
 mod number;
 mod reply;
 mod resp;
 mod run;
+mod server_info;
 mod session;
 mod work;
 
-pub use caller::{Profile, Protocol};
-pub use facts::{Facts, Limits, Password};
+pub use conn_state::{Profile, Protocol};
 pub use reply::Reply;
+pub use server_info::{Limits, Password, ServerInfo};
 pub use session::Session;
 pub use work::{Question, Work};

@@ -108,7 +108,7 @@ impl Reply {
 /// How a command's outcome or a node's answer is presented. Most of it is the same for all; the
 /// variants are the exceptions, some of which only the line protocol makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum ReplyShape {
     /// As it is.
     Plain,
     /// A single value; nothing there is `ERROR: Key not found` on a line.
@@ -129,7 +129,7 @@ pub(super) enum Shape {
     Chosen(Consistency),
 }
 
-impl Shape {
+impl ReplyShape {
     /// The reply for `outcome`, which may weigh `bytes_max` at most.
     pub(super) fn reply(self, outcome: Outcome, bytes_max: usize) -> Reply {
         let bytes = weight(&outcome);
@@ -138,10 +138,10 @@ impl Shape {
             return Reply::error(text);
         }
         match (self, outcome) {
-            (Shape::Created, Outcome::Done) => Reply::Integer(1),
-            (Shape::Created, Outcome::Nil) => Reply::Integer(0),
-            (Shape::Kind, Outcome::Integer(0)) => Reply::Simple("none"),
-            (Shape::Kind, Outcome::Integer(_)) => Reply::Simple("string"),
+            (ReplyShape::Created, Outcome::Done) => Reply::Integer(1),
+            (ReplyShape::Created, Outcome::Nil) => Reply::Integer(0),
+            (ReplyShape::Kind, Outcome::Integer(0)) => Reply::Simple("none"),
+            (ReplyShape::Kind, Outcome::Integer(_)) => Reply::Simple("string"),
             (_, Outcome::Done) => Reply::OK,
             (_, Outcome::Nil) => Reply::Null,
             (_, Outcome::Integer(number)) => Reply::Integer(number),

@@ -9,9 +9,9 @@
 use bytes::Bytes;
 
 use super::Limits;
-use super::command::Order;
+use super::command::ParsedCommand;
 use super::input::KEEP_BYTES;
-use super::reply::Shape;
+use super::reply::ReplyShape;
 use crate::codec::Reader;
 use crate::types::{Command, Consistency, Key, Outcome, Write};
 
@@ -24,9 +24,9 @@ pub(super) enum Service {
     /// The log, for what an eventual session writes depending on what is there.
     Update,
     /// The node that accepts an eventual session's blind writes.
-    Accept,
+    Stamp,
     /// What the node asked holds, at once.
-    Look,
+    ReadLocal,
 }
 
 impl Service {
@@ -34,8 +34,8 @@ impl Service {
     pub(super) fn of(command: &Command<'_>, consistency: Consistency) -> Service {
         match consistency {
             Consistency::Strong => Service::Strong,
-            Consistency::Eventual if !command.is_write() => Service::Look,
-            Consistency::Eventual if command.is_blind_write() => Service::Accept,
+            Consistency::Eventual if !command.is_write() => Service::ReadLocal,
+            Consistency::Eventual if command.is_blind_write() => Service::Stamp,
             Consistency::Eventual => Service::Update,
         }
     }
@@ -51,7 +51,7 @@ pub(super) struct Run {
     /// Where in `encoded` the first unanswered command begins.
     at: usize,
     /// How the outcome of each command is shown.
-    shapes: Vec<Shape>,
+    shapes: Vec<ReplyShape>,
     /// How many have their answer.
     answered: usize,
     /// True if one of them is a write.
@@ -151,7 +151,7 @@ impl Run {
     /// the same way, and the command may share one. An empty run takes any command.
     pub(super) fn push(
         &mut self,
-        order: &Order<'_>,
+        parsed: &ParsedCommand<'_>,
         service: Service,
         len: usize,
         limits: &Limits,
@@ -160,12 +160,12 @@ impl Run {
         // and so do the writes that it stands for.
         let full = self.shapes.len() >= limits.batch_commands_max
             || self.encoded.len() + self.blind.bytes + len > limits.batch_bytes_max;
-        let alone = self.whole.is_some() || !order.command.is_loggable();
+        let alone = self.whole.is_some() || !parsed.command.is_loggable();
         if !self.is_empty() && (full || alone || service != self.service) {
             return false;
         }
         self.service = service;
-        match &order.command {
+        match &parsed.command {
             Command::Count => self.whole = Some(Whole::Count),
             Command::Keys { pattern } => {
                 self.whole = Some(Whole::Keys { pattern: pattern.to_vec() });
@@ -174,7 +174,7 @@ impl Run {
                 let pattern = pattern.map(<[u8]>::to_vec);
                 self.whole = Some(Whole::Scan { cursor: *cursor, pattern, count: *count });
             }
-            command if service == Service::Accept => self.blind.push(command),
+            command if service == Service::Stamp => self.blind.push(command),
             command => {
                 if len > KEEP_BYTES {
                     self.encoded.reserve_exact(len);
@@ -183,7 +183,7 @@ impl Run {
                 self.writes |= command.is_write();
             }
         }
-        self.shapes.push(order.shape);
+        self.shapes.push(parsed.shape);
         true
     }
 
@@ -237,7 +237,7 @@ impl Run {
     }
 
     /// The next command to answer, as [`Run::batch`] kept it, and its shape.
-    pub(super) fn next_command(&mut self) -> Option<(Command<'_>, Shape)> {
+    pub(super) fn next_command(&mut self) -> Option<(Command<'_>, ReplyShape)> {
         let shape = *self.shapes.get(self.answered)?;
         self.answered += 1;
         if let Some(whole) = &self.whole {
@@ -251,11 +251,11 @@ impl Run {
 
     /// The shape of the next command to answer and, with `named`, the key if it is a SET. Only a
     /// line repeats the key, so only then it is worth looking at the command again.
-    pub(super) fn next_told(&mut self, named: bool) -> Option<(Shape, Option<&[u8]>)> {
+    pub(super) fn next_told(&mut self, named: bool) -> Option<(ReplyShape, Option<&[u8]>)> {
         if !named {
             return self.next_shape().map(|shape| (shape, None));
         }
-        if self.service == Service::Accept {
+        if self.service == Service::Stamp {
             let index = self.answered;
             let shape = self.next_shape()?;
             return Some((shape, self.blind.keys.get(index).map(|key| &key[..])));
@@ -268,7 +268,7 @@ impl Run {
     }
 
     /// The shape of the next command to answer, when the command itself is of no interest.
-    pub(super) fn next_shape(&mut self) -> Option<Shape> {
+    pub(super) fn next_shape(&mut self) -> Option<ReplyShape> {
         let shape = *self.shapes.get(self.answered)?;
         self.answered += 1;
         Some(shape)

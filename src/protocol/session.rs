@@ -31,20 +31,20 @@
 use std::sync::Arc;
 
 use super::args::{Args, Span};
-use super::caller::{Call, Caller, Profile, Protocol};
-use super::command::{Answer, Does, Row};
-use super::input::{Input, KEEP_BYTES};
+use super::command::{CommandSpec, Handler, Response};
+use super::conn_state::{Call, ConnState, Profile, Protocol};
+use super::input::{InputBuffer, KEEP_BYTES};
 use super::line::{self, Lines, Refused};
-use super::reply::{Reply, Shape};
+use super::reply::{Reply, ReplyShape};
 use super::resp::{self, Parser};
 use super::run::{Run, Service};
-use super::{Facts, Question, Work};
+use super::{Question, ServerInfo, Work};
 use crate::types::{Command, NodeId, Outcome, Unknown, Unserved};
 
 /// One client connection; see the module's text for how to drive it.
 pub struct Session {
-    caller: Caller,
-    input: Input,
+    conn: ConnState,
+    input: InputBuffer,
     /// The words of the request at the front of the input.
     words: Vec<Span>,
     parser: Parser,
@@ -52,7 +52,7 @@ pub struct Session {
     run: Run,
     pending: Pending,
     /// What writes came to and has not been told yet, because the output was full.
-    untold: Option<Told>,
+    unreplied: Option<Results>,
     output: Vec<u8>,
 }
 
@@ -61,13 +61,13 @@ pub struct Session {
 enum Pending {
     Nothing,
     Write,
-    Accept,
+    Stamp,
     Read,
-    Answer(Shape),
+    Response(ReplyShape),
 }
 
 /// What writes came to, and who led or accepted them.
-struct Told {
+struct Results {
     outcomes: std::vec::IntoIter<Outcome>,
     leader: Option<NodeId>,
 }
@@ -84,16 +84,16 @@ enum Step {
 
 impl Session {
     /// A new connection. `id` is its number on this node, for CLIENT ID.
-    pub fn new(id: u64, facts: Arc<Facts>) -> Session {
+    pub fn new(id: u64, server_info: Arc<ServerInfo>) -> Session {
         Session {
-            caller: Caller::new(id, facts),
-            input: Input::default(),
+            conn: ConnState::new(id, server_info),
+            input: InputBuffer::default(),
             words: Vec::new(),
             parser: Parser::default(),
             lines: Lines::default(),
             run: Run::default(),
             pending: Pending::Nothing,
-            untold: None,
+            unreplied: None,
             output: Vec::new(),
         }
     }
@@ -126,7 +126,7 @@ impl Session {
         }
         self.tell();
         loop {
-            if self.run.is_empty() && self.caller.closing {
+            if self.run.is_empty() && self.conn.closing {
                 self.input.clear();
                 return Work::Close;
             }
@@ -151,7 +151,7 @@ impl Session {
 
     /// What the connection tells about itself.
     pub fn profile(&self) -> &Profile {
-        &self.caller.profile
+        &self.conn.profile
     }
 
     /// How many commands the work that was handed out is made of.
@@ -159,7 +159,7 @@ impl Session {
         self.run.len()
     }
 
-    /// The commands that a [`Work::Read`] or a [`Work::Look`] is about to read, encoded.
+    /// The commands that a [`Work::Read`] or a [`Work::ReadLocal`] is about to read, encoded.
     pub fn reads_under_way(&self) -> &[u8] {
         self.run.unanswered()
     }
@@ -171,16 +171,16 @@ impl Session {
         self.conclude(result, leader);
     }
 
-    /// Finishes a [`Work::Accept`]: for each of its writes with whether the key existed just before
+    /// Finishes a [`Work::Stamp`]: for each of its writes with whether the key existed just before
     /// it, or with the reason why none was accepted, which is then the reply to each command.
-    /// `acceptor` is who has stamped them, if known.
-    pub fn finish_accept(&mut self, result: Result<Vec<bool>, Unserved>, acceptor: Option<NodeId>) {
-        debug_assert_eq!(self.pending, Pending::Accept);
+    /// `stamper` is who has stamped them, if known.
+    pub fn finish_stamp(&mut self, result: Result<Vec<bool>, Unserved>, stamper: Option<NodeId>) {
+        debug_assert_eq!(self.pending, Pending::Stamp);
         let outcomes = result.map(|existed| self.run.accepted(&existed));
-        self.conclude(outcomes, acceptor);
+        self.conclude(outcomes, stamper);
     }
 
-    /// Finishes a [`Work::Read`] or a [`Work::Look`]: with access to the store, or to what this
+    /// Finishes a [`Work::Read`] or a [`Work::ReadLocal`]: with access to the store, or to what this
     /// node holds, or with the reason why there is none. When the replies grow large the rest of
     /// the run is asked for again, after a `Flush`.
     pub fn finish_read(
@@ -193,10 +193,10 @@ impl Session {
             Ok(read) => read,
             Err(unserved) => return self.refuse(unserved),
         };
-        let limits = &self.caller.facts.limits;
+        let limits = &self.conn.server_info.limits;
         while let Some((command, shape)) = self.run.next_command() {
             let reply = shape.reply(read(&command), limits.reply_bytes_max);
-            put(&mut self.output, self.caller.profile.protocol, shape, &reply);
+            put(&mut self.output, self.conn.profile.protocol, shape, &reply);
             if self.output.len() >= limits.output_bytes_max {
                 break;
             }
@@ -206,7 +206,7 @@ impl Session {
 
     /// Finishes a [`Work::Ask`].
     pub fn finish_ask(&mut self, answer: Reply) {
-        let Pending::Answer(shape) = self.pending else {
+        let Pending::Response(shape) = self.pending else {
             debug_assert!(false, "nothing was asked");
             return;
         };
@@ -215,7 +215,7 @@ impl Session {
     }
 
     fn is_output_full(&self) -> bool {
-        self.output.len() >= self.caller.facts.limits.output_bytes_max
+        self.output.len() >= self.conn.server_info.limits.output_bytes_max
     }
 
     /// Takes note of what writes came to.
@@ -223,7 +223,7 @@ impl Session {
         self.pending = Pending::Nothing;
         match result {
             Ok(outcomes) => {
-                self.untold = Some(Told { outcomes: outcomes.into_iter(), leader });
+                self.unreplied = Some(Results { outcomes: outcomes.into_iter(), leader });
                 self.tell();
             }
             Err(unserved) => self.refuse(unserved),
@@ -232,18 +232,18 @@ impl Session {
 
     /// Replies with what writes came to, as far as the output has room.
     fn tell(&mut self) {
-        let Some(mut told) = self.untold.take() else {
+        let Some(mut results) = self.unreplied.take() else {
             return;
         };
-        let on_line = self.caller.profile.protocol == Protocol::Line;
-        let limits = &self.caller.facts.limits;
+        let on_line = self.conn.profile.protocol == Protocol::Line;
+        let limits = &self.conn.server_info.limits;
         while self.output.len() < limits.output_bytes_max {
             let Some((shape, key)) = self.run.next_told(on_line) else {
                 break;
             };
-            let reply = match (told.outcomes.next(), key) {
-                (Some(Outcome::Done), Some(key)) if shape == Shape::Stored => {
-                    line::write_stored(&mut self.output, key, told.leader);
+            let reply = match (results.outcomes.next(), key) {
+                (Some(Outcome::Done), Some(key)) if shape == ReplyShape::Stored => {
+                    line::write_stored(&mut self.output, key, results.leader);
                     continue;
                 }
                 (Some(outcome), _) => shape.reply(outcome, limits.reply_bytes_max),
@@ -252,10 +252,10 @@ impl Session {
                     Reply::Unserved(Unknown::ResultLost.into())
                 }
             };
-            put(&mut self.output, self.caller.profile.protocol, shape, &reply);
+            put(&mut self.output, self.conn.profile.protocol, shape, &reply);
         }
         if !self.run.finish() {
-            self.untold = Some(told);
+            self.unreplied = Some(results);
         }
     }
 
@@ -273,13 +273,11 @@ impl Session {
         if self.run.is_empty() {
             return Work::Wait;
         }
-        let keep = self.caller.profile.protocol == Protocol::Line;
+        let keep = self.conn.profile.protocol == Protocol::Line;
         let (pending, work) = match self.run.service() {
             Service::Strong if !self.run.writes() => (Pending::Read, Work::Read),
-            Service::Look => (Pending::Read, Work::Look),
-            Service::Accept => {
-                (Pending::Accept, Work::Accept { writes: self.run.take_writes(keep) })
-            }
+            Service::ReadLocal => (Pending::Read, Work::ReadLocal),
+            Service::Stamp => (Pending::Stamp, Work::Stamp { writes: self.run.take_writes(keep) }),
             service @ (Service::Strong | Service::Update) => {
                 let eventual = service == Service::Update;
                 (Pending::Write, Work::Write { commands: self.run.batch(keep), eventual })
@@ -297,9 +295,9 @@ impl Session {
             Err(_) if !self.run.is_empty() => return Step::Stop,
             Err(last_words) => {
                 if let Some(reply) = last_words {
-                    self.put(Shape::Plain, &reply);
+                    self.put(ReplyShape::Plain, &reply);
                 }
-                self.caller.closing = true;
+                self.conn.closing = true;
                 return Step::Done;
             }
         };
@@ -314,16 +312,16 @@ impl Session {
     /// `words`. An error ends the connection; it may hold a reply to end it with.
     fn frame(&mut self) -> Result<Option<usize>, Option<Reply>> {
         let unread = self.input.unread();
-        if self.caller.profile.protocol == Protocol::Undecided {
+        if self.conn.profile.protocol == Protocol::Undecided {
             match unread {
                 [] => return Ok(None),
                 [b'\r' | b'\n', ..] => return Ok(Some(1)),
-                [b'*', ..] => self.caller.speak(Protocol::Resp2),
-                _ => self.caller.speak(Protocol::Line),
+                [b'*', ..] => self.conn.speak(Protocol::Resp2),
+                _ => self.conn.speak(Protocol::Line),
             }
         }
-        if self.caller.profile.protocol == Protocol::Line {
-            let bytes_max = self.caller.facts.limits.line_bytes_max;
+        if self.conn.profile.protocol == Protocol::Line {
+            let bytes_max = self.conn.server_info.limits.line_bytes_max;
             return self.lines.poll(unread, &mut self.words, bytes_max).map_err(|why| match why {
                 Refused::TooLong => {
                     Some(Reply::error("ERR Protocol error: too big inline request"))
@@ -331,7 +329,7 @@ impl Session {
                 Refused::Http => None,
             });
         }
-        let bounds = self.caller.bounds();
+        let bounds = self.conn.bounds();
         self.parser
             .poll(unread, &mut self.words, &bounds)
             .map_err(|text| Some(Reply::error(format!("ERR Protocol error: {text}"))))
@@ -341,32 +339,32 @@ impl Session {
     /// until the run is answered.
     fn execute(&mut self, len: usize) -> Step {
         let words = Args::new(self.input.unread(), &self.words);
-        let Call { row, args, mode } = match self.caller.admit(words) {
+        let Call { spec, args, mode } = match self.conn.admit(words) {
             Ok(call) => call,
             Err(reply) => return self.settle(len, None, Err(reply)),
         };
-        match row.does {
-            Does::Session(_) if !self.run.is_empty() => Step::Stop,
-            Does::Session(act) => {
-                let answer = act(args, &mut self.caller);
-                self.settle(len, Some(row), answer)
+        match spec.handler {
+            Handler::Session(_) if !self.run.is_empty() => Step::Stop,
+            Handler::Session(act) => {
+                let answer = act(args, &mut self.conn);
+                self.settle(len, Some(spec), answer)
             }
-            Does::Store(parse) => match parse(args) {
-                Ok(order) => {
-                    let mode = mode.unwrap_or_else(|| self.caller.consistency_of(&order.command));
-                    let service = Service::of(&order.command, mode);
-                    if !self.run.push(&order, service, len, &self.caller.facts.limits) {
+            Handler::Store(parse) => match parse(args) {
+                Ok(parsed) => {
+                    let mode = mode.unwrap_or_else(|| self.conn.consistency_of(&parsed.command));
+                    let service = Service::of(&parsed.command, mode);
+                    if !self.run.push(&parsed, service, len, &self.conn.server_info.limits) {
                         return Step::Stop;
                     }
-                    self.caller.count(row);
+                    self.conn.count(spec);
                     self.consume(len);
                     Step::Done
                 }
-                Err(reply) => self.settle(len, Some(row), Err(reply)),
+                Err(reply) => self.settle(len, Some(spec), Err(reply)),
             },
-            Does::With => {
+            Handler::With => {
                 let text = "ERR WITH takes a command that reads or writes keys";
-                self.settle(len, Some(row), Err(Reply::error(text)))
+                self.settle(len, Some(spec), Err(Reply::error(text)))
             }
         }
     }
@@ -375,27 +373,27 @@ impl Session {
     fn settle(
         &mut self,
         len: usize,
-        row: Option<&'static Row>,
-        answer: Result<Answer, Reply>,
+        spec: Option<&'static CommandSpec>,
+        answer: Result<Response, Reply>,
     ) -> Step {
         if !self.run.is_empty() {
             return Step::Stop;
         }
-        if let Some(row) = row {
-            self.caller.count(row);
+        if let Some(spec) = spec {
+            self.conn.count(spec);
         }
         self.consume(len);
         match answer {
-            Ok(Answer::Now(reply, shape)) => {
+            Ok(Response::Now(reply, shape)) => {
                 self.put(shape, &reply);
                 Step::Done
             }
             Err(reply) => {
-                self.put(Shape::Plain, &reply);
+                self.put(ReplyShape::Plain, &reply);
                 Step::Done
             }
-            Ok(Answer::Ask(question, shape)) => {
-                self.pending = Pending::Answer(shape);
+            Ok(Response::Ask(question, shape)) => {
+                self.pending = Pending::Response(shape);
                 Step::Ask(question)
             }
         }
@@ -405,7 +403,7 @@ impl Session {
     fn consume(&mut self, len: usize) {
         self.input.consume(len);
         self.words.clear();
-        match self.caller.profile.protocol {
+        match self.conn.profile.protocol {
             Protocol::Undecided => {}
             Protocol::Line => self.lines.reset(),
             Protocol::Resp2 | Protocol::Resp3 => self.parser.reset(),
@@ -413,13 +411,13 @@ impl Session {
     }
 
     /// Appends a reply to the output.
-    fn put(&mut self, shape: Shape, reply: &Reply) {
-        put(&mut self.output, self.caller.profile.protocol, shape, reply);
+    fn put(&mut self, shape: ReplyShape, reply: &Reply) {
+        put(&mut self.output, self.conn.profile.protocol, shape, reply);
     }
 }
 
 /// Appends `reply` as `protocol` has it.
-fn put(out: &mut Vec<u8>, protocol: Protocol, shape: Shape, reply: &Reply) {
+fn put(out: &mut Vec<u8>, protocol: Protocol, shape: ReplyShape, reply: &Reply) {
     match protocol {
         Protocol::Line => line::write(out, shape, reply),
         Protocol::Resp3 => resp::write(out, reply, true),

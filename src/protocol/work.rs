@@ -26,15 +26,15 @@ pub enum Work {
     /// `finish_read`.
     Read,
     /// Have a run of blind writes of an eventual context (SET without options, MSET, DEL, UNLINK)
-    /// stamped and accepted; then `finish_accept`.
-    Accept {
+    /// stamped and accepted; then `finish_stamp`.
+    Stamp {
         /// One for each key named, in the order of the commands, not stamped yet. A key may come
         /// more than once: the last of its writes is the newest. The limits of a batch bound them.
         writes: Vec<Write>,
     },
     /// Serve a run that only reads, in an eventual context: from what this node holds, without
     /// waiting. Then `finish_read`, as for `Read`.
-    Look,
+    ReadLocal,
     /// Answer this, with `finish_ask`.
     Ask(Question),
     /// Write the output and close the connection.

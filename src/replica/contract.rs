@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::detector::Liveness;
-use super::{Envelope, Record};
+use super::{Envelope, WalRecord};
 use crate::types::{
     Entry, Index, NodeId, Rejected, RequestId, SnapshotMeta, Term, Unserved, Write, Writes,
 };
@@ -41,8 +41,8 @@ pub enum Input {
         commands: Bytes,
     },
     /// A session asks for eventual writes to be taken. `id` comes from
-    /// [`Replica::next_accept`](super::Replica::next_accept).
-    Accept {
+    /// [`Replica::next_stamp`](super::Replica::next_accept).
+    Stamp {
         /// The request's name.
         id: RequestId,
         /// The writes, not stamped yet.
@@ -52,7 +52,7 @@ pub enum Input {
     /// [`Replica::next_read`](super::Replica::next_read).
     Read(ReadId),
     /// Nobody waits for this read any longer.
-    AbandonRead(ReadId),
+    CancelRead(ReadId),
     /// A peer said something.
     Message(Envelope),
     /// A deadline has passed (see [`Replica::deadline`](super::Replica::deadline)); too early is
@@ -73,8 +73,8 @@ pub enum Input {
     Persisted(JobNo),
     /// The machine's wall clock, in microseconds since 1970; to be told at each heartbeat.
     Clock(u64),
-    /// A [mark](crate::types::Payload::Mark) was applied.
-    Marked {
+    /// A [mark](crate::types::Payload::Checkpoint) was applied.
+    CheckpointApplied {
         /// Where it stands in the log.
         index: Index,
         /// The digest of the state there.
@@ -209,7 +209,7 @@ pub enum Cause {
 #[derive(Debug, Default)]
 pub struct Effects {
     /// To be written to the log in this order, then synced.
-    pub persist: Vec<Record>,
+    pub persist: Vec<WalRecord>,
     /// To be sent once `persist` and everything before it is durable.
     pub after_persist: Vec<Envelope>,
     /// The number to report as [`Input::Persisted`] once that is so; 0 if there is nothing to
@@ -224,13 +224,13 @@ pub struct Effects {
     /// These reads may be served once the index is applied.
     pub reads: Vec<(ReadId, Index)>,
     /// These eventual writes are taken: to be put into the store's overlay and then answered.
-    pub accepted: Vec<(RequestId, Writes)>,
+    pub stamped: Vec<(RequestId, Writes)>,
     /// Eventual writes from a peer, for the overlay.
     pub spread: Vec<Writes>,
     /// These requests end without outcomes.
     pub refuse: Vec<(RequestId, Unserved)>,
     /// These eventual writes end without being taken.
-    pub refuse_accepts: Vec<(RequestId, Unserved)>,
+    pub refuse_stamps: Vec<(RequestId, Unserved)>,
     /// These reads cannot be served.
     pub refuse_reads: Vec<(ReadId, Rejected)>,
     /// For the log.

@@ -26,7 +26,7 @@
 use std::collections::BTreeMap;
 
 use super::raft::Role;
-use super::{Beat, Effects, Event, Record, Replica, Standing};
+use super::{Effects, Event, Heartbeat, Replica, Standing, WalRecord};
 use crate::clock::Now;
 use crate::types::{Index, NodeId, Term};
 
@@ -61,23 +61,23 @@ impl Replica {
         now: Now,
         from: NodeId,
         term: Term,
-        beat: &Beat,
+        heartbeat: &Heartbeat,
         effects: &mut Effects,
     ) {
-        if self.is_voter() || beat.answers != Some(self.settings.incarnation) {
+        if self.is_voter() || heartbeat.answers != Some(self.settings.incarnation) {
             return;
         }
         if self.hard.standing == Standing::CatchingUp {
             let known = self.joining.goal.is_some_and(|(goal_term, _)| goal_term >= term);
-            if beat.leader == Some(from) && term >= self.hard.term && !known {
-                self.joining.goal = Some((term, beat.last));
+            if heartbeat.leader == Some(from) && term >= self.hard.term && !known {
+                self.joining.goal = Some((term, heartbeat.last));
                 // Where nobody writes, nothing else may happen that would tell.
                 self.try_to_finish_catching_up(effects);
             }
             return;
         }
-        let innocent = !beat.admitted || beat.founder == Some(self.settings.incarnation);
-        let answer = Answer { term, incarnation: beat.incarnation, innocent };
+        let innocent = !heartbeat.admitted || heartbeat.founder == Some(self.settings.incarnation);
+        let answer = Answer { term, incarnation: heartbeat.incarnation, innocent };
         self.joining.answers.insert(from, answer);
         if self.joining.answers.len() + 1 == self.settings.members.len() {
             self.decide_standing(now, effects);
@@ -103,7 +103,7 @@ impl Replica {
             self.hard.standing = Standing::CatchingUp;
             effects.events.push(Event::CatchingUp);
         }
-        effects.persist.push(Record::Hard(self.hard.clone()));
+        effects.persist.push(WalRecord::Hard(self.hard.clone()));
         // Patience begins now: rank shall decide who stands first, not who was founded first.
         self.role = Role::follower(now);
         self.reset_election_alarm(now);
@@ -117,7 +117,7 @@ impl Replica {
         }
         if self.verified.min(self.durable) >= last {
             self.hard.standing = Standing::Voter { founders: BTreeMap::new() };
-            effects.persist.push(Record::Hard(self.hard.clone()));
+            effects.persist.push(WalRecord::Hard(self.hard.clone()));
             effects.events.push(Event::CaughtUp);
         }
     }

@@ -25,7 +25,7 @@ pub struct Envelope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// "I am alive", from every node to every other at each heartbeat, and the round of a read.
-    Beat(Beat),
+    Heartbeat(Heartbeat),
     /// The leader's entries (AppendEntries, Raft §5.3).
     Append(Append),
     /// The answer to an `Append`; an accepting one leaves after the entries are durable.
@@ -44,19 +44,19 @@ pub enum Message {
         reason: Rejected,
     },
     /// A follower asks how far it must have applied to serve reads (ReadIndex, thesis §6.4).
-    ReadAsk {
+    ReadIndex {
         /// The follower's number for this question; grows.
         position: u64,
     },
     /// The leader's answer: it led when it was asked, and had committed `index`.
-    ReadAnswer {
+    ReadIndexReply {
         /// The question.
         position: u64,
         /// Applying up to here makes every write visible that was acknowledged before the question.
         index: Index,
     },
     /// A node hands its clients' eventual writes, not stamped yet, to the one that stamps them.
-    Accept {
+    Stamp {
         /// The sender's wall clock, in microseconds since 1970: a request that is old when its turn
         /// comes is not stamped.
         sent: u64,
@@ -77,9 +77,9 @@ pub enum Message {
     Campaign,
 }
 
-/// See [`Message::Beat`].
+/// See [`Message::Heartbeat`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Whom the sender follows (itself, if it leads).
     pub leader: Option<NodeId>,
     /// From a leader: its commit index.
@@ -112,7 +112,7 @@ pub struct Beat {
     /// The sender holds no undrained write up to this version and will make none.
     pub drained: Version,
     /// The latest mark that the sender has applied, and the digest of its state there.
-    pub mark: Option<(Index, u64)>,
+    pub checkpoint: Option<(Index, u64)>,
 }
 
 /// See [`Message::Append`].
@@ -184,7 +184,7 @@ pub struct Chunk {
 
 /// What must be durable before a replica may act on it, in the order it was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum WalRecord {
     /// Replaces the previous one.
     Hard(HardState),
     /// Appends an entry. One at or below the last index first removes that index and all after it.
@@ -193,8 +193,8 @@ pub enum Record {
     /// does not hold an entry with that index and term, the whole log gives way to the snapshot.
     Snapshot(SnapshotMeta),
     /// Eventual writes that this node holds and that are not in the log yet.
-    Accepted(Writes),
-    /// All eventual writes that this node holds: takes the place of every `Accepted` and `Held`
+    Stamped(Writes),
+    /// All eventual writes that this node holds: takes the place of every `Stamped` and `Held`
     /// before it.
     Held(Writes),
     /// This node may make versions up to here. Replaces the previous one.

@@ -58,7 +58,7 @@ pub use status::{PeerStatus, RoleName, Status};
 pub(crate) struct Peer {
     liveness: Liveness,
     /// The latest beat, whatever its term, …
-    beat: Option<Beat>,
+    heartbeat: Option<Heartbeat>,
     /// … and when it came.
     heard: Now,
 }
@@ -116,7 +116,7 @@ impl Replica {
         let mut eventual = Eventual::new(now, &settings, &held, clock, seed);
         entries.iter().for_each(|entry| eventual.observe(&entry.payload));
         let log = Log::new(snapshot, entries);
-        let peer = Peer { liveness: Liveness::Alive, beat: None, heard: now };
+        let peer = Peer { liveness: Liveness::Alive, heartbeat: None, heard: now };
         let mut replica = Replica {
             durable: log.last_index(),
             commit: snapshot.index,
@@ -179,9 +179,9 @@ impl Replica {
         match input {
             Input::Propose { id, commands } => self.propose(now, id, commands, effects),
             Input::Read(id) => self.read(now, id, effects),
-            Input::AbandonRead(id) => self.abandon_read(id),
+            Input::CancelRead(id) => self.cancel_read(id),
             Input::Message(envelope) => self.receive(now, envelope, effects),
-            Input::Alarm(Alarm::Heartbeat) => self.heartbeat(now, effects),
+            Input::Alarm(Alarm::Heartbeat) => self.heartbeat_alarm(now, effects),
             Input::Alarm(Alarm::Election) => self.election_alarm(now, effects),
             Input::Peer { peer, liveness } => self.peer_changed(now, peer, liveness, effects),
             Input::PeerGone(peer) => self.peer_gone(now, peer, effects),
@@ -195,9 +195,9 @@ impl Replica {
             Input::SnapshotSent { to, sent } => self.snapshot_sent(now, to, sent, effects),
             Input::DiskFull(full) => self.disk_changed(now, full, effects),
             Input::Alarm(Alarm::Drain) => self.drain(now, effects),
-            Input::Accept { id, writes } => self.accept(id, writes, effects),
+            Input::Stamp { id, writes } => self.accept(id, writes, effects),
             Input::Clock(wall) => self.wall_clock(now, wall, effects),
-            Input::Marked { index, digest } => self.marked(index, digest),
+            Input::CheckpointApplied { index, digest } => self.checkpoint_applied(index, digest),
             Input::Stop => self.stop(now, effects),
         }
         self.look_after_eventual(now, effects);
@@ -226,18 +226,18 @@ impl Replica {
             let proposals = self.pending.take_unsent(now, bytes_max);
             Some(self.envelope(peer, Message::Forward(proposals)))
         } else {
-            self.pull_accept(now, peer).or_else(|| self.pull_spread(now, peer)).or_else(|| {
+            self.pull_stamp(now, peer).or_else(|| self.pull_spread(now, peer)).or_else(|| {
                 let position = if follows { self.follower_reads.ask(now) } else { None };
-                position.map(|position| self.envelope(peer, Message::ReadAsk { position }))
+                position.map(|position| self.envelope(peer, Message::ReadIndex { position }))
             })
         };
         envelope.map(Pull::Message)
     }
 
     /// Gives a request up. `None` if it is not pending: it has its answer, or is about to.
-    pub fn withdraw(&mut self, id: RequestId) -> Option<pending::Withdrawn> {
-        match self.pending.withdraw(id.seq) {
-            pending::Withdrawn::Unknown => None,
+    pub fn cancel(&mut self, id: RequestId) -> Option<pending::Cancelled> {
+        match self.pending.cancel(id.seq) {
+            pending::Cancelled::Unknown => None,
             known => Some(known),
         }
     }
@@ -371,7 +371,7 @@ impl Replica {
         }
         self.eventual.link_is_new(peer);
         effects.pull.insert(peer);
-        effects.send.push(self.beat(now, peer));
+        effects.send.push(self.heartbeat(now, peer));
     }
 
     fn persisted(&mut self, now: Now, upto: JobNo, effects: &mut Effects) {
@@ -421,7 +421,7 @@ impl Replica {
         } else if self.commit > last {
             "the commit index lies beyond the log"
         } else if self.durable > last {
-            "the durable mark lies beyond the log"
+            "the durable checkpoint lies beyond the log"
         } else if self.log.last_term() > self.hard.term {
             "the log holds a term that has not begun"
         } else if self.is_leader() && !self.is_voter() {

@@ -23,7 +23,7 @@ struct Item {
 
 /// What became of a request that nobody waits for any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdrawn {
+pub enum Cancelled {
     /// It never left this node's hands: certainly not done.
     Unsent,
     /// A leader has had it: it may still be done.
@@ -33,10 +33,10 @@ pub enum Withdrawn {
 }
 
 /// What a session is told whose request was given up; `server` is who would have served it.
-pub fn given_up(withdrawn: Option<Withdrawn>, server: Option<NodeId>) -> Unserved {
-    match (withdrawn, server) {
-        (Some(Withdrawn::Unsent), None) => Rejected::NoLeader.into(),
-        (Some(Withdrawn::Unsent), Some(_)) => Rejected::Busy.into(),
+pub fn cancelled_outcome(cancelled: Option<Cancelled>, server: Option<NodeId>) -> Unserved {
+    match (cancelled, server) {
+        (Some(Cancelled::Unsent), None) => Rejected::NoLeader.into(),
+        (Some(Cancelled::Unsent), Some(_)) => Rejected::Busy.into(),
         _ => Unknown::TimedOut.into(),
     }
 }
@@ -142,11 +142,11 @@ impl Pending {
     }
 
     /// Nobody waits for `seq` any longer.
-    pub fn withdraw(&mut self, seq: u64) -> Withdrawn {
+    pub fn cancel(&mut self, seq: u64) -> Cancelled {
         match self.remove(seq) {
-            Some(Item { sent_count: 0, .. }) => Withdrawn::Unsent,
-            Some(_) => Withdrawn::Sent,
-            None => Withdrawn::Unknown,
+            Some(Item { sent_count: 0, .. }) => Cancelled::Unsent,
+            Some(_) => Cancelled::Sent,
+            None => Cancelled::Unknown,
         }
     }
 
@@ -236,9 +236,9 @@ mod tests {
     fn a_withdrawn_request_was_either_handed_over_or_not() {
         let mut pending = pending(2);
         taken(&mut pending, 1);
-        assert_eq!(pending.withdraw(1), Withdrawn::Sent);
-        assert_eq!(pending.withdraw(2), Withdrawn::Unsent);
-        assert_eq!(pending.withdraw(2), Withdrawn::Unknown);
+        assert_eq!(pending.cancel(1), Cancelled::Sent);
+        assert_eq!(pending.cancel(2), Cancelled::Unsent);
+        assert_eq!(pending.cancel(2), Cancelled::Unknown);
         assert!(pending.is_empty() && !pending.has_unsent());
         assert_eq!(pending.bytes(), 0);
     }

@@ -42,7 +42,7 @@ pub struct Status {
     /// True if a majority of members is alive.
     pub quorum: bool,
     /// Who stamps eventual writes, as far as this node knows.
-    pub acceptor: Option<NodeId>,
+    pub stamper: Option<NodeId>,
     /// Eventual writes that are not known to be in the log, and the room that they take, in bytes.
     pub backlog: (usize, usize),
     /// How many of them are not durable on this node's own disk.
@@ -50,7 +50,7 @@ pub struct Status {
     /// False while as many of the members alive show another time as show this node's.
     pub clock_trusted: bool,
     /// The latest mark that was applied here, and the digest of the state there.
-    pub mark: Option<(Index, u64)>,
+    pub checkpoint: Option<(Index, u64)>,
     /// True while the disk has no room for further log segments.
     pub disk_full: bool,
     /// Why it last stood for election.
@@ -111,7 +111,7 @@ impl Replica {
         let peers = self.peers.iter().map(|(id, peer)| PeerStatus {
             id: *id,
             alive: peer.liveness == Liveness::Alive,
-            last: peer.beat.as_ref().map(|beat| beat.last),
+            last: peer.heartbeat.as_ref().map(|heartbeat| heartbeat.last),
             progress: match &self.role {
                 Role::Leader(leader) => {
                     leader.progress.get(id).map(|p| (p.matched, p.state_name()))
@@ -130,11 +130,11 @@ impl Replica {
             snapshot: self.log.snapshot().index,
             pending: (self.pending.len(), self.pending.bytes()),
             quorum: self.quorum_is_alive(),
-            acceptor: self.acceptor(),
+            stamper: self.stamper(),
             backlog: self.eventual.backlog(),
             unsynced: self.eventual.unsynced(),
             clock_trusted: !self.eventual.doubts_clock(),
-            mark: self.mark(),
+            checkpoint: self.checkpoint(),
             disk_full: self.disk_full,
             last_election_cause: self.last_cause,
             peers: peers.collect(),

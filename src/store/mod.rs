@@ -76,13 +76,13 @@ pub mod glob;
 mod image;
 mod ledger;
 mod overlay;
+mod prefetch;
 mod read;
 mod record;
 mod requests;
 pub mod slot;
 #[cfg(test)]
 mod tests;
-mod warm;
 mod writer;
 
 use std::fmt;

@@ -119,7 +119,7 @@ impl Store {
     /// Tells for each whether its key existed just before it, to an eventual reader.
     ///
     /// Each write is a moment of its own, also where several came from one command.
-    pub fn accept(&self, writes: &[Write]) -> Vec<bool> {
+    pub fn put_overlay(&self, writes: &[Write]) -> Vec<bool> {
         self.warm_writes(writes);
         writes.iter().map(|write| self.accept_one(write)).collect()
     }

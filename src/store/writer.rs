@@ -43,7 +43,7 @@ pub enum Applied {
         late: u64,
     },
     /// The floor was raised, and tombstones up to it are forgotten.
-    Marked {
+    Checkpoint {
         /// The digest of the state after it: see [`Writer::digest`].
         digest: u64,
     },
@@ -134,7 +134,7 @@ impl Writer {
                 }
             }
             Payload::Merge(writes) => self.merge(writes),
-            Payload::Mark { floor } => self.mark(*floor),
+            Payload::Checkpoint { floor } => self.checkpoint(*floor),
         };
         self.applied = SnapshotMeta { index: entry.index, term: entry.term };
         self.store.publish(&self.ledger.totals, entry.index);
@@ -149,7 +149,7 @@ impl Writer {
     ) -> Result<Vec<Outcome>, Malformed> {
         let mut outcomes = Vec::new();
         self.ledger.begin(stamp);
-        self.store.warm_commands(batch);
+        self.store.prefetch_commands(batch);
         for command in Command::decode_all(batch) {
             let command = command?;
             let outcome = if command.is_write() {
@@ -178,12 +178,12 @@ impl Writer {
     }
 
     /// A floor is a version that the log has held: strong writes stay above it, too.
-    fn mark(&mut self, floor: Version) -> Applied {
+    fn checkpoint(&mut self, floor: Version) -> Applied {
         let totals = &mut self.ledger.totals;
         totals.floor = totals.floor.max(floor);
         self.ledger.saw(floor);
         self.store.purge(&mut self.ledger);
-        Applied::Marked { digest: self.digest() }
+        Applied::Checkpoint { digest: self.digest() }
     }
 
     /// The state as of the last applied entry, which later writes do not touch. Copies one pointer

@@ -36,7 +36,7 @@ pub enum Payload {
     Merge(Writes),
     /// A mark that the leader sets now and then: at it, all replicas compare their states, and
     /// tombstones up to `floor` are forgotten.
-    Mark {
+    Checkpoint {
         /// Writes up to this version to keys that do not exist come too late.
         floor: Version,
     },
@@ -105,7 +105,7 @@ impl Entry {
                 Payload::Noop => 0,
                 Payload::Batch { proposal, .. } => 8 + Proposal::OVERHEAD + proposal.commands.len(),
                 Payload::Merge(writes) => 4 + writes.iter().map(Write::encoded_len).sum::<usize>(),
-                Payload::Mark { .. } => 8,
+                Payload::Checkpoint { .. } => 8,
             }
     }
 
@@ -125,7 +125,7 @@ impl Entry {
                 out.put_u8(Entry::MERGE);
                 encode_writes(writes, out);
             }
-            Payload::Mark { floor } => {
+            Payload::Checkpoint { floor } => {
                 out.put_u8(Entry::MARK);
                 out.put_u64_le(floor.0);
             }
@@ -147,7 +147,7 @@ impl Entry {
                 proposal: Proposal::decode(reader, frame)?,
             },
             Entry::MERGE => Payload::Merge(decode_writes(reader)?),
-            Entry::MARK => Payload::Mark { floor: Version(reader.u64("floor")?) },
+            Entry::MARK => Payload::Checkpoint { floor: Version(reader.u64("floor")?) },
             _ => return Err(Malformed("entry kind")),
         };
         Ok(Entry { index, term, payload })

@@ -59,7 +59,7 @@ enum Kind {
     Entry = 2,
     Snapshot = 3,
     Close = 4,
-    Accepted = 5,
+    Stamped = 5,
     Held = 6,
     Clock = 7,
 }
@@ -77,7 +77,7 @@ pub(super) enum Logged {
     },
     /// All before this was synced, and the log was closed.
     Close,
-    Accepted(Writes),
+    Stamped(Writes),
     Held(Writes),
     Clock(Version),
 }
@@ -135,7 +135,7 @@ pub(super) fn put_close(out: &mut Vec<u8>, group: GroupId) {
 }
 
 pub(super) fn put_accepted(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
-    put(out, group, Kind::Accepted, |out| encode_writes(writes, out));
+    put(out, group, Kind::Stamped, |out| encode_writes(writes, out));
 }
 
 pub(super) fn put_held(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
@@ -226,7 +226,7 @@ impl Frame<'_> {
                 keeps_log: reader.bool("snapshot flag")?,
             },
             k if k == Kind::Close as u8 => Logged::Close,
-            k if k == Kind::Accepted as u8 => Logged::Accepted(decode_writes(&mut reader)?),
+            k if k == Kind::Stamped as u8 => Logged::Stamped(decode_writes(&mut reader)?),
             k if k == Kind::Held as u8 => Logged::Held(decode_writes(&mut reader)?),
             k if k == Kind::Clock as u8 => Logged::Clock(Version(reader.u64("clock")?)),
             _ => return Err(Malformed("record: of unknown kind")),
@@ -349,7 +349,7 @@ mod tests {
         let meta = SnapshotMeta { index: 8, term: 2 };
         let mark = Logged::Snapshot { meta, keeps_log: true };
         let (hard, entry) = (Logged::Hard(hard()), Logged::Entry(entry()));
-        let (accepted, held) = (Logged::Accepted(writes()), Logged::Held([].into()));
+        let (accepted, held) = (Logged::Stamped(writes()), Logged::Held([].into()));
         let clock = Logged::Clock(Version(u64::MAX));
         assert_eq!(found, [hard, entry, mark, Logged::Close, accepted, held, clock]);
         assert_eq!(at, segment.len());
@@ -417,7 +417,7 @@ mod tests {
             let payload: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(bound) as u8).collect();
             let kind = rng.below(9) as u8;
             let strange = Frame { kind, payload: &payload, ..frame };
-            if let Ok(Logged::Accepted(writes) | Logged::Held(writes)) = strange.decode(GROUP) {
+            if let Ok(Logged::Stamped(writes) | Logged::Held(writes)) = strange.decode(GROUP) {
                 let len = 4 + writes.iter().map(Write::encoded_len).sum::<usize>();
                 assert_eq!(len, payload.len(), "all of it was read");
             }

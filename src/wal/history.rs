@@ -28,7 +28,7 @@ impl Replay {
             Logged::Entry(entry) => return self.entry(entry),
             Logged::Snapshot { meta, keeps_log } => return self.mark(meta, keeps_log),
             Logged::Close => (),
-            Logged::Accepted(writes) => self.held.extend_from_slice(&writes),
+            Logged::Stamped(writes) => self.held.extend_from_slice(&writes),
             Logged::Held(writes) => self.held = writes.to_vec(),
             Logged::Clock(clock) => self.clock = self.clock.max(clock),
         }

@@ -271,7 +271,8 @@ pub fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::{FileDisk, MemoryDisk};
+    use crate::testing::MemoryDisk;
+    use crate::wal::FileDisk;
 
     const META: SnapshotMeta = SnapshotMeta { index: 7, term: 2 };
 

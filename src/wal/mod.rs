@@ -1,6 +1,6 @@
 //! The write-ahead log: what a replica must not forget, on the disk before anybody is told. Beside
 //! it in the same directory, and on the same [`Disk`], the images that let it be cut ([`Images`]);
-//! and whose the directory is ([`Home`]).
+//! and whose the directory is ([`DataDir`]).
 //!
 //! # Use
 //! [`Wal::append`] encodes records into memory. [`Wal::commit`] writes all that was appended since
@@ -42,23 +42,21 @@
 //! repair of a damaged log: a node with a corrupt log must start with an empty directory and learn
 //! from its peers.
 
+mod data_dir;
 mod disk;
 mod frame;
 mod history;
-mod home;
 mod images;
-mod memory;
-mod needed;
 mod recover;
+mod retention;
 mod segment;
 mod spare;
 #[cfg(test)]
 mod tests;
 
+pub use data_dir::{DataDir, DataDirError, Identity};
 pub use disk::{Disk, FileDisk};
-pub use home::{Home, HomeError, Identity};
 pub use images::{ImageFile, Images, Incoming, Outgoing, Part, is_full};
-pub use memory::MemoryDisk;
 pub use spare::SpareJob;
 
 use std::collections::VecDeque;
@@ -68,12 +66,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::replica::{HardState, Record, Recovered};
+use crate::replica::{HardState, Recovered, WalRecord};
 use crate::types::{GroupId, SnapshotMeta, Version};
 
 use frame::Place;
 use history::Shape;
-use needed::{Contents, Segment};
+use retention::{Contents, Segment};
 use segment::Header;
 use spare::Spares;
 
@@ -82,7 +80,7 @@ use spare::Spares;
 pub struct Options {
     /// The length of a segment, in bytes.
     pub segment_bytes: u64,
-    /// Tells this log from the logs of all other directories: the incarnation of its [`Home`].
+    /// Tells this log from the logs of all other directories: the incarnation of its [`DataDir`].
     pub log_id: u64,
     /// The group whose records these are.
     pub group: GroupId,
@@ -223,38 +221,38 @@ impl<D: Disk> Wal<D> {
     /// # Panics
     /// If an entry does not continue the log: a mistake of the caller that would make the log
     /// unreadable.
-    pub fn append(&mut self, records: &[Record]) {
+    pub fn append(&mut self, records: &[WalRecord]) {
         let group = self.options.group;
         let pending = &mut self.pending;
         for record in records {
             match record {
-                Record::Hard(hard) => {
+                WalRecord::Hard(hard) => {
                     pending.hard = Some(hard.clone());
                     frame::put_hard(&mut pending.frames, group, hard);
                 }
-                Record::Entry(entry) => {
+                WalRecord::Entry(entry) => {
                     pending.shape.entry(entry.index, entry.term);
                     pending.contents.entry(entry.index);
                     frame::put_entry(&mut pending.frames, group, entry);
                 }
-                Record::Snapshot(meta) if meta.index >= pending.shape.snapshot().index => {
+                WalRecord::Snapshot(meta) if meta.index >= pending.shape.snapshot().index => {
                     let keeps_log = pending.shape.mark(*meta);
                     frame::put_snapshot(&mut pending.frames, group, *meta, keeps_log);
                 }
-                Record::Snapshot(_) => (),
-                Record::Accepted(writes) => {
+                WalRecord::Snapshot(_) => (),
+                WalRecord::Stamped(writes) => {
                     pending.contents.accepted(writes);
                     frame::put_accepted(&mut pending.frames, group, writes);
                 }
-                Record::Held(writes) => {
+                WalRecord::Held(writes) => {
                     pending.contents.held(writes);
                     frame::put_held(&mut pending.frames, group, writes);
                 }
-                Record::Clock(clock) if *clock > pending.clock => {
+                WalRecord::Clock(clock) if *clock > pending.clock => {
                     pending.clock = *clock;
                     frame::put_clock(&mut pending.frames, group, *clock);
                 }
-                Record::Clock(_) => (),
+                WalRecord::Clock(_) => (),
             }
         }
     }
@@ -379,7 +377,7 @@ impl<D: Disk> Wal<D> {
         self.disk.sync(&current.file)?;
 
         current.end += frames.len() as u64;
-        needed::note(&mut self.segments, mem::take(&mut self.pending.contents));
+        retention::note(&mut self.segments, mem::take(&mut self.pending.contents));
         self.next_batch += 1;
         if let Some(hard) = self.pending.hard.take() {
             self.durable.hard = hard;

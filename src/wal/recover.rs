@@ -37,7 +37,7 @@ use crate::replica::Recovered;
 use super::disk::Disk;
 use super::frame::Place;
 use super::history::Replay;
-use super::needed::{self, Segment};
+use super::retention::{self, Segment};
 use super::segment::{self, FORMAT, HEADER_LEN, Header, Named, Senseless, Start};
 use super::{Options, WalError};
 
@@ -251,7 +251,7 @@ impl Reading<'_> {
         self.end = walk.end;
         self.format = header.format;
         self.segments.push_back(Segment::new(number, bytes.len() as u64));
-        needed::note(&mut self.segments, walk.contents);
+        retention::note(&mut self.segments, walk.contents);
         Ok(walk)
     }
 }

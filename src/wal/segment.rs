@@ -26,7 +26,7 @@ use crate::codec::{Malformed, Reader};
 use crate::types::GroupId;
 
 use super::frame::{self, ALIGN, Frame, Logged, Place};
-use super::needed::Contents;
+use super::retention::Contents;
 
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 64;
@@ -197,7 +197,7 @@ pub(super) fn walk(
             let logged = frame.decode(group).map_err(|e| senseless(e.to_string()))?;
             match &logged {
                 Logged::Entry(entry) => walk.contents.entry(entry.index),
-                Logged::Accepted(writes) => walk.contents.accepted(writes),
+                Logged::Stamped(writes) => walk.contents.accepted(writes),
                 Logged::Held(writes) => walk.contents.held(writes),
                 Logged::Hard(_) | Logged::Snapshot { .. } | Logged::Close | Logged::Clock(_) => (),
             }

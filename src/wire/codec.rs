@@ -4,7 +4,9 @@
 use bytes::{BufMut, Bytes};
 
 use crate::codec::{Malformed, Reader, put_bytes};
-use crate::replica::{Append, AppendAck, Beat, Chunk, Envelope, Message, VoteReply, VoteRequest};
+use crate::replica::{
+    Append, AppendAck, Chunk, Envelope, Heartbeat, Message, VoteReply, VoteRequest,
+};
 use crate::types::{
     Entry, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, decode_writes,
     encode_writes,
@@ -44,9 +46,9 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
     frame(out, |out| {
         let term = envelope.term;
         match &envelope.message {
-            Message::Beat(beat) => {
+            Message::Heartbeat(heartbeat) => {
                 head(out, kind::BEAT, term);
-                put_beat(out, beat);
+                put_beat(out, heartbeat);
             }
             Message::Append(append) => {
                 head(out, kind::APPEND, term);
@@ -82,15 +84,15 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
                 out.put_u32_le(ids.len() as u32);
                 ids.iter().for_each(|id| put_id(out, *id));
             }
-            Message::ReadAsk { position } => {
+            Message::ReadIndex { position } => {
                 head(out, kind::READ_ASK, term);
                 out.put_u64_le(*position);
             }
-            Message::ReadAnswer { position, index } => {
+            Message::ReadIndexReply { position, index } => {
                 head(out, kind::READ_ANSWER, term);
                 put_u64s(out, &[*position, *index]);
             }
-            Message::Accept { sent, seen, floor, requests } => {
+            Message::Stamp { sent, seen, floor, requests } => {
                 head(out, kind::ACCEPT, term);
                 put_u64s(out, &[*sent, seen.0, *floor]);
                 out.put_u32_le(requests.len() as u32);
@@ -161,18 +163,21 @@ fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     out.put_u64_le(value.unwrap_or(0));
 }
 
-fn put_beat(out: &mut Vec<u8>, beat: &Beat) {
-    put_option(out, beat.leader.map(|leader| leader.0.into()));
-    put_u64s(out, &[beat.commit, beat.last, beat.matched, beat.asked, beat.heard]);
-    out.put_u64_le(beat.incarnation);
-    for flag in [beat.admitted, beat.voter, beat.fit] {
+fn put_beat(out: &mut Vec<u8>, heartbeat: &Heartbeat) {
+    put_option(out, heartbeat.leader.map(|leader| leader.0.into()));
+    put_u64s(
+        out,
+        &[heartbeat.commit, heartbeat.last, heartbeat.matched, heartbeat.asked, heartbeat.heard],
+    );
+    out.put_u64_le(heartbeat.incarnation);
+    for flag in [heartbeat.admitted, heartbeat.voter, heartbeat.fit] {
         out.put_u8(u8::from(flag));
     }
-    put_option(out, beat.founder);
-    put_option(out, beat.answers);
-    put_u64s(out, &[beat.clock, beat.drained.0]);
-    put_option(out, beat.mark.map(|(index, _)| index));
-    put_option(out, beat.mark.map(|(_, digest)| digest));
+    put_option(out, heartbeat.founder);
+    put_option(out, heartbeat.answers);
+    put_u64s(out, &[heartbeat.clock, heartbeat.drained.0]);
+    put_option(out, heartbeat.checkpoint.map(|(index, _)| index));
+    put_option(out, heartbeat.checkpoint.map(|(_, digest)| digest));
 }
 
 fn put_append(out: &mut Vec<u8>, append: &Append) {
@@ -200,7 +205,7 @@ pub(super) fn decode(body: &Bytes) -> Result<Frame, Malformed> {
 
 fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Message, Malformed> {
     Ok(match kind {
-        kind::BEAT => Message::Beat(take_beat(reader)?),
+        kind::BEAT => Message::Heartbeat(take_heartbeat(reader)?),
         kind::APPEND => Message::Append(take_append(reader, body)?),
         kind::APPEND_MATCHED => {
             Message::AppendAck(AppendAck::Matched(reader.u64("matched index")?))
@@ -231,17 +236,18 @@ fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Messa
             let ids = (0..count).map(|_| take_id(reader));
             Message::Refuse { ids: ids.collect::<Result<_, _>>()?, reason }
         }
-        kind::READ_ASK => Message::ReadAsk { position: reader.u64("position")? },
-        kind::READ_ANSWER => {
-            Message::ReadAnswer { position: reader.u64("position")?, index: reader.u64("index")? }
-        }
+        kind::READ_ASK => Message::ReadIndex { position: reader.u64("position")? },
+        kind::READ_ANSWER => Message::ReadIndexReply {
+            position: reader.u64("position")?,
+            index: reader.u64("index")?,
+        },
         kind::ACCEPT => {
             let (sent, seen) = (reader.u64("time of sending")?, reader.u64("version")?);
             let (seen, floor) = (Version(seen), reader.u64("floor")?);
             let count = reader.count(ID_LEN + 4, "requests")?;
             let requests = (0..count).map(|_| Ok((take_id(reader)?, decode_writes(reader)?)));
             let requests = requests.collect::<Result<_, _>>()?;
-            Message::Accept { sent, seen, floor, requests }
+            Message::Stamp { sent, seen, floor, requests }
         }
         kind::STAMPED => {
             let count = reader.count(ID_LEN + 9, "stamps")?;
@@ -279,10 +285,10 @@ fn take_option(reader: &mut Reader<'_>, field: &'static str) -> Result<Option<u6
     }
 }
 
-fn take_beat(reader: &mut Reader<'_>) -> Result<Beat, Malformed> {
+fn take_heartbeat(reader: &mut Reader<'_>) -> Result<Heartbeat, Malformed> {
     let leader = take_option(reader, "leader")?;
     let leader = leader.map(u32::try_from).transpose().map_err(|_| Malformed("leader"))?;
-    Ok(Beat {
+    Ok(Heartbeat {
         leader: leader.map(NodeId),
         commit: reader.u64("commit")?,
         last: reader.u64("last index")?,
@@ -297,10 +303,10 @@ fn take_beat(reader: &mut Reader<'_>) -> Result<Beat, Malformed> {
         answers: take_option(reader, "answers")?,
         clock: reader.u64("clock")?,
         drained: Version(reader.u64("drained version")?),
-        mark: match (take_option(reader, "mark")?, take_option(reader, "digest")?) {
+        checkpoint: match (take_option(reader, "checkpoint")?, take_option(reader, "digest")?) {
             (Some(index), Some(digest)) => Some((index, digest)),
             (None, None) => None,
-            _ => return Err(Malformed("mark")),
+            _ => return Err(Malformed("checkpoint")),
         },
     })
 }

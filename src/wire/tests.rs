@@ -5,7 +5,9 @@ use proptest::prelude::*;
 
 use super::handshake::{self, Acceptor, Dialer, HandshakeError, Identity, cluster_id};
 use super::*;
-use crate::replica::{Append, AppendAck, Beat, Chunk, Envelope, Message, VoteReply, VoteRequest};
+use crate::replica::{
+    Append, AppendAck, Chunk, Envelope, Heartbeat, Message, VoteReply, VoteRequest,
+};
 use crate::types::{
     Entry, NodeId, Payload, Proposal, Rejected, RequestId, SnapshotMeta, Version, Write, Writes,
 };
@@ -61,7 +63,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         Just(Payload::Noop),
         batch.prop_map(|(stamp, proposal)| Payload::Batch { stamp, proposal }),
         writes().prop_map(Payload::Merge),
-        version().prop_map(|floor| Payload::Mark { floor }),
+        version().prop_map(|floor| Payload::Checkpoint { floor }),
     ];
     (any::<u64>(), any::<u64>(), payload).prop_map(|(index, term, payload)| Entry {
         index,
@@ -70,33 +72,35 @@ fn entry() -> impl Strategy<Value = Entry> {
     })
 }
 
-fn beat() -> impl Strategy<Value = Beat> {
+fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     let numbers = any::<[u64; 8]>();
     let options = any::<(Option<u32>, Option<u64>, Option<u64>)>();
-    let mark = any::<Option<(u64, u64)>>();
-    (numbers, options, any::<[bool; 3]>(), mark).prop_map(|(numbers, options, flags, mark)| {
-        let [commit, last, matched, asked, heard, incarnation, clock, drained] = numbers;
-        let [admitted, voter, fit] = flags;
-        let (leader, founder, answers) = options;
-        let leader = leader.map(NodeId);
-        Beat {
-            leader,
-            commit,
-            last,
-            matched,
-            asked,
-            heard,
-            incarnation,
-            admitted,
-            voter,
-            fit,
-            founder,
-            answers,
-            clock,
-            drained: Version(drained),
-            mark,
-        }
-    })
+    let checkpoint = any::<Option<(u64, u64)>>();
+    (numbers, options, any::<[bool; 3]>(), checkpoint).prop_map(
+        |(numbers, options, flags, checkpoint)| {
+            let [commit, last, matched, asked, heard, incarnation, clock, drained] = numbers;
+            let [admitted, voter, fit] = flags;
+            let (leader, founder, answers) = options;
+            let leader = leader.map(NodeId);
+            Heartbeat {
+                leader,
+                commit,
+                last,
+                matched,
+                asked,
+                heard,
+                incarnation,
+                admitted,
+                voter,
+                fit,
+                founder,
+                answers,
+                clock,
+                drained: Version(drained),
+                checkpoint,
+            }
+        },
+    )
 }
 
 fn rejected() -> impl Strategy<Value = Rejected> {
@@ -115,7 +119,7 @@ fn message() -> impl Strategy<Value = Message> {
     let entries = prop::collection::vec(entry(), 0..5);
     let ids = prop::collection::vec(request_id(), 0..5);
     prop_oneof![
-        beat().prop_map(Message::Beat),
+        heartbeat().prop_map(Message::Heartbeat),
         (any::<[u64; 3]>(), entries).prop_map(|([prev_index, prev_term, commit], entries)| {
             Message::Append(Append { prev_index, prev_term, commit, entries })
         }),
@@ -130,10 +134,10 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|[pre, granted]| Message::VoteReply(VoteReply { pre, granted })),
         prop::collection::vec(proposal(), 0..5).prop_map(Message::Forward),
         (ids, rejected()).prop_map(|(ids, reason)| Message::Refuse { ids, reason }),
-        any::<u64>().prop_map(|position| Message::ReadAsk { position }),
-        any::<[u64; 2]>().prop_map(|[position, index]| Message::ReadAnswer { position, index }),
+        any::<u64>().prop_map(|position| Message::ReadIndex { position }),
+        any::<[u64; 2]>().prop_map(|[position, index]| Message::ReadIndexReply { position, index }),
         (any::<[u64; 3]>(), prop::collection::vec((request_id(), writes()), 0..3)).prop_map(
-            |([sent, seen, floor], requests)| Message::Accept {
+            |([sent, seen, floor], requests)| Message::Stamp {
                 sent,
                 seen: Version(seen),
                 floor,
@@ -268,7 +272,7 @@ fn every_split_of_a_stream_gives_the_same_frames() {
     let frames = [
         Frame::Message(7, Message::Forward(vec![proposal])),
         Frame::Message(7, Message::Campaign),
-        Frame::Message(8, Message::Beat(Beat::default())),
+        Frame::Message(8, Message::Heartbeat(Heartbeat::default())),
     ];
     let stream = encoded(&frames);
     for split in 0..=stream.len() {

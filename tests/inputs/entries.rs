@@ -126,7 +126,7 @@ pub fn entries(index: u64) -> Vec<Entry> {
         Payload::Noop,
         Payload::Batch { stamp: Version(902 << 8 | 255), proposal },
         Payload::Merge(writes.into()),
-        Payload::Mark { floor: Version(800 << 8) },
+        Payload::Checkpoint { floor: Version(800 << 8) },
     ];
     let entry = |(at, payload)| Entry { index: index + at, term: 3, payload };
     (0..).zip(payloads).map(entry).collect()

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use nodesync::types::NodeId;
-use nodesync::wal::{Home, Identity};
+use nodesync::wal::{DataDir, Identity};
 use tempfile::TempDir;
 
 use super::{Case, Seeds};
@@ -35,7 +35,7 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
     let file = dir.join("identity");
     fs::write(&file, bytes).unwrap();
     let _ = fs::remove_file(dir.join("lock"));
-    let Ok(home) = Home::open(dir, &wanted(), 5) else {
+    let Ok(data_dir) = DataDir::open(dir, &wanted(), 5) else {
         let left: Vec<_> = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(left, std::slice::from_ref(&file), "a refused directory is left as it was");
         assert!(fs::read(&file).unwrap() == bytes, "its identity, too");
@@ -52,20 +52,20 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
     let number = |name: &str| value(name).parse::<u64>().expect("a number");
     assert_eq!((value("cluster"), value("members")), ("nodesync".into(), "5000 5001 5002".into()));
     assert_eq!((number("format"), number("node")), (1, 5001));
-    assert!(home.incarnation() == number("incarnation") && home.incarnation() != 0);
-    assert!(home.boot() > number("boot"), "{} after {}", home.boot(), number("boot"));
+    assert!(data_dir.incarnation() == number("incarnation") && data_dir.incarnation() != 0);
+    assert!(data_dir.boot() > number("boot"), "{} after {}", data_dir.boot(), number("boot"));
     // Syncing takes time: now and then is enough.
     if crc32fast::hash(bytes).is_multiple_of(16) {
-        check_claim(dir, home);
+        check_claim(dir, data_dir);
     }
     true
 }
 
-fn check_claim(dir: &Path, home: Home) {
-    let (incarnation, boot) = (home.incarnation(), home.boot());
-    home.claim().expect("the directory can be written to");
-    drop(home);
-    let again = Home::open(dir, &wanted(), 5).expect("what was written is taken");
+fn check_claim(dir: &Path, data_dir: DataDir) {
+    let (incarnation, boot) = (data_dir.incarnation(), data_dir.boot());
+    data_dir.claim().expect("the directory can be written to");
+    drop(data_dir);
+    let again = DataDir::open(dir, &wanted(), 5).expect("what was written is taken");
     assert_eq!(again.incarnation(), incarnation);
     assert!(again.boot() > boot, "{} after {boot}", again.boot());
 }

@@ -178,7 +178,7 @@ fn busy() -> Writer {
     }
     let (gone, there) = (write(900 << 8, b'g', None), write(901 << 8 | 1, b't', Some(b"")));
     apply(Payload::Merge([gone, there].into()));
-    apply(Payload::Mark { floor: Version(3 << 8) });
+    apply(Payload::Checkpoint { floor: Version(3 << 8) });
     writer
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::limits::tight;
 use nodesync::codec::Reader;
-use nodesync::protocol::{Facts, Limits, Password, Question, Reply, Session, Work};
+use nodesync::protocol::{Limits, Password, Question, Reply, ServerInfo, Session, Work};
 use nodesync::rng::Rng;
 use nodesync::types::{
     Command, Consistency, Failure, NodeId, Outcome, Rejected, Unserved, Value, Version, When, Write,
@@ -34,14 +34,14 @@ const REPLY_BYTES_MAX: usize = 64 << 10;
 
 /// What the connection is to, and how the node answers.
 struct Setting {
-    facts: Arc<Facts>,
+    server_info: Arc<ServerInfo>,
     refused: Option<Unserved>,
     /// True if `reference.rs` knows what is to be expected.
     plain: bool,
 }
 
 fn settings() -> [Setting; 3] {
-    let facts = |limits, password: Option<&str>, consistency| Facts {
+    let server_info = |limits, password: Option<&str>, consistency| ServerInfo {
         node: NodeId(5001),
         version: "0.1.0",
         password: password.map(|password| Password::new(password.as_bytes())),
@@ -49,14 +49,14 @@ fn settings() -> [Setting; 3] {
         consistency,
         config: vec![("appendonly", "yes".to_owned()), ("save", String::new())],
     };
-    let plain = facts(Limits::default(), None, Consistency::Strong);
-    let guarded = facts(tight(), Some("secret"), Consistency::Eventual);
-    let narrow = facts(tight(), None, Consistency::Eventual);
+    let plain = server_info(Limits::default(), None, Consistency::Strong);
+    let guarded = server_info(tight(), Some("secret"), Consistency::Eventual);
+    let narrow = server_info(tight(), None, Consistency::Eventual);
     let no_quorum = Some(Unserved::Rejected(Rejected::NoQuorum));
     [
-        Setting { facts: Arc::new(plain), refused: None, plain: true },
-        Setting { facts: Arc::new(guarded), refused: no_quorum, plain: false },
-        Setting { facts: Arc::new(narrow), refused: None, plain: false },
+        Setting { server_info: Arc::new(plain), refused: None, plain: true },
+        Setting { server_info: Arc::new(guarded), refused: no_quorum, plain: false },
+        Setting { server_info: Arc::new(narrow), refused: None, plain: false },
     ]
 }
 
@@ -92,7 +92,7 @@ pub fn run(case: &Case<'_>) -> bool {
 impl<'a> Talk<'a> {
     /// Brings the bytes in pieces of the lengths that `piece` gives for what is left.
     fn of(setting: &'a Setting, bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Talk<'a> {
-        let session = Session::new(7, Arc::clone(&setting.facts));
+        let session = Session::new(7, Arc::clone(&setting.server_info));
         let (trace, output) = (Vec::new(), Vec::new());
         let mut talk = Talk { session, setting, received: 0, trace, output, closed: false };
         let mut rest = bytes;
@@ -137,8 +137,8 @@ impl<'a> Talk<'a> {
                 }
                 Work::Write { commands, eventual } => self.write(&commands, eventual),
                 Work::Read => self.read(b's'),
-                Work::Look => self.read(b'l'),
-                Work::Accept { writes } => self.accept(&writes),
+                Work::ReadLocal => self.read(b'l'),
+                Work::Stamp { writes } => self.accept(&writes),
                 Work::Ask(question) => {
                     self.trace.extend(format!("?{question:?}").into_bytes());
                     self.session.finish_ask(answer(&question));
@@ -152,7 +152,7 @@ impl<'a> Talk<'a> {
     }
 
     fn flush(&mut self) {
-        let bound = self.setting.facts.limits.output_bytes_max + REPLY_BYTES_MAX;
+        let bound = self.setting.server_info.limits.output_bytes_max + REPLY_BYTES_MAX;
         let len = self.session.output().len();
         assert!(len <= bound, "{len} bytes of output, unasked");
         self.output.append(self.session.output());
@@ -194,7 +194,7 @@ impl<'a> Talk<'a> {
         self.check_batch(0, len);
         let existed = writes.iter().map(|write| digest(&write.key).is_multiple_of(2)).collect();
         let result = self.setting.refused.map_or(Ok(existed), Err);
-        self.session.finish_accept(result, Some(NodeId(5003)));
+        self.session.finish_stamp(result, Some(NodeId(5003)));
     }
 
     fn read(&mut self, how: u8) {
@@ -216,7 +216,7 @@ impl<'a> Talk<'a> {
 
     /// Keys and values within the limits. A line is as long as it is.
     fn check_words(&self, command: &Command<'_>) {
-        let limits = &self.setting.facts.limits;
+        let limits = &self.setting.server_info.limits;
         let value_max = limits.value_bytes_max.max(limits.line_bytes_max);
         let check_value = |value: &[u8]| assert!(value.len() <= value_max, "a long value");
         match command {
@@ -241,12 +241,12 @@ impl<'a> Talk<'a> {
     }
 
     fn check_key(&self, key: &[u8]) {
-        assert!(key.len() <= self.setting.facts.limits.key_bytes_max, "a long key: {key:?}");
+        assert!(key.len() <= self.setting.server_info.limits.key_bytes_max, "a long key: {key:?}");
     }
 
     /// The batch limits; the last command's encoded form may be longer than its request.
     fn check_batch(&self, count: usize, len: usize) {
-        let limits = &self.setting.facts.limits;
+        let limits = &self.setting.server_info.limits;
         assert!(count <= limits.batch_commands_max, "{count} commands in a batch");
         let longest = limits.request_bytes_max.max(4 * limits.line_bytes_max);
         assert!(len <= limits.batch_bytes_max + longest, "{len} bytes in a batch");

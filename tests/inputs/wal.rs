@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nodesync::codec::Reader;
-use nodesync::replica::{HardState, Record, Recovered, Standing};
+use nodesync::replica::{HardState, Recovered, Standing, WalRecord};
+use nodesync::testing::MemoryDisk;
 use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, decode_writes};
-use nodesync::wal::{Disk, MemoryDisk, Options, Wal, WalError};
+use nodesync::wal::{Disk, Options, Wal, WalError};
 
 use super::entries::write;
 use super::{Case, Seeds};
@@ -110,10 +111,14 @@ fn check_going_on(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, fou
     let held = [write(77 << 8, b'z', Some(b"z"))];
     let clock = Version(expected.clock.0.saturating_add(1));
     let hard = HardState { term: 9, ..expected.hard.clone() };
-    let mut records = vec![Record::Hard(hard), Record::Accepted(held.into()), Record::Clock(clock)];
+    let mut records =
+        vec![WalRecord::Hard(hard), WalRecord::Stamped(held.into()), WalRecord::Clock(clock)];
     if let Some(index) = last.checked_add(1) {
         let entry = Entry { index, term: 9, payload: Payload::Noop };
-        records.extend([Record::Entry(entry), Record::Snapshot(SnapshotMeta { index, term: 9 })]);
+        records.extend([
+            WalRecord::Entry(entry),
+            WalRecord::Snapshot(SnapshotMeta { index, term: 9 }),
+        ]);
     }
     for record in records {
         wal.append(std::slice::from_ref(&record));
@@ -124,20 +129,20 @@ fn check_going_on(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, fou
     }
 }
 
-fn apply(state: &mut Recovered, record: &Record) {
+fn apply(state: &mut Recovered, record: &WalRecord) {
     match record {
-        Record::Hard(hard) => state.hard = hard.clone(),
-        Record::Entry(entry) => {
+        WalRecord::Hard(hard) => state.hard = hard.clone(),
+        WalRecord::Entry(entry) => {
             state.entries.retain(|old| old.index < entry.index);
             state.entries.push(entry.clone());
         }
-        Record::Snapshot(meta) => {
+        WalRecord::Snapshot(meta) => {
             state.entries.retain(|entry| entry.index > meta.index);
             state.snapshot = *meta;
         }
-        Record::Accepted(writes) => state.held.extend_from_slice(writes),
-        Record::Held(writes) => state.held = writes.to_vec(),
-        Record::Clock(clock) => state.clock = state.clock.max(*clock),
+        WalRecord::Stamped(writes) => state.held.extend_from_slice(writes),
+        WalRecord::Held(writes) => state.held = writes.to_vec(),
+        WalRecord::Clock(clock) => state.clock = state.clock.max(*clock),
     }
 }
 
@@ -223,22 +228,22 @@ fn replay(state: &mut Recovered, segment: &[u8], at: usize) -> Option<()> {
     let payload = &segment[start..start + u32_at(segment, at + 4) as usize];
     let mut reader = Reader::new(payload);
     let record = match segment[at + 20] {
-        1 => Record::Hard(hard_state(&mut reader).ok()?),
+        1 => WalRecord::Hard(hard_state(&mut reader).ok()?),
         2 => {
             let frame = Bytes::copy_from_slice(payload);
-            Record::Entry(Entry::decode(&mut Reader::new(&frame), &frame).ok()?)
+            WalRecord::Entry(Entry::decode(&mut Reader::new(&frame), &frame).ok()?)
         }
         3 => {
             let (index, term) = (reader.u64("").ok()?, reader.u64("").ok()?);
             if !reader.bool("").ok()? {
                 state.entries.clear();
             }
-            Record::Snapshot(SnapshotMeta { index, term })
+            WalRecord::Snapshot(SnapshotMeta { index, term })
         }
         4 => return Some(()),
-        5 => Record::Accepted(decode_writes(&mut reader).ok()?),
-        6 => Record::Held(decode_writes(&mut reader).ok()?),
-        7 => Record::Clock(Version(reader.u64("").ok()?)),
+        5 => WalRecord::Stamped(decode_writes(&mut reader).ok()?),
+        6 => WalRecord::Held(decode_writes(&mut reader).ok()?),
+        7 => WalRecord::Clock(Version(reader.u64("").ok()?)),
         _ => return None,
     };
     apply(state, &record);
@@ -284,7 +289,7 @@ pub fn repair(bytes: &mut [u8]) {
 }
 
 /// Writes a log, a commit for each batch of records; its bytes, with `close` at the end.
-fn logged(log_id: u64, batches: &[Vec<Record>], close: bool) -> Vec<u8> {
+fn logged(log_id: u64, batches: &[Vec<WalRecord>], close: bool) -> Vec<u8> {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, log_id).expect("an empty disk");
     for records in batches {
@@ -299,39 +304,40 @@ fn logged(log_id: u64, batches: &[Vec<Record>], close: bool) -> Vec<u8> {
     segments.flat_map(|name| disk.read(&name).unwrap()).collect()
 }
 
-fn entry(index: u64, term: u64, len: usize) -> Record {
+fn entry(index: u64, term: u64, len: usize) -> WalRecord {
     let writes = [write(index << 8, b'k', Some(&vec![index as u8; len]))];
-    Record::Entry(Entry { index, term, payload: Payload::Merge(writes.into()) })
+    WalRecord::Entry(Entry { index, term, payload: Payload::Merge(writes.into()) })
 }
 
-fn hard(term: u64) -> Record {
+fn hard(term: u64) -> WalRecord {
     let standing = Standing::Voter { founders: [(NodeId(5000), 7), (NodeId(5001), 9)].into() };
-    Record::Hard(HardState { term, vote: Some(NodeId(5001)), standing })
+    WalRecord::Hard(HardState { term, vote: Some(NodeId(5001)), standing })
 }
 
-fn accepted(version: u64) -> Record {
+fn accepted(version: u64) -> WalRecord {
     let value = (!version.is_multiple_of(3)).then_some(&b"value"[..]);
-    Record::Accepted([write(version << 8, b'a', value)].into())
+    WalRecord::Stamped([write(version << 8, b'a', value)].into())
 }
 
 pub fn seeds() -> Seeds {
-    let mark = |index, term| Record::Snapshot(SnapshotMeta { index, term });
-    let held = Record::Held([write(8 << 8, b'h', None), write(9 << 8, b'i', Some(b"x"))].into());
+    let mark = |index, term| WalRecord::Snapshot(SnapshotMeta { index, term });
+    let held = WalRecord::Held([write(8 << 8, b'h', None), write(9 << 8, b'i', Some(b"x"))].into());
     let young = vec![vec![hard(1)], vec![entry(1, 1, 10), entry(2, 1, 0)], vec![accepted(3)]];
-    let mut long: Vec<Vec<Record>> = (1..=18).map(|index| vec![entry(index, 1, 40)]).collect();
-    long[3].extend([hard(2), Record::Clock(Version(500 << 8))]);
+    let mut long: Vec<Vec<WalRecord>> = (1..=18).map(|index| vec![entry(index, 1, 40)]).collect();
+    long[3].extend([hard(2), WalRecord::Clock(Version(500 << 8))]);
     long[6].push(accepted(4));
     // Another leader takes back what was not committed.
     long[11].extend([hard(3), entry(11, 3, 5)]);
     long.truncate(12);
     long.extend([vec![held.clone(), accepted(10)], vec![mark(6, 1)]]);
-    let mut dropped: Vec<Vec<Record>> = (1..=16).map(|index| vec![entry(index, 2, 150)]).collect();
+    let mut dropped: Vec<Vec<WalRecord>> =
+        (1..=16).map(|index| vec![entry(index, 2, 150)]).collect();
     dropped[6].push(mark(6, 2));
     dropped[12].push(mark(11, 2));
     let installed =
         vec![vec![hard(4)], vec![entry(1, 1, 3)], vec![mark(90, 4)], vec![entry(91, 4, 9)]];
-    let mut eventual: Vec<Vec<Record>> =
-        (1..=16).map(|at| vec![accepted(at), Record::Clock(Version(at << 12))]).collect();
+    let mut eventual: Vec<Vec<WalRecord>> =
+        (1..=16).map(|at| vec![accepted(at), WalRecord::Clock(Version(at << 12))]).collect();
     eventual[4].push(held);
     let mut old = logged(0x17, &young, false);
     old[8] = 1;

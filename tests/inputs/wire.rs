@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use nodesync::replica::{
-    Append, AppendAck, Beat, Chunk, Envelope, Message, VoteReply, VoteRequest,
+    Append, AppendAck, Chunk, Envelope, Heartbeat, Message, VoteReply, VoteRequest,
 };
 use nodesync::rng::Rng;
 use nodesync::types::{NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Version};
@@ -126,8 +126,8 @@ fn written(frame: &Frame) -> Vec<u8> {
     out
 }
 
-fn beat() -> Beat {
-    Beat {
+fn heartbeat() -> Heartbeat {
+    Heartbeat {
         leader: Some(NodeId(5002)),
         commit: 7,
         last: 9,
@@ -138,8 +138,8 @@ fn beat() -> Beat {
         founder: Some(3),
         clock: 1_700_000_000_000_000,
         drained: Version(5 << 8),
-        mark: Some((6, 0xabcd)),
-        ..Beat::default()
+        checkpoint: Some((6, 0xabcd)),
+        ..Heartbeat::default()
     }
 }
 
@@ -151,7 +151,7 @@ fn messages() -> Vec<(&'static str, Vec<Message>)> {
     let missing = AppendAck::Missing { prev_index: 9, hint_index: 4, hint_term: 1 };
     let vote = VoteRequest { pre: true, transfer: false, last_index: 9, last_term: 2 };
     let writes = [write(5 << 8, b'a', Some(b"1")), write(6 << 8, b'b', None)];
-    let accept = Message::Accept {
+    let accept = Message::Stamp {
         sent: 1_700_000_000_000_000,
         seen: Version(4 << 8),
         floor: 2,
@@ -160,7 +160,10 @@ fn messages() -> Vec<(&'static str, Vec<Message>)> {
     let stamped = vec![(id(2), Ok(Version(7 << 8))), (id(3), Err(Rejected::ClockSkew))];
     let refuse = Message::Refuse { ids: vec![id(1), id(2)], reason: Rejected::Busy };
     vec![
-        ("beat", vec![Message::Beat(beat()), Message::Beat(Beat::default())]),
+        (
+            "heartbeat",
+            vec![Message::Heartbeat(heartbeat()), Message::Heartbeat(Heartbeat::default())],
+        ),
         ("append", vec![append(Vec::new()), append(entries(7))]),
         (
             "append-acks",
@@ -177,7 +180,10 @@ fn messages() -> Vec<(&'static str, Vec<Message>)> {
         ("forward", vec![Message::Forward(vec![proposal(1), proposal(2)]), refuse]),
         (
             "reads",
-            vec![Message::ReadAsk { position: 3 }, Message::ReadAnswer { position: 3, index: 8 }],
+            vec![
+                Message::ReadIndex { position: 3 },
+                Message::ReadIndexReply { position: 3, index: 8 },
+            ],
         ),
         ("accept", vec![accept, Message::Stamped(stamped)]),
         ("spread", vec![Message::Spread(writes.into()), Message::Spread([].into())]),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nodesync::codec::Reader;
-use nodesync::protocol::{Facts, Limits, Password, Protocol, Question, Reply, Session, Work};
+use nodesync::protocol::{Limits, Password, Protocol, Question, Reply, ServerInfo, Session, Work};
 use nodesync::types::{
     Command, Consistency, Failure, NodeId, Outcome, Unserved, Value, Version, When, Write,
 };
@@ -72,7 +72,7 @@ impl Store {
     }
 
     /// True if the key existed before.
-    fn accept(&mut self, write: &Write) -> bool {
+    fn put_overlay(&mut self, write: &Write) -> bool {
         match &write.value {
             Some(value) => self.0.insert(write.key.to_vec(), value.to_vec()),
             None => self.0.remove(&write.key[..]),
@@ -120,7 +120,7 @@ impl Desk {
     /// With what new sessions start with.
     pub fn with(limits: Limits, password: Option<&str>, consistency: Consistency) -> Desk {
         let config = [("appendonly", "yes"), ("maxclients", "10000"), ("save", "")];
-        let facts = Facts {
+        let server_info = ServerInfo {
             node: NodeId(5001),
             version: "0.1.0",
             password: password.map(|password| Password::new(password.as_bytes())),
@@ -129,7 +129,7 @@ impl Desk {
             config: config.map(|(name, value)| (name, value.to_owned())).to_vec(),
         };
         Desk {
-            session: Session::new(7, Arc::new(facts)),
+            session: Session::new(7, Arc::new(server_info)),
             store: Store::default(),
             leader: Some(NodeId(5003)),
             refuse: None,
@@ -168,8 +168,8 @@ impl Desk {
                 }
                 Work::Write { commands, eventual } => self.write(&commands, eventual),
                 Work::Read => self.read("read", ""),
-                Work::Look => self.read("look", "look "),
-                Work::Accept { writes } => self.accept(&writes),
+                Work::ReadLocal => self.read("look", "look "),
+                Work::Stamp { writes } => self.accept(&writes),
                 Work::Ask(question) => {
                     self.log.push(format!("ask: {question:?}"));
                     let answer = self.answer(question);
@@ -214,12 +214,12 @@ impl Desk {
             assert_eq!(write.version, Version::default(), "who accepts a write stamps it");
             shown.push(show_write(&write.key, write.value.as_deref()));
             if self.refuse.is_none() {
-                existed.push(self.store.accept(write));
+                existed.push(self.store.put_overlay(write));
             }
         }
         self.note("accept", "accept ", &shown);
         let result = self.refuse.map_or(Ok(existed), Err);
-        self.session.finish_accept(result, self.leader);
+        self.session.finish_stamp(result, self.leader);
     }
 
     /// Takes note of a piece of work, and of its commands.

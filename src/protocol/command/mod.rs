@@ -11,32 +11,32 @@ mod data;
 
 use super::Question;
 use super::args::Args;
-use super::caller::Caller;
-use super::reply::{Reply, Shape};
+use super::conn_state::ConnState;
+use super::reply::{Reply, ReplyShape};
 use crate::types::Command;
 
 /// What a store command asks for, and how its outcome is shown.
-pub(super) struct Order<'a> {
+pub(super) struct ParsedCommand<'a> {
     pub(super) command: Command<'a>,
-    pub(super) shape: Shape,
+    pub(super) shape: ReplyShape,
 }
 
 /// What a session command comes to.
-pub(super) enum Answer {
+pub(super) enum Response {
     /// This.
-    Now(Reply, Shape),
+    Now(Reply, ReplyShape),
     /// What the node will say.
-    Ask(Question, Shape),
+    Ask(Question, ReplyShape),
 }
 
 /// Reads a store command's arguments; an error is the reply.
-type Parse = for<'a> fn(Args<'a>) -> Result<Order<'a>, Reply>;
+type Parse = for<'a> fn(Args<'a>) -> Result<ParsedCommand<'a>, Reply>;
 
 /// Does what a session command says; an error is the reply.
-type Act = fn(Args<'_>, &mut Caller) -> Result<Answer, Reply>;
+type Act = fn(Args<'_>, &mut ConnState) -> Result<Response, Reply>;
 
 /// Who does it.
-pub(super) enum Does {
+pub(super) enum Handler {
     /// The store: what it costs and when it is done is the driver's affair.
     Store(Parse),
     /// The session, at once.
@@ -49,7 +49,7 @@ pub(super) enum Does {
 pub(super) const WITH_WORDS: usize = 2;
 
 /// One command, or one subcommand such as `client|id`.
-pub(super) struct Row {
+pub(super) struct CommandSpec {
     /// Lower case.
     pub(super) name: &'static str,
     /// Words with the name: exactly so many, or at least so many if negative.
@@ -59,7 +59,7 @@ pub(super) struct Row {
     /// First key, last key (negative: counted from the end) and the step between keys; zeros if
     /// there are none.
     pub(super) keys: (i8, i8, i8),
-    pub(super) does: Does,
+    pub(super) handler: Handler,
     /// Redis's group: `string`, `generic`, `connection`, `server` or `cluster`.
     pub(super) group: &'static str,
     pub(super) summary: &'static str,
@@ -67,29 +67,29 @@ pub(super) struct Row {
     /// 0: never.
     pub(super) rest_at: usize,
     /// The subcommands, if any.
-    pub(super) family: &'static [Row],
+    pub(super) family: &'static [CommandSpec],
 }
 
-const fn row(
+const fn spec(
     name: &'static str,
     arity: i8,
     flags: &'static str,
     keys: (i8, i8, i8),
-    does: Does,
+    handler: Handler,
     group: &'static str,
     summary: &'static str,
-) -> Row {
-    Row { name, arity, flags, keys, does, group, summary, rest_at: 0, family: &[] }
+) -> CommandSpec {
+    CommandSpec { name, arity, flags, keys, handler, group, summary, rest_at: 0, family: &[] }
 }
 
-impl Row {
-    const fn rest_at(mut self, word: usize) -> Row {
+impl CommandSpec {
+    const fn rest_at(mut self, word: usize) -> CommandSpec {
         self.rest_at = word;
         self
     }
 
-    const fn family(mut self, rows: &'static [Row]) -> Row {
-        self.family = rows;
+    const fn family(mut self, specs: &'static [CommandSpec]) -> CommandSpec {
+        self.family = specs;
         self
     }
 
@@ -121,27 +121,27 @@ impl Row {
 
     /// This command, or the subcommand that `args` name, if it takes as many words; an error is
     /// the reply.
-    pub(super) fn resolve(&'static self, args: Args<'_>) -> Result<&'static Row, Reply> {
-        let row = if self.family.is_empty() || args.count() == 1 {
+    pub(super) fn resolve(&'static self, args: Args<'_>) -> Result<&'static CommandSpec, Reply> {
+        let spec = if self.family.is_empty() || args.count() == 1 {
             self
         } else {
             self.member(args.at(1)).ok_or_else(|| unknown_member(self, args.at(1)))?
         };
-        if row.takes(args.count()) { Ok(row) } else { Err(wrong_count(row.name)) }
+        if spec.takes(args.count()) { Ok(spec) } else { Err(wrong_count(spec.name)) }
     }
 
-    fn member(&self, name: &[u8]) -> Option<&'static Row> {
+    fn member(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         let own = self.name.len() + "|".len();
-        self.family.iter().find(|row| name.eq_ignore_ascii_case(&row.name.as_bytes()[own..]))
+        self.family.iter().find(|spec| name.eq_ignore_ascii_case(&spec.name.as_bytes()[own..]))
     }
 }
 
 /// The command `name`, in upper or lower case. The first letter leaves a few rows to compare; with
 /// a binary search over all of them a GET took 136 ns instead of 75 from bytes to bytes.
-pub(super) fn find(name: &[u8]) -> Option<&'static Row> {
+pub(super) fn find(name: &[u8]) -> Option<&'static CommandSpec> {
     let letter = name.first()?.to_ascii_lowercase().checked_sub(b'a')?;
     let (first, end) = *BY_LETTER.get(usize::from(letter))?;
-    TABLE[first..end].iter().find(|row| row.name.as_bytes().eq_ignore_ascii_case(name))
+    TABLE[first..end].iter().find(|spec| spec.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// For each letter, where in the table the names with that first letter begin and end.
@@ -192,8 +192,8 @@ pub(super) fn unknown(args: Args<'_>) -> Reply {
     Reply::error(format!("ERR unknown command '{name}', with args beginning with: {quoted}"))
 }
 
-fn unknown_member(row: &Row, member: &[u8]) -> Reply {
-    let (member, family) = (excerpt(member, 128), row.name.to_ascii_uppercase());
+fn unknown_member(spec: &CommandSpec, member: &[u8]) -> Reply {
+    let (member, family) = (excerpt(member, 128), spec.name.to_ascii_uppercase());
     Reply::error(format!("ERR unknown subcommand '{member}'. Try {family} HELP."))
 }
 
@@ -207,137 +207,137 @@ const WRITE: &str = "write denyoom fast";
 const LOCAL: &str = "loading stale fast";
 const STRANGER: &str = "noscript loading stale fast no_auth allow_busy";
 
-use Does::{Session, Store};
+use Handler::{Session, Store};
 use {catalog as cat, connection as con};
 
 /// Sorted by name.
 #[rustfmt::skip]
-static TABLE: &[Row] = &[
-    row("append", 3, WRITE, ONE_KEY, Store(data::append), "string",
+static TABLE: &[CommandSpec] = &[
+    spec("append", 3, WRITE, ONE_KEY, Store(data::append), "string",
         "Appends to a value, which is empty if the key does not exist.").rest_at(2),
-    row("auth", -2, STRANGER, NO_KEY, Session(con::auth), "connection",
+    spec("auth", -2, STRANGER, NO_KEY, Session(con::auth), "connection",
         "Authenticates the connection with the node's password."),
-    row("client", -2, "", NO_KEY, Session(cat::help), "connection",
+    spec("client", -2, "", NO_KEY, Session(cat::help), "connection",
         "Tells about client connections.").family(CLIENT),
-    row("command", -1, "loading stale", NO_KEY, Session(cat::command), "server",
+    spec("command", -1, "loading stale", NO_KEY, Session(cat::command), "server",
         "Tells about all commands.").family(COMMAND),
-    row("config", -2, "", NO_KEY, Session(cat::help), "server",
+    spec("config", -2, "", NO_KEY, Session(cat::help), "server",
         "Tells the node's configuration.").family(CONFIG),
-    row("consistency", -1, LOCAL, NO_KEY, Session(con::consistency), "connection",
+    spec("consistency", -1, LOCAL, NO_KEY, Session(con::consistency), "connection",
         "Chooses strong or eventual for the connection, or tells which it is."),
-    row("dbsize", 1, READ, NO_KEY, Store(data::dbsize), "server",
+    spec("dbsize", 1, READ, NO_KEY, Store(data::dbsize), "server",
         "Counts the keys."),
-    row("decr", 2, WRITE, ONE_KEY, Store(data::decr), "string",
+    spec("decr", 2, WRITE, ONE_KEY, Store(data::decr), "string",
         "Takes one from a number, which is 0 if the key does not exist."),
-    row("decrby", 3, WRITE, ONE_KEY, Store(data::decrby), "string",
+    spec("decrby", 3, WRITE, ONE_KEY, Store(data::decrby), "string",
         "Subtracts from a number, which is 0 if the key does not exist."),
-    row("del", -2, "write", ALL_KEYS, Store(data::del), "generic",
+    spec("del", -2, "write", ALL_KEYS, Store(data::del), "generic",
         "Deletes keys and tells how many there were."),
-    row("echo", 2, LOCAL, NO_KEY, Session(con::echo), "connection",
+    spec("echo", 2, LOCAL, NO_KEY, Session(con::echo), "connection",
         "Answers its argument.").rest_at(1),
-    row("exists", -2, READ, ALL_KEYS, Store(data::exists), "generic",
+    spec("exists", -2, READ, ALL_KEYS, Store(data::exists), "generic",
         "Counts how many of the keys exist."),
-    row("flushall", -1, "write", NO_KEY, Store(data::flushall), "server",
+    spec("flushall", -1, "write", NO_KEY, Store(data::flushall), "server",
         "Deletes all keys."),
-    row("get", 2, READ, ONE_KEY, Store(data::get), "string",
+    spec("get", 2, READ, ONE_KEY, Store(data::get), "string",
         "Answers a key's value."),
-    row("getdel", 2, "write fast", ONE_KEY, Store(data::getdel), "string",
+    spec("getdel", 2, "write fast", ONE_KEY, Store(data::getdel), "string",
         "Answers a key's value and deletes the key."),
-    row("getset", 3, WRITE, ONE_KEY, Store(data::getset), "string",
+    spec("getset", 3, WRITE, ONE_KEY, Store(data::getset), "string",
         "Sets a key and answers its old value.").rest_at(2),
-    row("hello", -1, STRANGER, NO_KEY, Session(con::hello), "connection",
+    spec("hello", -1, STRANGER, NO_KEY, Session(con::hello), "connection",
         "Introduces client and node and chooses the protocol's version."),
-    row("incr", 2, WRITE, ONE_KEY, Store(data::incr), "string",
+    spec("incr", 2, WRITE, ONE_KEY, Store(data::incr), "string",
         "Adds one to a number, which is 0 if the key does not exist."),
-    row("incrby", 3, WRITE, ONE_KEY, Store(data::incrby), "string",
+    spec("incrby", 3, WRITE, ONE_KEY, Store(data::incrby), "string",
         "Adds to a number, which is 0 if the key does not exist."),
-    row("info", -1, "loading stale", NO_KEY, Session(con::info), "server",
+    spec("info", -1, "loading stale", NO_KEY, Session(con::info), "server",
         "Tells the node's state and statistics."),
-    row("keys", 2, "readonly", NO_KEY, Store(data::keys), "generic",
+    spec("keys", 2, "readonly", NO_KEY, Store(data::keys), "generic",
         "Lists all keys that match a pattern."),
-    row("leader", 1, LOCAL, NO_KEY, Session(con::leader), "cluster",
+    spec("leader", 1, LOCAL, NO_KEY, Session(con::leader), "cluster",
         "Answers the id of the node that leads, or nothing."),
-    row("mget", -2, READ, ALL_KEYS, Store(data::mget), "string",
+    spec("mget", -2, READ, ALL_KEYS, Store(data::mget), "string",
         "Answers the values of several keys."),
-    row("mset", -3, "write denyoom", PAIRS, Store(data::mset), "string",
+    spec("mset", -3, "write denyoom", PAIRS, Store(data::mset), "string",
         "Sets several keys at once."),
-    row("nodes", 1, LOCAL, NO_KEY, Session(con::nodes), "cluster",
+    spec("nodes", 1, LOCAL, NO_KEY, Session(con::nodes), "cluster",
         "Lists the cluster's nodes and their state."),
-    row("ping", -1, "fast", NO_KEY, Session(con::ping), "connection",
+    spec("ping", -1, "fast", NO_KEY, Session(con::ping), "connection",
         "Answers PONG, or its argument.").rest_at(1),
-    row("quit", -1, STRANGER, NO_KEY, Session(con::quit), "connection",
+    spec("quit", -1, STRANGER, NO_KEY, Session(con::quit), "connection",
         "Closes the connection."),
-    row("readonly", 1, LOCAL, NO_KEY, Session(con::readonly), "cluster",
+    spec("readonly", 1, LOCAL, NO_KEY, Session(con::readonly), "cluster",
         "Makes the connection's reads eventual, whatever its writes are."),
-    row("readwrite", 1, LOCAL, NO_KEY, Session(con::readwrite), "cluster",
+    spec("readwrite", 1, LOCAL, NO_KEY, Session(con::readwrite), "cluster",
         "Ends READONLY: reads are what CONSISTENCY says again."),
-    row("reset", 1, STRANGER, NO_KEY, Session(con::reset), "connection",
+    spec("reset", 1, STRANGER, NO_KEY, Session(con::reset), "connection",
         "Puts the connection back to its first state."),
-    row("role", 1, "noscript loading stale fast", NO_KEY, Session(con::role), "server",
+    spec("role", 1, "noscript loading stale fast", NO_KEY, Session(con::role), "server",
         "Tells the node's part in replication."),
-    row("scan", -2, "readonly", NO_KEY, Store(data::scan), "generic",
+    spec("scan", -2, "readonly", NO_KEY, Store(data::scan), "generic",
         "Lists some of the keys, and a cursor to go on from."),
-    row("select", 2, LOCAL, NO_KEY, Session(con::select), "connection",
+    spec("select", 2, LOCAL, NO_KEY, Session(con::select), "connection",
         "Chooses the database, of which there is one: 0."),
-    row("set", -3, "write denyoom", ONE_KEY, Store(data::set), "string",
+    spec("set", -3, "write denyoom", ONE_KEY, Store(data::set), "string",
         "Sets a key, if wanted only when it exists or does not.").rest_at(2),
-    row("setnx", 3, WRITE, ONE_KEY, Store(data::setnx), "string",
+    spec("setnx", 3, WRITE, ONE_KEY, Store(data::setnx), "string",
         "Sets a key that does not exist.").rest_at(2),
-    row("strlen", 2, READ, ONE_KEY, Store(data::strlen), "string",
+    spec("strlen", 2, READ, ONE_KEY, Store(data::strlen), "string",
         "Answers the length of a value."),
-    row("time", 1, LOCAL, NO_KEY, Session(con::time), "server",
+    spec("time", 1, LOCAL, NO_KEY, Session(con::time), "server",
         "Answers the node's wall-clock time."),
-    row("type", 2, READ, ONE_KEY, Store(data::kind), "generic",
+    spec("type", 2, READ, ONE_KEY, Store(data::kind), "generic",
         "Answers the type of a value: string, or none."),
-    row("unlink", -2, "write fast", ALL_KEYS, Store(data::del), "generic",
+    spec("unlink", -2, "write fast", ALL_KEYS, Store(data::del), "generic",
         "Deletes keys and tells how many there were."),
-    row("wait", 3, "noscript", NO_KEY, Session(con::wait), "generic",
+    spec("wait", 3, "noscript", NO_KEY, Session(con::wait), "generic",
         "Counts the nodes that hold this connection's writes."),
-    row("with", -3, "movablekeys", NO_KEY, Does::With, "generic",
+    spec("with", -3, "movablekeys", NO_KEY, Handler::With, "generic",
         "Executes one command that reads or writes keys, strong or eventual."),
 ];
 
 #[rustfmt::skip]
-static CLIENT: &[Row] = &[
-    row("client|getname", 2, LOCAL, NO_KEY, Session(con::client_getname), "connection",
+static CLIENT: &[CommandSpec] = &[
+    spec("client|getname", 2, LOCAL, NO_KEY, Session(con::client_getname), "connection",
         "Answers the connection's name."),
-    row("client|help", 2, LOCAL, NO_KEY, Session(cat::help), "connection",
+    spec("client|help", 2, LOCAL, NO_KEY, Session(cat::help), "connection",
         "Lists the subcommands."),
-    row("client|id", 2, LOCAL, NO_KEY, Session(con::client_id), "connection",
+    spec("client|id", 2, LOCAL, NO_KEY, Session(con::client_id), "connection",
         "Answers the connection's number on this node."),
-    row("client|info", 2, LOCAL, NO_KEY, Session(con::client_info), "connection",
+    spec("client|info", 2, LOCAL, NO_KEY, Session(con::client_info), "connection",
         "Describes this connection."),
-    row("client|list", -2, LOCAL, NO_KEY, Session(con::client_list), "connection",
+    spec("client|list", -2, LOCAL, NO_KEY, Session(con::client_list), "connection",
         "Describes this node's connections."),
-    row("client|no-evict", 3, LOCAL, NO_KEY, Session(con::client_switch), "connection",
+    spec("client|no-evict", 3, LOCAL, NO_KEY, Session(con::client_switch), "connection",
         "Changes nothing: no connection is evicted."),
-    row("client|no-touch", 3, LOCAL, NO_KEY, Session(con::client_switch), "connection",
+    spec("client|no-touch", 3, LOCAL, NO_KEY, Session(con::client_switch), "connection",
         "Changes nothing: reads leave no trace."),
-    row("client|setinfo", 4, LOCAL, NO_KEY, Session(con::client_setinfo), "connection",
+    spec("client|setinfo", 4, LOCAL, NO_KEY, Session(con::client_setinfo), "connection",
         "Tells the client library's name or version."),
-    row("client|setname", 3, LOCAL, NO_KEY, Session(con::client_setname), "connection",
+    spec("client|setname", 3, LOCAL, NO_KEY, Session(con::client_setname), "connection",
         "Names the connection."),
 ];
 
 #[rustfmt::skip]
-static COMMAND: &[Row] = &[
-    row("command|count", 2, LOCAL, NO_KEY, Session(cat::command_count), "server",
+static COMMAND: &[CommandSpec] = &[
+    spec("command|count", 2, LOCAL, NO_KEY, Session(cat::command_count), "server",
         "Counts the commands."),
-    row("command|docs", -2, LOCAL, NO_KEY, Session(cat::command_docs), "server",
+    spec("command|docs", -2, LOCAL, NO_KEY, Session(cat::command_docs), "server",
         "Describes commands for people."),
-    row("command|help", 2, LOCAL, NO_KEY, Session(cat::help), "server",
+    spec("command|help", 2, LOCAL, NO_KEY, Session(cat::help), "server",
         "Lists the subcommands."),
-    row("command|info", -2, LOCAL, NO_KEY, Session(cat::command_info), "server",
+    spec("command|info", -2, LOCAL, NO_KEY, Session(cat::command_info), "server",
         "Describes commands for programs."),
-    row("command|list", -2, LOCAL, NO_KEY, Session(cat::command_list), "server",
+    spec("command|list", -2, LOCAL, NO_KEY, Session(cat::command_list), "server",
         "Lists the names of commands."),
 ];
 
 #[rustfmt::skip]
-static CONFIG: &[Row] = &[
-    row("config|get", -3, "loading stale", NO_KEY, Session(cat::config_get), "server",
+static CONFIG: &[CommandSpec] = &[
+    spec("config|get", -3, "loading stale", NO_KEY, Session(cat::config_get), "server",
         "Answers the values of settings that match patterns."),
-    row("config|help", 2, LOCAL, NO_KEY, Session(cat::help), "server",
+    spec("config|help", 2, LOCAL, NO_KEY, Session(cat::help), "server",
         "Lists the subcommands."),
 ];
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::protocol::args::Span;
-use crate::protocol::{Facts, Limits};
+use crate::protocol::{Limits, ServerInfo};
 use crate::types::{Consistency, NodeId};
 
-fn rows() -> impl Iterator<Item = &'static Row> {
-    TABLE.iter().flat_map(|row| [row].into_iter().chain(row.family))
+fn specs() -> impl Iterator<Item = &'static CommandSpec> {
+    TABLE.iter().flat_map(|spec| [spec].into_iter().chain(spec.family))
 }
 
 /// A request of `count` words, all alike.
@@ -17,8 +17,8 @@ fn words(word: &str, count: usize) -> (Vec<u8>, Vec<Span>) {
     (word.repeat(count).into_bytes(), spans.collect())
 }
 
-fn caller() -> Caller {
-    let facts = Facts {
+fn conn() -> ConnState {
+    let server_info = ServerInfo {
         node: NodeId(1),
         version: "0.1.0",
         password: None,
@@ -26,20 +26,21 @@ fn caller() -> Caller {
         consistency: Consistency::Strong,
         config: Vec::new(),
     };
-    Caller::new(1, Arc::new(facts))
+    ConnState::new(1, Arc::new(server_info))
 }
 
 #[test]
 fn the_table_is_sorted_and_every_name_is_found_in_any_case() {
-    assert!(TABLE.is_sorted_by_key(|row| row.name));
-    for row in TABLE {
-        for name in [row.name.to_ascii_uppercase(), row.name.to_owned()] {
-            assert_eq!(find(name.as_bytes()).expect("it is in the table").name, row.name);
+    assert!(TABLE.is_sorted_by_key(|spec| spec.name));
+    for spec in TABLE {
+        for name in [spec.name.to_ascii_uppercase(), spec.name.to_owned()] {
+            assert_eq!(find(name.as_bytes()).expect("it is in the table").name, spec.name);
         }
-        for member in row.family {
-            let suffix = member.name.strip_prefix(row.name).and_then(|rest| rest.strip_prefix('|'));
+        for member in spec.family {
+            let suffix =
+                member.name.strip_prefix(spec.name).and_then(|rest| rest.strip_prefix('|'));
             let suffix = suffix.expect("a member is named after its family").to_ascii_uppercase();
-            let found = row.member(suffix.as_bytes()).expect("it is in the family");
+            let found = spec.member(suffix.as_bytes()).expect("it is in the family");
             assert_eq!(found.name, member.name);
         }
     }
@@ -50,46 +51,46 @@ fn the_table_is_sorted_and_every_name_is_found_in_any_case() {
 
 #[test]
 fn no_command_looks_for_words_that_its_arity_does_not_promise() {
-    for row in rows() {
-        let least = usize::from(row.arity.unsigned_abs());
+    for spec in specs() {
+        let least = usize::from(spec.arity.unsigned_abs());
         for word in ["0", "id", "nx", "type", "filterby", "auth", "match", "ex"] {
-            for count in least..=if row.arity < 0 { least + 4 } else { least } {
+            for count in least..=if spec.arity < 0 { least + 4 } else { least } {
                 let (request, spans) = words(word, count);
                 let args = Args::new(&request, &spans);
-                assert!(row.takes(count));
-                for index in row.key_words(count) {
+                assert!(spec.takes(count));
+                for index in spec.key_words(count) {
                     args.at(index);
                 }
-                match row.does {
-                    Does::Store(parse) => drop(parse(args)),
-                    Does::Session(act) => drop(act(args, &mut caller())),
-                    Does::With => drop(caller().admit(args)),
+                match spec.handler {
+                    Handler::Store(parse) => drop(parse(args)),
+                    Handler::Session(act) => drop(act(args, &mut conn())),
+                    Handler::With => drop(conn().admit(args)),
                 }
             }
         }
-        assert!(!row.takes(least - 1), "{}", row.name);
+        assert!(!spec.takes(least - 1), "{}", spec.name);
     }
 }
 
 #[test]
 fn a_command_is_flagged_as_what_it_does() {
-    for row in rows() {
-        let (request, spans) = words("0", usize::from(row.arity.unsigned_abs()));
+    for spec in specs() {
+        let (request, spans) = words("0", usize::from(spec.arity.unsigned_abs()));
         let args = Args::new(&request, &spans);
-        let does = match row.does {
-            Does::Store(parse) => parse(args).ok().map(|order| order.command.is_write()),
-            Does::Session(_) | Does::With => None,
+        let does = match spec.handler {
+            Handler::Store(parse) => parse(args).ok().map(|order| order.command.is_write()),
+            Handler::Session(_) | Handler::With => None,
         };
-        assert_eq!(row.has_flag("write"), does == Some(true), "{}", row.name);
-        assert_eq!(row.has_flag("readonly"), does == Some(false), "{}", row.name);
+        assert_eq!(spec.has_flag("write"), does == Some(true), "{}", spec.name);
+        assert_eq!(spec.has_flag("readonly"), does == Some(false), "{}", spec.name);
     }
 }
 
 #[test]
 fn key_positions_count_from_the_start_or_from_the_end() {
     let keys = |name: &str, count| {
-        let row = find(name.as_bytes()).expect("it is in the table");
-        row.key_words(count).collect::<Vec<_>>()
+        let spec = find(name.as_bytes()).expect("it is in the table");
+        spec.key_words(count).collect::<Vec<_>>()
     };
     assert_eq!(keys("get", 2), [1]);
     assert_eq!(keys("set", 5), [1]);
@@ -101,14 +102,14 @@ fn key_positions_count_from_the_start_or_from_the_end() {
 #[test]
 fn nobody_gets_a_description_for_each_of_a_million_names() {
     for member in ["info", "docs"] {
-        let row = find(b"command").and_then(|row| row.member(member.as_bytes()));
-        let Does::Session(act) = row.expect("it is in the family").does else {
+        let spec = find(b"command").and_then(|spec| spec.member(member.as_bytes()));
+        let Handler::Session(act) = spec.expect("it is in the family").handler else {
             panic!("COMMAND needs no store");
         };
         let (request, spans) = words("get", 1000);
-        assert!(act(Args::new(&request, &spans), &mut caller()).is_err());
+        assert!(act(Args::new(&request, &spans), &mut conn()).is_err());
         let (request, spans) = words("get", 100);
-        assert!(act(Args::new(&request, &spans), &mut caller()).is_ok());
+        assert!(act(Args::new(&request, &spans), &mut conn()).is_ok());
     }
 }
 

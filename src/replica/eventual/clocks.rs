@@ -10,9 +10,9 @@
 
 use std::time::Duration;
 
-use super::super::detector::Liveness;
-use super::super::{Effects, Event, Replica, quorum};
 use crate::clock::Now;
+use crate::replica::detector::Liveness;
+use crate::replica::{Effects, Event, Replica, quorum};
 
 /// For how long others must have shown another time before requests are refused.
 const CERTAIN_AFTER: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ impl Skew {
 
 impl Replica {
     /// The wall clock shows `wall`, in microseconds.
-    pub(in super::super) fn wall_clock(&mut self, now: Now, wall: u64, effects: &mut Effects) {
+    pub(in crate::replica) fn wall_clock(&mut self, now: Now, wall: u64, effects: &mut Effects) {
         self.eventual.shown = (now, wall);
         let (agree, _) = self.peers_that_show(now, wall);
         let majority = quorum::majority(self.settings.members.len());
@@ -72,7 +72,7 @@ impl Replica {
     }
 
     /// A beat or a look at the own clock has changed what is known.
-    pub(in super::super) fn compare_clocks(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn compare_clocks(&mut self, now: Now, effects: &mut Effects) {
         let own = self.eventual.clock.wall(now);
         let (agree, differ) = self.peers_that_show(now, own);
         let skew = &mut self.eventual.skew;
@@ -90,7 +90,7 @@ impl Replica {
     /// What this node's wall clock shows, whether it is believed or not, in microseconds since
     /// 1970. Where all machines have slept, all must be able to see that the others' clocks jumped
     /// alike.
-    pub(in super::super) fn shown_clock(&self, now: Now) -> u64 {
+    pub(in crate::replica) fn shown_clock(&self, now: Now) -> u64 {
         let (at, wall) = self.eventual.shown;
         wall.saturating_add(now.since(at).as_micros() as u64)
     }
@@ -100,8 +100,8 @@ impl Replica {
         let offset_max = self.settings.clock_offset_max.as_micros() as u64;
         let (mut agree, mut differ) = (0, 0);
         for peer in self.peers.values().filter(|peer| peer.liveness == Liveness::Alive) {
-            let Some(beat) = &peer.beat else { continue };
-            let clock = beat.clock.saturating_add(now.since(peer.heard).as_micros() as u64);
+            let Some(heartbeat) = &peer.heartbeat else { continue };
+            let clock = heartbeat.clock.saturating_add(now.since(peer.heard).as_micros() as u64);
             let count = if clock.abs_diff(wall) <= offset_max { &mut agree } else { &mut differ };
             *count += 1;
         }

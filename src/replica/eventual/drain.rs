@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::super::{Effects, Envelope, Event, Message, Record, Replica};
 use super::{Eventual, newest, outbox};
 use crate::clock::Now;
+use crate::replica::{Effects, Envelope, Event, Message, Replica, WalRecord};
 use crate::types::{Entry, NodeId, Payload, Version, Write};
 
 /// Bytes of writes in one entry, or in one message to a peer.
@@ -71,13 +71,13 @@ impl Replica {
     }
 
     /// The leader brings what has gathered into the log.
-    pub(in super::super) fn drain(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn drain(&mut self, now: Now, effects: &mut Effects) {
         if now < self.eventual.drain_at {
             return;
         }
         self.eventual.drain_at = Now(u64::MAX);
         if !self.may_append() || self.eventual.skew.is_doubted() {
-            return; // The heartbeat asks again.
+            return; // The heartbeat requests again.
         }
         let stamped = self.eventual.stamped;
         if stamped > 0 && stamped + self.reservation() / 2 > self.eventual.reserved {
@@ -100,7 +100,7 @@ impl Replica {
     }
 
     /// What this node holds and `peer` should: the leader, or anybody while there is none.
-    pub(in super::super) fn pull_spread(&mut self, now: Now, peer: NodeId) -> Option<Envelope> {
+    pub(in crate::replica) fn pull_spread(&mut self, now: Now, peer: NodeId) -> Option<Envelope> {
         if self.leader().is_some_and(|leader| leader != peer) || self.is_leader() {
             return None;
         }
@@ -154,13 +154,13 @@ impl Replica {
     }
 
     /// At each heartbeat: what was not drained in time goes to the disk, or to the leader again.
-    pub(in super::super) fn look_after_outbox(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn look_after_outbox(&mut self, now: Now, effects: &mut Effects) {
         self.write_held(now, effects);
-        let (unanswered, acceptor) =
-            (now - self.settings.election_timeout * ASK_TIMEOUTS, self.acceptor());
-        self.eventual.asks.ask_again(now, unanswered, acceptor, ASK_AGAIN_BYTES_MAX);
+        let (unanswered, stamper) =
+            (now - self.settings.election_timeout * ASK_TIMEOUTS, self.stamper());
+        self.eventual.requests.ask_again(now, unanswered, stamper, ASK_AGAIN_BYTES_MAX);
         let since = self.valid_since(now);
-        self.eventual.guests.expire(since);
+        self.eventual.forwarded.expire(since);
         self.notice_lost(now);
         self.hand_out(now, effects);
     }
@@ -202,12 +202,12 @@ impl Replica {
     }
 
     /// A snapshot has been taken: the log's segments could go, but for eventual writes in them.
-    pub(in super::super) fn outlive_held(&mut self) {
+    pub(in crate::replica) fn outlive_held(&mut self) {
         self.eventual.disk.is_outlived = true;
     }
 
     /// Writes all that is held and not written.
-    pub(in super::super) fn write_outbox(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn write_outbox(&mut self, now: Now, effects: &mut Effects) {
         self.write_up_to(now, self.eventual.outbox.end(), effects);
     }
 
@@ -224,14 +224,14 @@ impl Replica {
             (disk.bytes, disk.rewritten_at) = (outbox::size_of(&held), now);
             disk.is_outlived = false;
             disk.jobs.push_back((self.last_job + 1, held.len()));
-            effects.persist.push(Record::Held(held.into()));
+            effects.persist.push(WalRecord::Held(held.into()));
             return;
         }
         let writes = outbox.take_unwritten(due);
         if !writes.is_empty() {
             disk.bytes += outbox::size_of(&writes);
             disk.jobs.push_back((self.last_job + 1, writes.len()));
-            effects.persist.push(Record::Accepted(writes.into()));
+            effects.persist.push(WalRecord::Stamped(writes.into()));
         }
     }
 }

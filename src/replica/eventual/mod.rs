@@ -8,13 +8,13 @@
 //!
 //! **Who stamps** (`accept.rs`). The leader. While there is none, the highest voter that is alive,
 //! which may be a last survivor alone; on both sides of a partition there is one. Any other node
-//! hands its clients' writes over ([`Message::Accept`](super::Message::Accept)) and holds a copy of
+//! hands its clients' writes over ([`Message::Stamp`](super::Message::Stamp)) and holds a copy of
 //! what was stamped. A node that is asked by a peer stamps, whatever it thinks of who should: every
 //! node may.
 //!
 //! **Versions** come from a hybrid clock and carry the stamping node's place, so no two are equal.
 //! A node's versions never fall, not even over a restart: before a version leaves it for a peer or
-//! the log, the disk says that the node may have come so far ([`Record::Clock`], in steps that are
+//! the log, the disk says that the node may have come so far ([`WalRecord::Clock`], in steps that are
 //! taken ahead of need). Nothing is stamped while the clocks cannot be trusted (`clocks.rs`).
 //!
 //! **The way into the log** (`drain.rs`). The leader gathers for a moment and appends all that it
@@ -28,28 +28,28 @@
 //!
 //! **Back-pressure.** An outbox is bounded in bytes. A session whose write finds no room waits.
 //!
-//! **Marks** (`marks.rs`). Now and then the leader marks the log: there, tombstones end that no
+//! **Marks** (`checkpoints.rs`). Now and then the leader marks the log: there, tombstones end that no
 //! undrained write can need any more, and the replicas compare the digests of their states.
 
-mod accept;
-mod asks;
+mod checkpoints;
 mod clocks;
 mod drain;
-mod guests;
-mod marks;
-mod numbered;
+mod forwarded_writes;
 mod outbox;
+mod seq_queue;
+mod stamp;
+mod stamp_requests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::slice;
 
-use super::{Effects, Event, JobNo, Record, Replica, Settings};
+use super::{Effects, Event, JobNo, Replica, Settings, WalRecord};
 use crate::clock::{HybridClock, Now};
 use crate::types::{NodeId, Payload, Version, Write};
-use asks::Asks;
-use guests::Guests;
-use marks::Marks;
+use checkpoints::Checkpoints;
+use forwarded_writes::ForwardedWrites;
 use outbox::{Cursor, Outbox};
+use stamp_requests::StampRequests;
 
 /// This node's part in the eventual mode.
 #[derive(Debug)]
@@ -61,9 +61,9 @@ pub(super) struct Eventual {
     place: u8,
     outbox: Outbox,
     /// Requests of this node's clients that are not stamped yet.
-    asks: Asks,
+    requests: StampRequests,
     /// Requests of peers' clients.
-    guests: Guests,
+    forwarded: ForwardedWrites,
     /// Whose turn it was last.
     last_guest: NodeId,
     guests_first: bool,
@@ -87,8 +87,8 @@ pub(super) struct Eventual {
     /// Up to these ticks they may once the jobs are durable.
     reserving: VecDeque<(JobNo, u64)>,
     skew: clocks::Skew,
-    marks: Marks,
-    /// See [`Beat::drained`](super::Beat::drained); as of the latest heartbeat.
+    checkpoints: Checkpoints,
+    /// See [`Heartbeat::drained`](super::Heartbeat::drained); as of the latest heartbeat.
     pub claim: Version,
 }
 
@@ -129,8 +129,8 @@ impl Eventual {
             shown: (now, settings.wall_micros),
             place: place.and_then(|place| u8::try_from(place).ok()).unwrap_or(Version::LOG - 1),
             outbox,
-            asks: Asks::new(accept::VALID + settings.clock_offset_max),
-            guests: Guests::default(),
+            requests: StampRequests::new(stamp::VALID + settings.clock_offset_max),
+            forwarded: ForwardedWrites::default(),
             last_guest: NodeId(0),
             guests_first: false,
             stamped: 0,
@@ -144,7 +144,7 @@ impl Eventual {
             reserved: clock.tick(),
             reserving: VecDeque::new(),
             skew: clocks::Skew::default(),
-            marks: Marks::new(now),
+            checkpoints: Checkpoints::new(now),
             claim: Version::default(),
         }
     }
@@ -172,7 +172,7 @@ impl Eventual {
 
     /// True if nothing is held and nobody waits.
     pub fn is_idle(&self) -> bool {
-        self.outbox.is_empty() && self.asks.is_empty() && self.guests.is_empty()
+        self.outbox.is_empty() && self.requests.is_empty() && self.forwarded.is_empty()
     }
 
     /// The log has come to hold this.
@@ -181,7 +181,7 @@ impl Eventual {
             Payload::Noop => return,
             Payload::Batch { stamp, .. } => *stamp,
             Payload::Merge(writes) => newest(writes),
-            Payload::Mark { floor } => *floor,
+            Payload::Checkpoint { floor } => *floor,
         };
         self.clock.observe(newest.tick());
     }
@@ -194,12 +194,12 @@ impl Eventual {
     /// A link to `peer` is new: what was handed over on the old one may be lost.
     pub fn link_is_new(&mut self, peer: NodeId) {
         self.sent.remove(&peer);
-        self.asks.link_is_new(peer);
+        self.requests.link_is_new(peer);
     }
 
     /// The process of `peer` is gone.
     pub fn is_gone(&mut self, peer: NodeId) {
-        self.asks.is_gone(peer);
+        self.requests.is_gone(peer);
     }
 
     /// The store has taken in an image whose latest version is this.
@@ -249,23 +249,23 @@ impl Replica {
             self.eventual.logged = 0;
             self.hand_out(now, effects);
         }
-        if self.eventual.asks.is_empty() && self.eventual.guests.is_empty() {
+        if self.eventual.requests.is_empty() && self.eventual.forwarded.is_empty() {
             return;
         }
         let skew = &self.eventual.skew;
         if skew.is_doubted() && !skew.is_certain() && !self.stopping {
             return; // They wait: a moment will tell.
         }
-        let acceptor = self.acceptor();
+        let stamper = self.stamper();
         // Where there is little room, the clients of all nodes shall have their share of it.
         self.eventual.guests_first = !self.eventual.guests_first;
         if self.eventual.guests_first {
             self.stamp_guests(now, effects);
         }
-        match acceptor {
-            Some(acceptor) if acceptor == self.settings.id => self.stamp_own(now, effects),
-            Some(acceptor) if self.eventual.asks.first_for(now, acceptor).is_some() => {
-                effects.pull.insert(acceptor);
+        match stamper {
+            Some(stamper) if stamper == self.settings.id => self.stamp_own(now, effects),
+            Some(stamper) if self.eventual.requests.first_for(now, stamper).is_some() => {
+                effects.pull.insert(stamper);
             }
             _ => {}
         }
@@ -283,7 +283,7 @@ impl Replica {
     /// Says when a majority is lost, and when it is back.
     pub(super) fn note_quorum(&mut self, effects: &mut Effects) {
         let quorum = self.quorum_is_alive();
-        let accepts = if quorum { None } else { self.acceptor() };
+        let accepts = if quorum { None } else { self.stamper() };
         let before = std::mem::replace(&mut self.eventual.stand_in, accepts);
         match accepts {
             Some(accepts) if before != Some(accepts) => {
@@ -315,7 +315,7 @@ impl Replica {
     /// Tells the disk that this node may have stamped up to this tick, or will never below it.
     fn reserve_up_to(&mut self, tick: u64, effects: &mut Effects) {
         self.eventual.reserving.push_back((self.last_job + 1, tick));
-        effects.persist.push(Record::Clock(Version::new(tick, Version::LOG)));
+        effects.persist.push(WalRecord::Clock(Version::new(tick, Version::LOG)));
     }
 
     /// Everything up to this job is durable.

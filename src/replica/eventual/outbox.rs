@@ -11,7 +11,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use foldhash::fast::FixedState;
 
-use super::numbered::{KEEP, Numbered};
+use super::seq_queue::{KEEP, SeqQueue};
 use crate::types::{Key, Version, Write};
 
 /// Every write that arrived before it has been taken along.
@@ -35,11 +35,11 @@ struct Held {
 #[derive(Clone, Debug)]
 pub struct Outbox {
     /// By arrival.
-    held: Numbered<Held>,
+    held: SeqQueue<Held>,
     /// The arrival of each key's write.
     arrivals: HashMap<Key, u64, FixedState>,
     /// By age, the arrivals of those that are not on the disk.
-    unwritten: Numbered<u64>,
+    unwritten: SeqQueue<u64>,
     /// Versions and arrivals, the lowest first. Some of them have left.
     versions: BinaryHeap<Reverse<(Version, u64)>>,
     bytes: usize,
@@ -50,9 +50,9 @@ impl Outbox {
     /// An empty one. `seed` keeps clients from choosing keys that fall into one place of the table.
     pub fn new(seed: u64) -> Outbox {
         Outbox {
-            held: Numbered::default(),
+            held: SeqQueue::default(),
             arrivals: HashMap::with_hasher(FixedState::with_seed(seed)),
-            unwritten: Numbered::default(),
+            unwritten: SeqQueue::default(),
             versions: BinaryHeap::new(),
             bytes: 0,
             next_arrival: 0,
@@ -139,7 +139,7 @@ impl Outbox {
 
     /// All writes in the order in which they arrived, to be written to the disk now.
     pub fn take_all(&mut self) -> Vec<Write> {
-        self.unwritten = Numbered::default();
+        self.unwritten = SeqQueue::default();
         self.held.from(0).map(|(_, held)| held.write.clone()).collect()
     }
 

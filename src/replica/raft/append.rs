@@ -1,16 +1,16 @@
 //! Replication: proposals become entries, entries become appends, acknowledgements become commits.
 
-use super::super::{
-    Append, AppendAck, Apply, Effects, Message, Mutant, Pull, Record, Replica, quorum,
-};
 use super::Role;
 use crate::clock::Now;
+use crate::replica::{
+    Append, AppendAck, Apply, Effects, Message, Mutant, Pull, Replica, WalRecord, quorum,
+};
 use crate::types::{Entry, Index, NodeId, Payload, Proposal, Rejected, SnapshotMeta};
 
 impl Replica {
     /// The leader appends a proposal to its log and to whatever its followers fetch next, unless a
     /// copy of it is on its way already.
-    pub(in super::super) fn append_batch(
+    pub(in crate::replica) fn append_batch(
         &mut self,
         now: Now,
         proposal: Proposal,
@@ -25,11 +25,11 @@ impl Replica {
         self.append_entry(Entry { index, term, payload }, effects);
     }
 
-    pub(in super::super) fn append_entry(&mut self, entry: Entry, effects: &mut Effects) {
+    pub(in crate::replica) fn append_entry(&mut self, entry: Entry, effects: &mut Effects) {
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.encoded_len();
         }
-        effects.persist.push(Record::Entry(entry.clone()));
+        effects.persist.push(WalRecord::Entry(entry.clone()));
         self.log.push(entry);
         effects.pull.extend(self.settings.peers());
     }
@@ -46,7 +46,7 @@ impl Replica {
     }
 
     /// Why this leader takes no proposals now, if it does not. While it hands over they wait.
-    pub(in super::super) fn refusal(&self) -> Option<Rejected> {
+    pub(in crate::replica) fn refusal(&self) -> Option<Rejected> {
         let Role::Leader(leader) = &self.role else { return None };
         if leader.transfer.is_some() {
             return None;
@@ -62,13 +62,13 @@ impl Replica {
     }
 
     /// True if this node leads and may put something of its own into the log.
-    pub(in super::super) fn may_append(&self) -> bool {
+    pub(in crate::replica) fn may_append(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         leader.transfer.is_none() && self.refusal().is_none()
     }
 
     /// Bytes of entries that this leader has appended and not committed.
-    pub(in super::super) fn bytes_in_flight(&self) -> usize {
+    pub(in crate::replica) fn bytes_in_flight(&self) -> usize {
         match &self.role {
             Role::Leader(leader) => leader.uncommitted_bytes,
             _ => 0,
@@ -101,7 +101,7 @@ impl Replica {
 
     /// The next append for `peer`, if its window is open and there is news for it: entries, or a
     /// commit index that its own clients wait for.
-    pub(in super::super) fn pull_append(
+    pub(in crate::replica) fn pull_append(
         &mut self,
         now: Now,
         peer: NodeId,
@@ -110,13 +110,13 @@ impl Replica {
         let (last, commit, window) = (self.log.last_index(), self.commit, self.settings.window);
         let (base, snapshot) = (self.log.base_index(), self.log.snapshot());
         // A node that does not know yet whether it has lost something takes nothing in.
-        let beat = self.peers.get(&peer).and_then(|known| known.beat.as_ref());
-        let blank = beat.is_some_and(|beat| !beat.admitted);
+        let heartbeat = self.peers.get(&peer).and_then(|known| known.heartbeat.as_ref());
+        let blank = heartbeat.is_some_and(|heartbeat| !heartbeat.admitted);
         let progress = self.leader_state()?.progress.get_mut(&peer)?;
         if !progress.may_send(window) {
             return None;
         }
-        let probing = matches!(progress.state, super::super::progress::State::Probe { .. });
+        let probing = matches!(progress.state, crate::replica::progress::State::Probe { .. });
         let commit_news = progress.commit_sent < commit.min(progress.commit_wanted);
         if !probing && progress.next > last && !commit_news {
             return None;
@@ -195,7 +195,7 @@ impl Replica {
                 None => {}
             }
             self.eventual.observe(&entry.payload);
-            effects.persist.push(Record::Entry(entry.clone()));
+            effects.persist.push(WalRecord::Entry(entry.clone()));
             self.log.push(entry);
         }
     }
@@ -245,7 +245,7 @@ impl Replica {
     }
 
     /// The leader commits what a majority holds durably, if it is of its own term (Raft §5.4.2).
-    pub(in super::super) fn advance_commit(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn advance_commit(&mut self, now: Now, effects: &mut Effects) {
         let durable = self.durable;
         let Role::Leader(leader) = &self.role else { return };
         let mut positions: Vec<Index> = leader.progress.values().map(|p| p.matched).collect();
@@ -283,7 +283,7 @@ impl Replica {
                     self.eventual.settle(writes);
                     continue;
                 }
-                Payload::Noop | Payload::Mark { .. } => continue,
+                Payload::Noop | Payload::Checkpoint { .. } => continue,
             };
             if let Role::Leader(leader) = &mut self.role {
                 leader.uncommitted.remove(&proposal.id);

@@ -8,14 +8,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::detector::Liveness;
-use super::super::progress::Progress;
-use super::super::{
-    Cause, Effects, Event, Message, Mutant, Record, Replica, VoteReply, VoteRequest, quorum,
-};
 use super::read::LeaderReads;
 use super::{Follower, Leader, Role, Votes};
 use crate::clock::Now;
+use crate::replica::detector::Liveness;
+use crate::replica::progress::Progress;
+use crate::replica::{
+    Cause, Effects, Event, Message, Mutant, Replica, VoteReply, VoteRequest, WalRecord, quorum,
+};
 use crate::types::{Entry, NodeId, Payload};
 
 /// How much later each rank stands, and asks again, when the leader is known to be gone.
@@ -32,13 +32,13 @@ impl Replica {
             **id > self.settings.id
                 && Some(**id) != lost
                 && peer.liveness == Liveness::Alive
-                && peer.beat.as_ref().is_some_and(|beat| beat.fit)
+                && peer.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.fit)
         });
         better.count() as u32
     }
 
     /// How long this node waits for a leader before it stands.
-    pub(in super::super) fn patience(&self, now: Now) -> Duration {
+    pub(in crate::replica) fn patience(&self, now: Now) -> Duration {
         if self.settings.members.len() == 1 {
             return Duration::ZERO;
         }
@@ -46,13 +46,13 @@ impl Replica {
         timeout + timeout / 2 * self.rank(now) + self.jitter
     }
 
-    pub(in super::super) fn draw_jitter(&mut self) {
+    pub(in crate::replica) fn draw_jitter(&mut self) {
         let bound = self.settings.election_timeout.as_micros() as u64 / 8;
         self.jitter = Duration::from_micros(self.rng.below(bound));
     }
 
     /// Sets the election alarm anew after something that it depends on has changed.
-    pub(in super::super) fn reset_election_alarm(&mut self, now: Now) {
+    pub(in crate::replica) fn reset_election_alarm(&mut self, now: Now) {
         if let Role::Follower(Follower { heard, .. }) = self.role {
             let at = now.max(heard + self.patience(now));
             // Urgency is not taken back by lesser news.
@@ -61,7 +61,7 @@ impl Replica {
     }
 
     /// The leader's process, or another peer's, is gone for certain.
-    pub(in super::super) fn peer_gone(&mut self, now: Now, gone: NodeId, effects: &mut Effects) {
+    pub(in crate::replica) fn peer_gone(&mut self, now: Now, gone: NodeId, effects: &mut Effects) {
         if let Some(peer) = self.peers.get_mut(&gone) {
             peer.liveness = Liveness::Suspected;
         }
@@ -83,7 +83,7 @@ impl Replica {
         self.election_at = now + URGENT_STEP * self.rank(now);
     }
 
-    pub(in super::super) fn election_alarm(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn election_alarm(&mut self, now: Now, effects: &mut Effects) {
         if now < self.election_at {
             return;
         }
@@ -134,7 +134,7 @@ impl Replica {
     /// Enters a new term and asks for votes; they are asked for once the own vote is durable.
     pub(super) fn become_candidate(&mut self, now: Now, transfer: bool, effects: &mut Effects) {
         self.enter_term(self.hard.term + 1, Some(self.settings.id));
-        effects.persist.push(Record::Hard(self.hard.clone()));
+        effects.persist.push(WalRecord::Hard(self.hard.clone()));
         self.role = Role::Candidate(Votes::default());
         self.election_at = now + self.ballot_timeout(now);
         let request = self.vote_request(false, transfer);
@@ -174,7 +174,7 @@ impl Replica {
         }
         if self.hard.vote.is_none() {
             self.hard.vote = Some(from);
-            effects.persist.push(Record::Hard(self.hard.clone()));
+            effects.persist.push(WalRecord::Hard(self.hard.clone()));
         }
         match &mut self.role {
             Role::Follower(follower) => follower.heard = now,
@@ -241,7 +241,7 @@ impl Replica {
         effects.events.push(Event::Leader { leader, term });
         self.append_entry(Entry { index: last + 1, term, payload: Payload::Noop }, effects);
         for peer in self.settings.peers() {
-            effects.send.push(self.beat(now, peer));
+            effects.send.push(self.heartbeat(now, peer));
         }
         self.pending.send_again();
         self.hand_over_pending(now, effects);

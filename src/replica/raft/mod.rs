@@ -28,7 +28,7 @@
 //! **Leadership goes to the highest id** ([`transfer`]): by rank in elections, and by transfer when
 //! a higher node has come back and caught up (thesis §3.10).
 //!
-//! **Beats** ([`beat`]). All nodes tell all others that they are alive, on a rhythm of their own
+//! **Beats** ([`heartbeat`]). All nodes tell all others that they are alive, on a rhythm of their own
 //! and ahead of bulk data, so that a slow disk or a long append never looks like death. A leader
 //! that does not hear from a majority within the election timeout steps down (check-quorum, thesis
 //! §6.2).
@@ -39,8 +39,8 @@
 //! learners, reads by lease.
 
 pub mod append;
-pub mod beat;
 pub mod election;
+pub mod heartbeat;
 pub mod read;
 pub mod snapshot;
 pub mod transfer;
@@ -120,13 +120,13 @@ impl Replica {
         if !self.peers.contains_key(&from) || to != self.settings.id || term > TERM_MAX {
             return;
         }
-        if let Message::Beat(beat) = &message {
-            self.note_beat(now, from, term, beat, effects);
+        if let Message::Heartbeat(heartbeat) = &message {
+            self.note_beat(now, from, term, heartbeat, effects);
         }
         if self.hard.standing == Standing::Blank {
             return;
         }
-        if let Message::Accept { .. } | Message::Stamped(_) | Message::Spread(_) = message {
+        if let Message::Stamp { .. } | Message::Stamped(_) | Message::Spread(_) = message {
             return self.receive_eventual(now, from, message, effects);
         }
         if term > self.hard.term {
@@ -140,7 +140,7 @@ impl Replica {
         if term < self.hard.term {
             // Whoever acts on an old term shall learn of the new one; the rest is too late.
             if matches!(message, Message::Append(_) | Message::Vote(_)) {
-                effects.send.push(self.beat(now, from));
+                effects.send.push(self.heartbeat(now, from));
             }
             return;
         }
@@ -150,7 +150,7 @@ impl Replica {
             progress.heard = now;
         }
         match message {
-            Message::Beat(beat) => self.receive_beat(now, from, &beat, effects),
+            Message::Heartbeat(heartbeat) => self.receive_beat(now, from, &heartbeat, effects),
             Message::Append(append) => self.receive_append(now, from, append, effects),
             Message::AppendAck(ack) => self.receive_append_ack(now, from, ack, effects),
             Message::Vote(request) => self.receive_vote(now, from, request, effects),
@@ -163,12 +163,12 @@ impl Replica {
                     }
                 }
             }
-            Message::ReadAsk { position } => self.receive_read_ask(now, from, position, effects),
-            Message::ReadAnswer { position, index } => {
+            Message::ReadIndex { position } => self.receive_read_ask(now, from, position, effects),
+            Message::ReadIndexReply { position, index } => {
                 self.receive_read_answer(from, position, index, effects);
             }
             Message::Campaign => self.receive_campaign(now, from, effects),
-            Message::Accept { .. } | Message::Stamped(_) | Message::Spread(_) => {}
+            Message::Stamp { .. } | Message::Stamped(_) | Message::Spread(_) => {}
         }
     }
 
@@ -195,7 +195,7 @@ impl Replica {
     /// Enters a term that somebody else is in already.
     pub(super) fn adopt_term(&mut self, now: Now, term: Term, effects: &mut Effects) {
         self.enter_term(term, None);
-        effects.persist.push(super::Record::Hard(self.hard.clone()));
+        effects.persist.push(super::WalRecord::Hard(self.hard.clone()));
         if self.is_leader() {
             effects.events.push(Event::SteppedDown(Cause::NewerTerm));
         }

@@ -14,9 +14,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::{Effects, Message, ReadId, Replica, quorum};
 use super::{Follower, Role};
 use crate::clock::Now;
+use crate::replica::{Effects, Message, ReadId, Replica, quorum};
 use crate::types::{Index, NodeId, Rejected};
 
 /// Who waits for a round.
@@ -129,7 +129,7 @@ impl FollowerReads {
 }
 
 impl Replica {
-    pub(in super::super) fn read(&mut self, now: Now, id: ReadId, effects: &mut Effects) {
+    pub(in crate::replica) fn read(&mut self, now: Now, id: ReadId, effects: &mut Effects) {
         if self.stopping {
             effects.refuse_reads.push((id, Rejected::Stopping));
         } else if !self.is_voter() {
@@ -147,7 +147,7 @@ impl Replica {
         }
     }
 
-    pub(in super::super) fn abandon_read(&mut self, id: ReadId) {
+    pub(in crate::replica) fn cancel_read(&mut self, id: ReadId) {
         self.follower_reads.abandon(id);
         if let Some(leader) = self.leader_state() {
             leader.reads.abandon(id);
@@ -167,7 +167,7 @@ impl Replica {
         reads.index = commit;
         std::mem::swap(&mut reads.waiting, &mut reads.open);
         for peer in self.settings.peers() {
-            effects.send.push(self.beat(now, peer));
+            effects.send.push(self.heartbeat(now, peer));
         }
         self.finish_read_round(now, effects);
     }
@@ -188,7 +188,7 @@ impl Replica {
             match reader {
                 Reader::Local(id) => effects.reads.push((id, index)),
                 Reader::Remote { peer, position } => {
-                    let answer = Message::ReadAnswer { position, index };
+                    let answer = Message::ReadIndexReply { position, index };
                     effects.send.push(self.envelope(peer, answer));
                 }
             }
@@ -206,7 +206,7 @@ impl Replica {
         let (commit, members) = (self.commit, self.settings.members.len());
         let Some(leader) = self.leader_state() else { return };
         if commit >= leader.term_start && quorum::majority(members) <= 2 {
-            let answer = Message::ReadAnswer { position, index: commit };
+            let answer = Message::ReadIndexReply { position, index: commit };
             effects.send.push(self.envelope(peer, answer));
         } else {
             leader.reads.open.push(Reader::Remote { peer, position });

@@ -2,9 +2,9 @@
 //! next entry the leader no longer has. The images themselves are the node's business; here is only
 //! what they mean for the log.
 
-use super::super::{Append, AppendAck, Apply, Effects, Message, Record, Replica, Standing};
 use super::Role;
 use crate::clock::Now;
+use crate::replica::{Append, AppendAck, Apply, Effects, Message, Replica, Standing, WalRecord};
 use crate::types::{Index, NodeId, SnapshotMeta};
 
 /// An image is taken when the log since the last one is this part of that image long …
@@ -19,7 +19,7 @@ const NEEDED_LOGS_MAX: usize = 4;
 impl Replica {
     /// An image is durable here. The log on disk may end where the image ends; in memory a part of
     /// what lies before is kept for followers that are a little behind.
-    pub(in super::super) fn snapshot_taken(
+    pub(in crate::replica) fn snapshot_taken(
         &mut self,
         meta: SnapshotMeta,
         bytes: u64,
@@ -34,7 +34,7 @@ impl Replica {
         }
         self.log.compact(meta, self.keep_after(meta.index));
         self.outlive_held();
-        effects.persist.push(Record::Snapshot(meta));
+        effects.persist.push(WalRecord::Snapshot(meta));
     }
 
     /// True if the log has grown by so much that an image is worth its cost: it holds the whole
@@ -85,7 +85,7 @@ impl Replica {
     }
 
     /// An image from the leader is durable here: it takes the place of the log up to it.
-    pub(in super::super) fn snapshot_arrived(
+    pub(in crate::replica) fn snapshot_arrived(
         &mut self,
         now: Now,
         from: NodeId,
@@ -106,7 +106,7 @@ impl Replica {
             self.commit = meta.index;
             self.bytes_since_snapshot = 0;
             self.outlive_held();
-            effects.persist.push(Record::Snapshot(meta));
+            effects.persist.push(WalRecord::Snapshot(meta));
             effects.apply.push(Apply::Restore(meta));
         }
         if self.leader() == Some(from) && !self.is_leader() {
@@ -117,7 +117,7 @@ impl Replica {
         }
     }
 
-    pub(in super::super) fn snapshot_sent(
+    pub(in crate::replica) fn snapshot_sent(
         &mut self,
         now: Now,
         to: NodeId,

@@ -9,11 +9,11 @@
 //! break for `takeover_delay`; a failed transfer is not tried again for a while; and a node that
 //! lost the leadership because of its disk calls itself unfit for a while.
 
-use super::super::progress::{Progress, State};
-use super::super::{Cause, Effects, Event, Message, Replica};
 use super::Role;
-use super::beat::UNFIT_TIMEOUTS;
+use super::heartbeat::UNFIT_TIMEOUTS;
 use crate::clock::Now;
+use crate::replica::progress::{Progress, State};
+use crate::replica::{Cause, Effects, Event, Message, Replica};
 use crate::types::{Index, NodeId};
 
 /// A follower this many entries behind has as good as caught up: the rest takes a moment.
@@ -48,7 +48,7 @@ impl Replica {
 
     /// This node should not lead: the highest fit follower that has as good as caught up shall, or
     /// else the one that has most of the log.
-    pub(in super::super) fn start_transfer_to_best(&mut self, now: Now, effects: &mut Effects) {
+    pub(in crate::replica) fn start_transfer_to_best(&mut self, now: Now, effects: &mut Effects) {
         let last = self.log.last_index();
         let Role::Leader(leader) = &self.role else { return };
         if leader.transfer.is_some() {

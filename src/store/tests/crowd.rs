@@ -141,7 +141,7 @@ fn write_eventually(
     let version = clock.fetch_add(1, Ordering::Relaxed);
     let text = version.to_string();
     let write = write(key, Some(text.as_bytes()), version);
-    store.accept(std::slice::from_ref(&write));
+    store.put_overlay(std::slice::from_ref(&write));
     let found = store.read_newest(&Command::Get { key });
     let Outcome::Value(found) = found else { panic!("{found:?} after {version}") };
     assert!(number(Some(&found)) >= version, "{found:?} after {version}");

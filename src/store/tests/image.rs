@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use parking_lot::RwLock;
 use proptest::prelude::*;
 
-use super::super::slot::{SLOTS, Slot};
-use super::super::{Image, ImageError, Store};
 use super::*;
+use crate::store::slot::{SLOTS, Slot};
+use crate::store::{Image, ImageError, Store};
 use crate::types::SnapshotMeta;
 
 /// Values and tombstones.
@@ -15,7 +15,7 @@ fn small_writer() -> Writer {
     let pairs: Vec<_> = (0..5_u8).map(|i| (vec![b'k', i], vec![i; usize::from(i)])).collect();
     let mut writer = filled(&pairs);
     merge(&mut writer, &[write(b"gone", None, 900 << 8), write(b"k", Some(b"v"), 901 << 8)]);
-    mark(&mut writer, 77);
+    checkpoint(&mut writer, 77);
     writer
 }
 
@@ -309,7 +309,7 @@ fn a_log_without_versions_and_an_image_without_them_agree() {
         (proposal.id.seq, proposal.floor) = (9, 9);
         writer.apply(&entry, false).unwrap();
     }
-    assert_eq!(mark(&mut replayed, 1), mark(&mut restored, 1));
+    assert_eq!(checkpoint(&mut replayed, 1), checkpoint(&mut restored, 1));
     assert_eq!(replayed.store().stats(), restored.store().stats());
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::record::Map;
 use super::*;
+use crate::store::record::Map;
 
 /// Few keys and few versions, so that writes meet. A version belongs to one write to a key.
 fn writes() -> impl Strategy<Value = Vec<Write>> {
@@ -76,7 +76,7 @@ proptest! {
 
             match floor {
                 Some(floor) => {
-                    prop_assert_eq!(mark(&mut plain, *floor), mark(&mut other, *floor));
+                    prop_assert_eq!(checkpoint(&mut plain, *floor), checkpoint(&mut other, *floor));
                 }
                 None => for writer in [&mut plain, &mut other] {
                     let entry = entry(writer, &strong(*number));
@@ -144,7 +144,7 @@ fn after_a_mark_older_writes_to_forgotten_keys_are_refused_and_counted() {
     let alive = write(b"alive", Some(b"1"), 10);
     merge(&mut writer, &[alive, write(b"old", None, 20), write(b"young", None, 40)]);
     assert_eq!((store.stats().tombstones, store.stats().keys), (2, 1));
-    assert_eq!(mark(&mut writer, 30), writer.digest());
+    assert_eq!(checkpoint(&mut writer, 30), writer.digest());
     assert_eq!((store.stats().tombstones, store.floor()), (1, Version(30)));
 
     let back = [write(b"old", Some(b"back"), 19), write(b"none", Some(b""), 30)];
@@ -156,7 +156,7 @@ fn after_a_mark_older_writes_to_forgotten_keys_are_refused_and_counted() {
     assert_eq!(merge(&mut writer, &[write(b"alive", Some(b"2"), 11)]), (1, 0));
     assert_eq!(merge(&mut writer, &[write(b"old", Some(b"new"), 31)]), (1, 0));
     // A mark never lowers the floor.
-    mark(&mut writer, 7);
+    checkpoint(&mut writer, 7);
     assert_eq!(store.floor(), Version(30));
 }
 
@@ -168,7 +168,7 @@ fn a_restored_writer_forgets_the_tombstones_that_came_with_the_image() {
     let mut restored = Writer::new();
     restored.restore(writer.image());
     assert_eq!(restored.digest(), writer.digest());
-    assert_eq!(mark(&mut restored, 30), mark(&mut writer, 30));
+    assert_eq!(checkpoint(&mut restored, 30), checkpoint(&mut writer, 30));
     assert_eq!(restored.store().stats().tombstones, 1);
     assert_eq!(restored.store().stats(), writer.store().stats());
 }
@@ -178,7 +178,7 @@ fn deleting_everything_refuses_all_that_is_older() {
     let mut writer = Writer::new();
     merge(&mut writer, &[write(b"a", Some(b"1"), 5 << 8), write(b"b", None, 6 << 8)]);
     apply(&mut writer, Command::Clear);
-    assert_eq!(writer.store().stats(), super::super::Stats::default());
+    assert_eq!(writer.store().stats(), crate::store::Stats::default());
     assert_eq!(writer.store().floor(), writer.latest());
     assert_eq!(merge(&mut writer, &[write(b"a", Some(b"1"), 5 << 8)]), (0, 1));
     assert_eq!(merge(&mut writer, &[write(b"a", Some(b"2"), 8 << 8)]), (1, 0));

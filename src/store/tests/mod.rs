@@ -56,9 +56,9 @@ fn merge(writer: &mut Writer, writes: &[Write]) -> (u64, u64) {
 }
 
 /// Sets a mark; the digest there.
-fn mark(writer: &mut Writer, floor: u64) -> u64 {
-    match apply_payload(writer, Payload::Mark { floor: Version(floor) }) {
-        Applied::Marked { digest } => digest,
+fn checkpoint(writer: &mut Writer, floor: u64) -> u64 {
+    match apply_payload(writer, Payload::Checkpoint { floor: Version(floor) }) {
+        Applied::Checkpoint { digest } => digest,
         other => panic!("{other:?}"),
     }
 }

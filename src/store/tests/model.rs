@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::glob;
-use super::super::{ApplyError, Image, Stats, Store};
 use super::*;
 use crate::codec::Malformed;
+use crate::store::glob;
 use crate::store::slot::{SLOTS, slot_of};
+use crate::store::{ApplyError, Image, Stats, Store};
 use crate::types::{Failure, Value};
 
 type Bytes = Vec<u8>;
@@ -35,7 +35,7 @@ enum Op {
 enum Step {
     Batch(u64, Vec<Op>),
     Merge(Vec<(Bytes, Option<Bytes>, u64)>),
-    Mark(u64),
+    Checkpoint(u64),
 }
 
 impl Op {
@@ -117,11 +117,11 @@ impl Model {
                 let taken = writes.iter().filter(|(k, v, n)| self.merge(k, v, Version(*n)));
                 Applied::Merged { taken: taken.count() as u64, late: self.late - late }
             }
-            Step::Mark(floor) => {
+            Step::Checkpoint(floor) => {
                 self.floor = self.floor.max(Version(*floor));
                 self.latest = self.latest.max(Version(*floor));
                 self.records.retain(|_, (value, at)| value.is_some() || *at > self.floor);
-                Applied::Marked { digest: 0 }
+                Applied::Checkpoint { digest: 0 }
             }
         }
     }
@@ -259,7 +259,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (version(), batch()).prop_map(|(at, ops)| Step::Batch(at, ops)),
         3 => prop::collection::vec(versioned(), 0..6).prop_map(Step::Merge),
-        1 => version().prop_map(Step::Mark),
+        1 => version().prop_map(Step::Checkpoint),
     ]
 }
 
@@ -274,7 +274,9 @@ fn entry_of(writer: &Writer, step: &Step) -> Entry {
             let writes = writes.iter().map(|(k, v, n)| write(k, v.as_deref(), *n));
             *payload = Payload::Merge(writes.collect());
         }
-        (Step::Mark(floor), payload) => *payload = Payload::Mark { floor: Version(*floor) },
+        (Step::Checkpoint(floor), payload) => {
+            *payload = Payload::Checkpoint { floor: Version(*floor) }
+        }
         _ => unreachable!("entries hold batches"),
     }
     entry
@@ -319,7 +321,7 @@ proptest! {
             let entry = entry_of(&writer, step);
             let mut expected = model.step(step);
             let applied = writer.apply(&entry, true);
-            if let Applied::Marked { digest } = &mut expected {
+            if let Applied::Checkpoint { digest } = &mut expected {
                 *digest = writer.digest();
             }
             prop_assert_eq!(applied, Ok(expected.clone()));

@@ -5,8 +5,8 @@ use std::slice;
 
 use proptest::prelude::*;
 
-use super::super::Store;
 use super::*;
+use crate::store::Store;
 
 fn newest(store: &Store, key: &[u8]) -> Outcome {
     store.read_newest(&Command::Get { key })
@@ -24,7 +24,7 @@ fn an_accepted_write_is_seen_by_eventual_readers_alone_until_it_is_drained() {
         write(b"a", Some(b"2"), at + 3),
         write(b"c", None, at + 4),
     ];
-    assert_eq!(store.accept(&writes), [false, true, true, false]);
+    assert_eq!(store.put_overlay(&writes), [false, true, true, false]);
     assert_eq!(store.overlaid(), 3);
     assert_eq!(newest(&store, b"a"), value(b"2"));
     assert_eq!(newest(&store, b"b"), Outcome::Nil);
@@ -46,13 +46,13 @@ fn a_write_that_is_superseded_already_leaves_nothing_in_the_overlay() {
     let store = writer.store();
     let drained = [write(b"a", Some(b"1"), 100), write(b"b", None, 100)];
     merge(&mut writer, &drained);
-    assert_eq!(store.accept(&drained), [true, false]);
+    assert_eq!(store.put_overlay(&drained), [true, false]);
     assert_eq!(store.overlaid(), 0);
-    store.accept(&[write(b"a", Some(b"3"), 300)]);
-    assert_eq!(store.accept(&[write(b"a", Some(b"2"), 200)]), [true]);
+    store.put_overlay(&[write(b"a", Some(b"3"), 300)]);
+    assert_eq!(store.put_overlay(&[write(b"a", Some(b"2"), 200)]), [true]);
     assert_eq!(newest(&store, b"a"), value(b"3"));
-    mark(&mut writer, 500);
-    assert_eq!(store.accept(&[write(b"none", Some(b""), 500)]), [false]);
+    checkpoint(&mut writer, 500);
+    assert_eq!(store.put_overlay(&[write(b"none", Some(b""), 500)]), [false]);
     assert_eq!(newest(&store, b"none"), Outcome::Nil);
     assert_eq!(store.overlaid(), 1);
 }
@@ -64,7 +64,7 @@ fn a_strong_write_removes_what_is_older_and_leaves_what_is_newer() {
     let far = 900 << 8;
     let both = |key: &[u8]| [write(key, Some(b"old"), 1), write(&[key, b"+"].concat(), None, far)];
     for key in [b"a", b"b", b"c"] {
-        store.accept(&both(key));
+        store.put_overlay(&both(key));
     }
     for command in [
         Command::SetMany { pairs: vec![(b"a", b"1"), (b"a+", b"1")] },
@@ -84,17 +84,17 @@ fn a_refused_late_write_leaves_the_overlay_and_so_does_what_an_image_or_a_clear_
     let mut writer = Writer::new();
     let store = writer.store();
     let late = write(b"late", Some(b""), 10);
-    store.accept(slice::from_ref(&late));
-    mark(&mut writer, 20);
+    store.put_overlay(slice::from_ref(&late));
+    checkpoint(&mut writer, 20);
     assert_eq!(newest(&store, b"late"), Outcome::Nil);
     assert_eq!(merge(&mut writer, &[late]), (0, 1));
     assert_eq!(store.overlaid(), 0);
 
     let (old, new) = (write(b"old", Some(b""), 50), write(b"new", Some(b"n"), 900 << 8));
-    store.accept(&[old.clone(), new.clone(), write(b"other", Some(b""), 60)]);
+    store.put_overlay(&[old.clone(), new.clone(), write(b"other", Some(b""), 60)]);
     let mut ahead = Writer::new();
     merge(&mut ahead, &[old]);
-    mark(&mut ahead, 70);
+    checkpoint(&mut ahead, 70);
     writer.restore(ahead.image());
     assert_eq!(store.overlaid(), 1);
     assert_eq!(newest(&store, b"new"), value(b"n"));
@@ -124,8 +124,8 @@ fn what_is_undrained_stands_in_front_of_the_commands_that_need_it() {
     assert!(store.undrained(&bytes).0.is_empty());
     let done = write(b"done", Some(b"d"), 10);
     let more = [write(b"n", Some(b"7"), 30), write(b"gone", None, 40), write(b"else", None, 50)];
-    store.accept(slice::from_ref(&done));
-    store.accept(&more);
+    store.put_overlay(slice::from_ref(&done));
+    store.put_overlay(&more);
     merge(&mut writer, &[done]);
 
     let front = [
@@ -148,7 +148,7 @@ enum Action {
     Drain(u8, bool),
     Strong(Vec<(u8, Option<u8>)>),
     Clear,
-    Mark(u64),
+    Checkpoint(u64),
     Restore,
 }
 
@@ -163,7 +163,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (0..8_u8, any::<bool>()).prop_map(|(below, first)| Action::Drain(below, first)),
         3 => prop::collection::vec(change(), 1..3).prop_map(Action::Strong),
         1 => Just(Action::Clear),
-        1 => (0..50_u64).prop_map(|tick| Action::Mark(tick << 8)),
+        1 => (0..50_u64).prop_map(|tick| Action::Checkpoint(tick << 8)),
         1 => Just(Action::Restore),
     ]
 }
@@ -209,7 +209,7 @@ impl Model {
                     let accepted = (*value, Version(*version));
                     let one = writes(&[(*key, accepted)].into());
                     let existed = self.newest(*key).is_some();
-                    assert_eq!(writer.store().accept(&one), [existed]);
+                    assert_eq!(writer.store().put_overlay(&one), [existed]);
                     let known = self.over.get(key).map_or(self.known(*key), |(_, at)| *at);
                     if accepted.1 > known {
                         self.over.insert(*key, accepted);
@@ -243,8 +243,8 @@ impl Model {
                 self.base.clear();
                 self.floor = writer.latest();
             }
-            Action::Mark(floor) => {
-                mark(writer, *floor);
+            Action::Checkpoint(floor) => {
+                checkpoint(writer, *floor);
                 self.floor = self.floor.max(Version(*floor));
                 self.base.retain(|_, (value, version)| value.is_some() || *version > self.floor);
             }
@@ -280,7 +280,7 @@ proptest! {
         }
         let alive = |key: &u8| model.newest(*key).is_some();
         let mut expected: Vec<Vec<u8>> = (0..6).filter(alive).map(name).collect();
-        expected.sort_by_key(|name| (super::super::slot::slot_of(name), name.clone()));
+        expected.sort_by_key(|name| (crate::store::slot::slot_of(name), name.clone()));
         let expected: Vec<_> = expected.iter().map(|name| name.as_slice().into()).collect();
         let names = store.read_newest(&Command::Keys { pattern: b"*" });
         prop_assert_eq!(names, Outcome::Names(expected.clone()));

@@ -152,7 +152,7 @@ fn who_has_accepted_a_write_reads_it_while_it_moves_from_the_overlay_to_the_base
                     if round % 2 == 0 {
                         drain.send(write.clone()).unwrap();
                     }
-                    let existed = store.accept(slice::from_ref(&write))[0];
+                    let existed = store.put_overlay(slice::from_ref(&write))[0];
                     assert!(existed || round % 7 <= 1 || round % 2 == 0, "{round}");
                     let found = store.read_newest(&Command::Get { key });
                     let expected = value.map_or(Outcome::Nil, |v| Outcome::Value(v.into()));
@@ -204,8 +204,8 @@ fn looking_ahead_at_many_keys_changes_nothing_and_stands_in_nobodys_way() {
     let store = writer.store();
     let looks = AtomicU64::new(0);
     let look = || {
-        store.warm_commands(&commands);
-        store.warm_commands(&[]);
+        store.prefetch_commands(&commands);
+        store.prefetch_commands(&[]);
         looks.fetch_add(1, Ordering::Relaxed);
     };
     beside(look, || {

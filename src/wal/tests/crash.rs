@@ -121,7 +121,7 @@ fn frames_of_a_cut_batch_never_mix_with_those_of_its_successor() {
         assert_eq!((file[511], file[512]), (1, 0), "the next batch begins with a sector");
         let mut state = reopened(&disk, 16384);
         for life in 2..6 {
-            let records: Vec<Record> = (2..=7).map(|index| entry(index, life, 431)).collect();
+            let records: Vec<WalRecord> = (2..=7).map(|index| entry(index, life, 431)).collect();
             // Opening takes two changes; the fourth is the sync.
             disk.stop_after(disk.changes() + 3);
             let actions = [Action::Append(records), Action::Commit];

@@ -16,13 +16,13 @@ fn sample(clean: bool) -> (MemoryDisk, Recovered) {
             records.push(hard(index));
         }
         match index {
-            3 | 15 | 19 => records.push(Record::Accepted(writes(index, 3, 9))),
-            12 => records.push(Record::Held(writes(index, 2, 50))),
-            7 | 18 => records.push(Record::Clock(Version(index))),
+            3 | 15 | 19 => records.push(WalRecord::Stamped(writes(index, 3, 9))),
+            12 => records.push(WalRecord::Held(writes(index, 2, 50))),
+            7 | 18 => records.push(WalRecord::Clock(Version(index))),
             _ => (),
         }
         if index == 20 {
-            records.push(Record::Snapshot(SnapshotMeta { index: 3, term: 1 }));
+            records.push(WalRecord::Snapshot(SnapshotMeta { index: 3, term: 1 }));
         }
         records.iter().for_each(|record| apply(&mut state, record));
         wal.append(&records);
@@ -263,7 +263,7 @@ fn bytes_of_a_valid_frame_inside_a_value_do_not_count_as_a_frame() {
     let id = RequestId { node: NodeId(1), boot: 1, seq: 2 };
     let proposal = Proposal { id, floor: 0, commands: Bytes::from(copy) };
     let payload = Payload::Batch { stamp: Version::default(), proposal };
-    wal.append(&[Record::Entry(Entry { index: 2, term: 1, payload })]);
+    wal.append(&[WalRecord::Entry(Entry { index: 2, term: 1, payload })]);
     wal.commit().unwrap();
     disk.flip_bit(&segment_names(&disk)[0], (end + 100) * 8);
     let (_, found) = open(&disk, 1 << 14);

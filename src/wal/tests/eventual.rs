@@ -18,7 +18,7 @@ fn segments(disk: &MemoryDisk) -> usize {
     disk.list().unwrap().iter().filter(|file| file.0.starts_with("wal-")).count()
 }
 
-fn commit(wal: &mut Wal<MemoryDisk>, records: &[Record]) {
+fn commit(wal: &mut Wal<MemoryDisk>, records: &[WalRecord]) {
     wal.append(records);
     wal.commit().unwrap();
 }
@@ -29,7 +29,7 @@ fn roll(wal: &mut Wal<MemoryDisk>, last: &mut Index, segments: u64) {
     while wal.segments.back().map_or(0, |segment| segment.number) < until {
         *last += 1;
         let meta = SnapshotMeta { index: *last, term: 1 };
-        commit(wal, &[entry(*last, 1, 200), Record::Snapshot(meta)]);
+        commit(wal, &[entry(*last, 1, 200), WalRecord::Snapshot(meta)]);
     }
 }
 
@@ -37,14 +37,14 @@ fn roll(wal: &mut Wal<MemoryDisk>, last: &mut Index, segments: u64) {
 fn held_writes_are_those_of_the_latest_held_and_of_all_accepted_since() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, SEGMENT_BYTES);
-    commit(&mut wal, &[Record::Accepted(writes(10, 2, 5))]);
-    commit(&mut wal, &[Record::Accepted(writes(5, 1, 5))]);
+    commit(&mut wal, &[WalRecord::Stamped(writes(10, 2, 5))]);
+    commit(&mut wal, &[WalRecord::Stamped(writes(5, 1, 5))]);
     assert_eq!(held(&now(&disk)), [10, 11, 5], "in the order in which they came");
-    commit(&mut wal, &[Record::Held(writes(11, 1, 5)), Record::Accepted(writes(30, 1, 0))]);
+    commit(&mut wal, &[WalRecord::Held(writes(11, 1, 5)), WalRecord::Stamped(writes(30, 1, 0))]);
     assert_eq!(held(&now(&disk)), [11, 30]);
-    commit(&mut wal, &[Record::Accepted(writes(40, 1, 5)), Record::Held(writes(50, 2, 5))]);
+    commit(&mut wal, &[WalRecord::Stamped(writes(40, 1, 5)), WalRecord::Held(writes(50, 2, 5))]);
     assert_eq!(now(&disk).held, writes(50, 2, 5).to_vec(), "keys, values and deletions too");
-    commit(&mut wal, &[Record::Held([].into())]);
+    commit(&mut wal, &[WalRecord::Held([].into())]);
     assert_eq!(held(&now(&disk)), []);
 }
 
@@ -52,10 +52,10 @@ fn held_writes_are_those_of_the_latest_held_and_of_all_accepted_since() {
 fn the_clock_never_goes_back_and_outlives_the_segment_it_was_written_in() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, SEGMENT_BYTES);
-    commit(&mut wal, &[Record::Clock(Version(70)), Record::Clock(Version(60))]);
-    commit(&mut wal, &[Record::Clock(Version(70))]);
+    commit(&mut wal, &[WalRecord::Clock(Version(70)), WalRecord::Clock(Version(60))]);
+    commit(&mut wal, &[WalRecord::Clock(Version(70))]);
     assert_eq!(now(&disk).clock, Version(70));
-    wal.append(&[Record::Clock(Version(69))]);
+    wal.append(&[WalRecord::Clock(Version(69))]);
     assert_eq!(wal.pending_bytes(), 0, "what says nothing is left out");
     let mut last = 0;
     roll(&mut wal, &mut last, 5);
@@ -74,7 +74,7 @@ fn a_segment_with_held_writes_stays_until_a_later_held_is_durable() {
         let (mut wal, _) = open(&disk, SEGMENT_BYTES);
         let mut last = 0;
         roll(&mut wal, &mut last, 3);
-        commit(&mut wal, &[Record::Accepted(writes(10, 2, 5))]);
+        commit(&mut wal, &[WalRecord::Stamped(writes(10, 2, 5))]);
         let kept = wal.segments.back().unwrap().number;
         roll(&mut wal, &mut last, 6);
         assert_eq!(wal.segments.front().unwrap().number, kept);
@@ -86,7 +86,7 @@ fn a_segment_with_held_writes_stays_until_a_later_held_is_durable() {
         roll(&mut wal, &mut last, 3);
         assert_eq!(wal.segments.front().unwrap().number, kept);
 
-        wal.append(&[Record::Held(Arc::clone(&replacement))]);
+        wal.append(&[WalRecord::Held(Arc::clone(&replacement))]);
         assert_eq!(wal.segments.front().unwrap().number, kept, "not durable yet");
         wal.commit().unwrap();
         let holder = wal.segments.back().unwrap().number;
@@ -103,9 +103,9 @@ fn a_held_in_an_uncommitted_or_failed_batch_releases_nothing() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, SEGMENT_BYTES);
     let mut last = 0;
-    commit(&mut wal, &[Record::Accepted(writes(10, 1, 5))]);
+    commit(&mut wal, &[WalRecord::Stamped(writes(10, 1, 5))]);
     roll(&mut wal, &mut last, 4);
-    wal.append(&[Record::Held([].into())]);
+    wal.append(&[WalRecord::Held([].into())]);
     disk.fail_next_sync();
     assert!(wal.commit().is_err());
     assert_eq!(wal.segments.front().unwrap().number, 1);
@@ -121,12 +121,12 @@ fn dropping_segments_one_by_one_never_brings_replaced_writes_back() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, SEGMENT_BYTES);
     for round in 0..6 {
-        commit(&mut wal, &[entry(round + 1, 1, 300), Record::Accepted(writes(round, 1, 300))]);
+        commit(&mut wal, &[entry(round + 1, 1, 300), WalRecord::Stamped(writes(round, 1, 300))]);
     }
-    commit(&mut wal, &[Record::Held(writes(90, 1, 5)), Record::Accepted(writes(91, 1, 5))]);
+    commit(&mut wal, &[WalRecord::Held(writes(90, 1, 5)), WalRecord::Stamped(writes(91, 1, 5))]);
     let before = segments(&disk);
     assert!(before >= 6);
-    let mark = Record::Snapshot(SnapshotMeta { index: 6, term: 1 });
+    let mark = WalRecord::Snapshot(SnapshotMeta { index: 6, term: 1 });
     let mut dropped = 0;
     for _ in 0..before {
         commit(&mut wal, std::slice::from_ref(&mark));
@@ -141,11 +141,11 @@ fn a_held_larger_than_a_segment_gets_a_segment_of_its_own_length() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, SEGMENT_BYTES);
     let large = writes(1, 50, 1000);
-    commit(&mut wal, &[Record::Accepted(writes(1, 1, 5))]);
-    commit(&mut wal, &[Record::Held(Arc::clone(&large)), Record::Accepted(writes(99, 1, 5))]);
+    commit(&mut wal, &[WalRecord::Stamped(writes(1, 1, 5))]);
+    commit(&mut wal, &[WalRecord::Held(Arc::clone(&large)), WalRecord::Stamped(writes(99, 1, 5))]);
     assert_eq!(wal.segments.back().map(|segment| segment.number), Some(2));
     assert_eq!(segments(&disk), 1, "nothing in the first segment is needed any more");
-    commit(&mut wal, &[Record::Accepted(writes(100, 1, 5))]);
+    commit(&mut wal, &[WalRecord::Stamped(writes(100, 1, 5))]);
     wal.close().unwrap();
     let expected = [&large[..], &writes(99, 1, 5), &writes(100, 1, 5)].concat();
     let (mut wal, found) = open(&disk, SEGMENT_BYTES);
@@ -155,7 +155,7 @@ fn a_held_larger_than_a_segment_gets_a_segment_of_its_own_length() {
     roll(&mut wal, &mut last, 2);
     let len = |disk: &MemoryDisk| disk.list().unwrap().iter().map(|file| file.1).sum::<u64>();
     assert!(len(&disk) > 37_000, "the large segment is still needed");
-    commit(&mut wal, &[Record::Held([].into())]);
+    commit(&mut wal, &[WalRecord::Held([].into())]);
     roll(&mut wal, &mut last, 4);
     assert!(len(&disk) <= 6 * SEGMENT_BYTES, "{} bytes", len(&disk));
 }
@@ -169,10 +169,10 @@ fn the_disk_stays_bounded_if_a_held_comes_now_and_then_and_grows_if_none_does() 
         for round in 0..2000 {
             let new = writes(round, 1, 100);
             accepted.extend(new.iter().cloned());
-            wal.append(&[Record::Accepted(new)]);
+            wal.append(&[WalRecord::Stamped(new)]);
             if has_held && round % 20 == 19 {
                 accepted.drain(..accepted.len() - 3);
-                wal.append(&[Record::Held(accepted.iter().cloned().collect())]);
+                wal.append(&[WalRecord::Held(accepted.iter().cloned().collect())]);
             }
             wal.commit().unwrap();
             if round % 97 == 0 {
@@ -195,9 +195,9 @@ fn a_power_cut_while_held_writes_change_hands_loses_none() {
         let mut actions = Vec::new();
         for round in 0..60 {
             let records = if rng.chance(1, 8) {
-                vec![Record::Held(state.held.iter().skip(3).cloned().collect())]
+                vec![WalRecord::Held(state.held.iter().skip(3).cloned().collect())]
             } else {
-                vec![Record::Accepted(writes(round, 1 + rng.below(3), rng.below(90) as usize))]
+                vec![WalRecord::Stamped(writes(round, 1 + rng.below(3), rng.below(90) as usize))]
             };
             records.iter().for_each(|record| apply(&mut state, record));
             actions.extend([Action::Append(records), Action::Commit]);

@@ -48,7 +48,7 @@ fn old_disk() -> MemoryDisk {
 
 fn old_state() -> Recovered {
     let standing = Standing::Voter { founders: [(NodeId(5000), 9)].into() };
-    let Record::Entry(last) = entry(2, 3, 5) else { unreachable!() };
+    let WalRecord::Entry(last) = entry(2, 3, 5) else { unreachable!() };
     Recovered {
         hard: HardState { term: 3, vote: Some(NodeId(5001)), standing },
         snapshot: SnapshotMeta { index: 1, term: 2 },
@@ -80,8 +80,8 @@ fn it_goes_on_in_a_segment_of_the_present_format_which_its_own_program_would_ref
     for life in 0..3 {
         let (mut wal, found) = open(&disk, SEGMENT_BYTES);
         assert_eq!(found, state, "life {life}");
-        let accepted = Record::Accepted(writes(life, 2, 40));
-        for record in [accepted, Record::Clock(Version(60 + life)), entry(3 + life, 3, 9)] {
+        let accepted = WalRecord::Stamped(writes(life, 2, 40));
+        for record in [accepted, WalRecord::Clock(Version(60 + life)), entry(3 + life, 3, 9)] {
             apply(&mut state, &record);
             wal.append(&[record]);
             wal.commit().unwrap();
@@ -98,7 +98,7 @@ fn the_old_segment_is_dropped_and_used_again_as_any_other() {
     let (mut wal, mut state) = open(&disk, SEGMENT_BYTES);
     for index in 3..20 {
         let meta = SnapshotMeta { index, term: 3 };
-        for record in [entry(index, 3, 60), Record::Snapshot(meta)] {
+        for record in [entry(index, 3, 60), WalRecord::Snapshot(meta)] {
             apply(&mut state, &record);
             wal.append(&[record]);
         }

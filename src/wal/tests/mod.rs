@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::*;
 use crate::replica::Standing;
 use crate::rng::Rng;
+use crate::testing::MemoryDisk;
 use crate::types::{
     Entry, Index, NodeId, Payload, Proposal, RequestId, Term, Version, Write, Writes,
 };
@@ -27,21 +28,21 @@ fn open(disk: &Arc<MemoryDisk>, segment_bytes: u64) -> (Wal<MemoryDisk>, Recover
     Wal::open(Arc::clone(disk), options(segment_bytes)).expect("the log is sound")
 }
 
-fn entry(index: Index, term: Term, len: usize) -> Record {
+fn entry(index: Index, term: Term, len: usize) -> WalRecord {
     let id = RequestId { node: NodeId(5002), boot: 1, seq: index };
     let commands = Bytes::from(vec![index as u8; len]);
     let proposal = Proposal { id, floor: index, commands };
     let payload = Payload::Batch { stamp: Version::default(), proposal };
-    Record::Entry(Entry { index, term, payload })
+    WalRecord::Entry(Entry { index, term, payload })
 }
 
-fn hard(term: Term) -> Record {
+fn hard(term: Term) -> WalRecord {
     let standing = if term.is_multiple_of(2) {
         Standing::CatchingUp
     } else {
         Standing::Voter { founders: [(NodeId(5000), term), (NodeId(5001), 7)].into() }
     };
-    Record::Hard(HardState { term, vote: Some(NodeId(term as u32 % 3)), standing })
+    WalRecord::Hard(HardState { term, vote: Some(NodeId(term as u32 % 3)), standing })
 }
 
 /// A write to one of ten keys, with a value of `len` bytes or, without a length, none.
@@ -57,14 +58,14 @@ fn writes(version: u64, count: u64, len: usize) -> Writes {
 }
 
 /// What the records mean, told a second time and as plainly as possible.
-fn apply(state: &mut Recovered, record: &Record) {
+fn apply(state: &mut Recovered, record: &WalRecord) {
     match record {
-        Record::Hard(hard) => state.hard = hard.clone(),
-        Record::Entry(entry) => {
+        WalRecord::Hard(hard) => state.hard = hard.clone(),
+        WalRecord::Entry(entry) => {
             state.entries.retain(|old| old.index < entry.index);
             state.entries.push(entry.clone());
         }
-        Record::Snapshot(meta) => {
+        WalRecord::Snapshot(meta) => {
             let same = |entry: &Entry| (entry.index, entry.term) == (meta.index, meta.term);
             if *meta != state.snapshot && !state.entries.iter().any(same) {
                 state.entries.clear();
@@ -72,15 +73,15 @@ fn apply(state: &mut Recovered, record: &Record) {
             state.entries.retain(|entry| entry.index > meta.index);
             state.snapshot = *meta;
         }
-        Record::Accepted(writes) => state.held.extend(writes.iter().cloned()),
-        Record::Held(writes) => state.held = writes.iter().cloned().collect(),
-        Record::Clock(clock) => state.clock = state.clock.max(*clock),
+        WalRecord::Stamped(writes) => state.held.extend(writes.iter().cloned()),
+        WalRecord::Held(writes) => state.held = writes.iter().cloned().collect(),
+        WalRecord::Clock(clock) => state.clock = state.clock.max(*clock),
     }
 }
 
 #[derive(Clone, Debug)]
 enum Action {
-    Append(Vec<Record>),
+    Append(Vec<WalRecord>),
     Commit,
     /// Close, or with `false` drop the log with what was not committed, and open it again.
     Reopen(bool),
@@ -117,7 +118,7 @@ fn history(rng: &mut Rng, mut state: Recovered, len: usize) -> Vec<Action> {
     actions
 }
 
-fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
+fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<WalRecord> {
     let base = state.snapshot.index;
     let last = state.entries.last().map_or(base, |entry| entry.index);
     let last_term = state.entries.last().map_or(state.snapshot.term, |entry| entry.term);
@@ -130,12 +131,12 @@ fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
         }
         2 | 3 if last > base => {
             let meta = &state.entries[rng.below(last - base) as usize];
-            vec![Record::Snapshot(SnapshotMeta { index: meta.index, term: meta.term })]
+            vec![WalRecord::Snapshot(SnapshotMeta { index: meta.index, term: meta.term })]
         }
         4 if rng.chance(1, 3) => {
             // An installed snapshot: beyond the log, or within it and in contradiction to it.
             let index = base + 1 + rng.below(last - base + 3);
-            vec![Record::Snapshot(SnapshotMeta { index, term })]
+            vec![WalRecord::Snapshot(SnapshotMeta { index, term })]
         }
         5 if rng.chance(1, 4) => vec![entry(last + 1, last_term.max(1), 3000)],
         10..13 => random_eventual_records(rng, state),
@@ -147,17 +148,19 @@ fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
     }
 }
 
-fn random_eventual_records(rng: &mut Rng, state: &Recovered) -> Vec<Record> {
+fn random_eventual_records(rng: &mut Rng, state: &Recovered) -> Vec<WalRecord> {
     let clock = state.clock.0;
     let accepted =
-        |rng: &mut Rng| Record::Accepted(writes(clock, rng.below(5), rng.below(100) as usize));
+        |rng: &mut Rng| WalRecord::Stamped(writes(clock, rng.below(5), rng.below(100) as usize));
     match rng.below(8) {
-        0..3 => vec![Record::Clock(Version(clock + 50)), accepted(rng)],
-        3 => vec![accepted(rng), Record::Clock(Version(clock.saturating_sub(rng.below(9))))],
-        4 => vec![Record::Held([].into())],
-        5 => vec![accepted(rng), Record::Held(writes(clock, 2, 30)), accepted(rng)],
-        6 => vec![Record::Held(state.held.iter().skip(1).cloned().collect())],
-        _ => vec![Record::Held(writes(clock, 4, 800)), Record::Held([].into()), accepted(rng)],
+        0..3 => vec![WalRecord::Clock(Version(clock + 50)), accepted(rng)],
+        3 => vec![accepted(rng), WalRecord::Clock(Version(clock.saturating_sub(rng.below(9))))],
+        4 => vec![WalRecord::Held([].into())],
+        5 => vec![accepted(rng), WalRecord::Held(writes(clock, 2, 30)), accepted(rng)],
+        6 => vec![WalRecord::Held(state.held.iter().skip(1).cloned().collect())],
+        _ => {
+            vec![WalRecord::Held(writes(clock, 4, 800)), WalRecord::Held([].into()), accepted(rng)]
+        }
     }
 }
 

@@ -71,11 +71,11 @@ fn files_stay_few_under_a_million_overwrites() {
     let (mut wal, _) = open(&disk, 1 << 18);
     let (mut most, mut last) = (0, 0);
     for round in 0..1000 {
-        let records: Vec<Record> = (1..=1000).map(|i| entry(last + i, 1, 8)).collect();
+        let records: Vec<WalRecord> = (1..=1000).map(|i| entry(last + i, 1, 8)).collect();
         last += 1000;
         wal.append(&records);
         if round % 5 == 4 {
-            wal.append(&[Record::Snapshot(SnapshotMeta { index: last - 500, term: 1 })]);
+            wal.append(&[WalRecord::Snapshot(SnapshotMeta { index: last - 500, term: 1 })]);
         }
         wal.commit().unwrap();
         if let Some(job) = wal.spare_wanted() {
@@ -96,7 +96,7 @@ fn a_recycled_segment_never_shows_its_former_life() {
     let (mut wal, _) = open(&disk, 1024);
     let mut recycled = 0;
     for index in 1..200 {
-        wal.append(&[entry(index, 1, 100), Record::Snapshot(SnapshotMeta { index, term: 1 })]);
+        wal.append(&[entry(index, 1, 100), WalRecord::Snapshot(SnapshotMeta { index, term: 1 })]);
         wal.commit().unwrap();
         let files = names(&disk);
         recycled += files.iter().filter(|name| name.starts_with("spare-")).count();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nodesync::clock::Now;
 use nodesync::replica::detector::{FailureDetector, Liveness};
 use nodesync::replica::{
-    Alarm, Apply, Beat, Effects, Envelope, Event, HardState, Input, JobNo, Message, Pull, ReadId,
-    Record, Replica, Settings, Standing,
+    Alarm, Apply, Effects, Envelope, Event, HardState, Heartbeat, Input, JobNo, Message, Pull,
+    ReadId, Replica, Settings, Standing, WalRecord,
 };
 use nodesync::rng::Rng;
 use nodesync::types::{Index, NodeId, RequestId, SnapshotMeta};
@@ -33,7 +33,7 @@ const ALARMS: [Alarm; 3] = [Alarm::Heartbeat, Alarm::Election, Alarm::Drain];
 #[derive(Debug)]
 pub struct Job {
     number: JobNo,
-    records: Vec<Record>,
+    records: Vec<WalRecord>,
     after: Vec<Envelope>,
 }
 
@@ -50,7 +50,7 @@ pub struct Node {
     /// What its wall clock shows more than it should, in milliseconds.
     pub skew: i64,
     /// The latest beat that it has sent.
-    pub said: Option<Beat>,
+    pub said: Option<Heartbeat>,
     /// Reads that wait: the key, and the index once the replica has named it.
     pub reads: BTreeMap<ReadId, (String, Option<Index>)>,
     pub detector: FailureDetector,
@@ -72,7 +72,7 @@ pub struct Cluster {
     pub disks_by_hand: bool,
     /// True if images from peers wait for `arrive`.
     pub images_by_hand: bool,
-    pub show_beats: bool,
+    pub show_heartbeats: bool,
     /// True if nodes say when a quorum is lost and when it is back.
     pub show_quorum: bool,
     /// What one append or forward may hold.
@@ -120,7 +120,7 @@ impl Cluster {
         let timeout = node.settings.election_timeout;
         node.detector = FailureDetector::new(now, timeout, node.settings.peers());
         node.store = node.disk.images.get(&node.disk.snapshot).cloned().unwrap_or_default();
-        node.store.accept(&node.disk.held);
+        node.store.put_overlay(&node.disk.held);
         let rng = Rng::new(u64::from(id.0));
         let mut recovered = node.disk.recovered();
         recovered.clock = recovered.clock.max(node.store.latest);
@@ -196,10 +196,10 @@ impl Cluster {
         for peer in effects.pull {
             self.pull(id, peer);
         }
-        self.take_in(id, &effects.spread, &effects.accepted);
-        let mut marks = Vec::new();
+        self.take_in(id, &effects.spread, &effects.stamped);
+        let mut checkpoints = Vec::new();
         for apply in effects.apply {
-            self.apply(id, apply, &mut marks);
+            self.apply(id, apply, &mut checkpoints);
         }
         for (read, index) in effects.reads {
             if let Some((_, wanted)) = self.node(id).reads.get_mut(&read) {
@@ -216,11 +216,11 @@ impl Cluster {
                 self.say(id, format!("answers read of {key}: {why}"));
             }
         }
-        for (request, why) in effects.refuse_accepts {
+        for (request, why) in effects.refuse_stamps {
             self.say(id, format!("answers {}: {why}", show::accept_id(&request)));
         }
-        for mark in marks {
-            self.step(id, mark);
+        for checkpoint in checkpoints {
+            self.step(id, checkpoint);
         }
         if let Some(index) = effects.diverged {
             self.say(id, format!("differs from the others at {index} and stops"));
@@ -278,18 +278,18 @@ impl Cluster {
         }
         let line = show::envelope(&envelope);
         let pair = (envelope.from, envelope.to);
-        let is_beat = if let Message::Beat(beat) = &envelope.message {
-            self.node(envelope.from).said = Some(beat.clone());
+        let is_heartbeat = if let Message::Heartbeat(heartbeat) = &envelope.message {
+            self.node(envelope.from).said = Some(heartbeat.clone());
             true
         } else {
             false
         };
-        let open = if is_beat {
-            self.network.send_beat(envelope)
+        let open = if is_heartbeat {
+            self.network.send_heartbeat(envelope)
         } else {
             self.network.send(pair, Freight::Message(envelope))
         };
-        if !is_beat || self.show_beats {
+        if !is_heartbeat || self.show_heartbeats {
             self.transcript.push(format!("{line}{}", if open { "" } else { " (lost)" }));
         }
     }
@@ -327,7 +327,7 @@ impl Cluster {
         self.step(id, Input::SnapshotArrived { from, meta });
     }
 
-    fn apply(&mut self, id: NodeId, apply: Apply, marks: &mut Vec<Input>) {
+    fn apply(&mut self, id: NodeId, apply: Apply, checkpoints: &mut Vec<Input>) {
         match apply {
             Apply::Entries(entries) => {
                 for entry in &entries {
@@ -337,8 +337,8 @@ impl Cluster {
                         Applied::Copy(_) => self.say(id, format!("drops the copy {line}")),
                         _ => self.say(id, format!("applies {line}")),
                     }
-                    if let Applied::Marked(digest) = applied {
-                        marks.push(Input::Marked { index: entry.index, digest });
+                    if let Applied::Checkpoint(digest) = applied {
+                        checkpoints.push(Input::CheckpointApplied { index: entry.index, digest });
                     }
                     if let Applied::Done(request) = applied
                         && self.node(id).waiters.remove(&request)
@@ -425,8 +425,8 @@ impl Cluster {
     /// Delivers beats until there are none, and with `all` everything else too.
     pub fn settle(&mut self, all: bool) {
         for _ in 0..DELIVERIES_MAX {
-            if let Some(beat) = self.network.take_beat() {
-                self.receive(beat.from, beat.to, Freight::Message(beat));
+            if let Some(heartbeat) = self.network.take_heartbeat() {
+                self.receive(heartbeat.from, heartbeat.to, Freight::Message(heartbeat));
             } else if all && let Some(&((from, to), _)) = self.network.waiting().first() {
                 if let Some(freight) = self.network.take((from, to)) {
                     self.receive(from, to, freight);

@@ -8,7 +8,7 @@
 //! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
 //! | `run 300` | the same, and messages and disk jobs are done at once |
 //! | `run to=1000` | the same, up to this moment of the cluster's life |
-//! | `settle`, `beats` | does all that is left to do, or delivers beats, and no time passes |
+//! | `settle`, `heartbeats` | does all that is left to do, or delivers beats, and no time passes |
 //! | `deliver [1 2] [count]` | delivers what waits now: everywhere, or from node 1 to node 2 |
 //! | `drop 1 2 [count]` | loses what waits from node 1 to node 2 |
 //! | `cut 1 2 [oneway=true]`, `isolate 1` | loses all that is sent from now on |
@@ -16,7 +16,7 @@
 //! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
 //! | `stall 1`, `unstall 1` | node 1's disk jobs wait for `persist`, or do no longer |
 //! | `propose 1 x=1 …`, `read 1 x` | what node 1's clients want |
-//! | `withdraw 1 2` | node 1 gives its request n1#2 up |
+//! | `cancel 1 2` | node 1 gives its request n1#2 up |
 //! | `crash 1`, `restart 1` | ends a process, starts it anew |
 //! | `crash 1 keep=true` | what is on its way to node 1 will reach its next process |
 //! | `wipe 1` | empties the directory of a node that is down |
@@ -26,7 +26,7 @@
 //! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
 //! | `stop 1`, `disk-full 1 true` | what their names say |
 //! | `accept 1 x=1 y` | node 1's client sets x and deletes y in one eventual request |
-//! | `withdraw-accept 1 2` | node 1 gives its request n1~2 up |
+//! | `cancel-accept 1 2` | node 1 gives its request n1~2 up |
 //! | `get 1 x` | an eventual read at node 1 |
 //! | `skew 1 3000` | node 1's wall clock is so many milliseconds ahead, from now on |
 //! | `corrupt 1 x=9` | node 1's memory has an error |
@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
-use nodesync::replica::pending::Withdrawn;
+use nodesync::replica::pending::Cancelled;
 use nodesync::replica::{Alarm, Input, Settings};
 use nodesync::types::{Entry, NodeId, Payload, RequestId};
 
@@ -69,7 +69,7 @@ impl goldenscript::Runner for Cluster {
                 self.pass(time, true);
             }
             "settle" => self.settle(true),
-            "beats" => self.settle(false),
+            "heartbeats" => self.settle(false),
             "deliver" => self.deliver(&mut args)?,
             "drop" => {
                 let (from, to) = (args.node()?, args.node()?);
@@ -77,8 +77,8 @@ impl goldenscript::Runner for Cluster {
                     let Some(_) = self.network.take((from, to)) else { break };
                 }
             }
-            "propose" | "read" | "withdraw" => self.client(&command.name, &mut args)?,
-            "accept" | "withdraw-accept" | "get" | "skew" | "corrupt" | "stores" | "outbox" => {
+            "propose" | "read" | "cancel" => self.client(&command.name, &mut args)?,
+            "accept" | "cancel-accept" | "get" | "skew" | "corrupt" | "stores" | "outbox" => {
                 self.eventual(&command.name, &mut args)?;
             }
             "status" => self.show_status(args.maybe()?.map(NodeId)),
@@ -141,7 +141,7 @@ impl Cluster {
         *self = Cluster { now: START, ..Cluster::default() };
         self.disks_by_hand = args.key("disks_by_hand", false)?;
         self.images_by_hand = args.key("images_by_hand", false)?;
-        self.show_beats = args.key("show_beats", false)?;
+        self.show_heartbeats = args.key("show_heartbeats", false)?;
         self.bytes_max = args.key("bytes_max", 1 << 20)?;
         let members: Vec<NodeId> = (1..=count).map(NodeId).collect();
         let mut settings = Settings::new(NodeId(0), members.clone());
@@ -227,8 +227,8 @@ impl Cluster {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
                 let request = RequestId { node: id, boot, seq };
                 self.node(id).waiters.remove(&request);
-                let was = match self.replica(id).withdraw(request) {
-                    Some(Withdrawn::Unsent) => "certainly not done",
+                let was = match self.replica(id).cancel(request) {
+                    Some(Cancelled::Unsent) => "certainly not done",
                     Some(_) => "it may still be done",
                     None => "it was not pending",
                 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nodesync::replica::{HardState, Record, Recovered};
+use nodesync::replica::{HardState, Recovered, WalRecord};
 use nodesync::types::{Entry, SnapshotMeta, Version, Write};
 
 use super::store::Store;
@@ -20,17 +20,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Carries out what [`Record`] says.
-    pub fn write(&mut self, record: Record) {
+    /// Carries out what [`WalRecord`] says.
+    pub fn write(&mut self, record: WalRecord) {
         match record {
-            Record::Hard(hard) => self.hard = hard,
-            Record::Entry(entry) => {
+            WalRecord::Hard(hard) => self.hard = hard,
+            WalRecord::Entry(entry) => {
                 self.entries.retain(|kept| kept.index < entry.index);
                 let last = self.entries.last().map_or(self.snapshot.index, |kept| kept.index);
                 assert_eq!(entry.index, last + 1, "a gap in the log on disk");
                 self.entries.push(entry);
             }
-            Record::Snapshot(meta) => {
+            WalRecord::Snapshot(meta) => {
                 assert!(self.images.contains_key(&meta), "no image of {meta:?}");
                 let agrees = |e: &Entry| e.index == meta.index && e.term == meta.term;
                 if !self.entries.iter().any(agrees) {
@@ -39,9 +39,9 @@ impl Disk {
                 self.entries.retain(|entry| entry.index > meta.index);
                 self.snapshot = meta;
             }
-            Record::Accepted(writes) => self.held.extend_from_slice(&writes),
-            Record::Held(writes) => self.held = writes.to_vec(),
-            Record::Clock(clock) => self.clock = clock,
+            WalRecord::Stamped(writes) => self.held.extend_from_slice(&writes),
+            WalRecord::Held(writes) => self.held = writes.to_vec(),
+            WalRecord::Clock(clock) => self.clock = clock,
         }
     }
 

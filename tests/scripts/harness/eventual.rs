@@ -2,7 +2,7 @@
 //! it, and how to look at it. The commands are listed in `commands`.
 
 use nodesync::replica::Input;
-use nodesync::replica::pending::Withdrawn;
+use nodesync::replica::pending::Cancelled;
 use nodesync::types::{NodeId, RequestId, Version, Write, Writes};
 
 use super::Cluster;
@@ -30,14 +30,14 @@ impl Cluster {
                 while let Some(key) = args.0.next_pos() {
                     writes.push(write(key, None));
                 }
-                let request = self.replica(id).next_accept();
-                self.step(id, Input::Accept { id: request, writes });
+                let request = self.replica(id).next_stamp();
+                self.step(id, Input::Stamp { id: request, writes });
             }
-            "withdraw-accept" => {
+            "cancel-accept" => {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
                 let request = RequestId { node: id, boot, seq };
-                let was = match self.replica(id).withdraw_accept(request) {
-                    Some(Withdrawn::Unsent) => "certainly not done",
+                let was = match self.replica(id).cancel_stamp(request) {
+                    Some(Cancelled::Unsent) => "certainly not done",
                     Some(_) => "it may still be done",
                     None => "it was not pending",
                 };
@@ -65,11 +65,11 @@ impl Cluster {
     /// Puts what a replica has taken into its store's overlay, then answers.
     pub fn take_in(&mut self, id: NodeId, spread: &[Writes], accepted: &[(RequestId, Writes)]) {
         for writes in spread {
-            self.node(id).store.accept(writes);
+            self.node(id).store.put_overlay(writes);
             self.say(id, format!("holds {}", show::writes(writes)));
         }
         for (request, writes) in accepted {
-            self.node(id).store.accept(writes);
+            self.node(id).store.put_overlay(writes);
             let (request, writes) = (show::accept_id(request), show::writes(writes));
             self.say(id, format!("answers {request}: taken {writes}"));
         }
@@ -99,18 +99,18 @@ impl Cluster {
     /// drained up to v49.log; mark 7`
     fn show_outbox(&mut self, id: NodeId) {
         let (status, node) = (self.replica(id).status(), self.node(id));
-        let acceptor = status.acceptor.map_or("nobody".to_owned(), |id| format!("n{id}"));
+        let stamper = status.stamper.map_or("nobody".to_owned(), |id| format!("n{id}"));
         let (writes, bytes) = status.backlog;
-        let mut line = format!(": {acceptor} stamps; holds {writes} in {bytes} bytes");
+        let mut line = format!(": {stamper} stamps; holds {writes} in {bytes} bytes");
         line += &format!("; on disk {}", show::writes(&node.disk.held));
         if node.disk.clock > Version(0) {
             line += &format!(" clock up to {}", show::version(node.disk.clock));
         }
-        if let Some(beat) = &node.said {
-            line += &format!("; drained up to {}", show::version(beat.drained));
+        if let Some(heartbeat) = &node.said {
+            line += &format!("; drained up to {}", show::version(heartbeat.drained));
         }
-        if let Some((index, _)) = status.mark {
-            line += &format!("; mark {index}");
+        if let Some((index, _)) = status.checkpoint {
+            line += &format!("; checkpoint {index}");
         }
         if !status.clock_trusted {
             line += "; distrusts its clock";

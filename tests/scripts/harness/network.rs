@@ -19,7 +19,7 @@ type Pair = (NodeId, NodeId);
 #[derive(Debug, Default)]
 pub struct Network {
     messages: BTreeMap<Pair, VecDeque<Freight>>,
-    beats: BTreeMap<Pair, VecDeque<Envelope>>,
+    heartbeats: BTreeMap<Pair, VecDeque<Envelope>>,
     cut: BTreeSet<Pair>,
 }
 
@@ -33,11 +33,11 @@ impl Network {
         open
     }
 
-    pub fn send_beat(&mut self, beat: Envelope) -> bool {
-        let pair = (beat.from, beat.to);
+    pub fn send_heartbeat(&mut self, heartbeat: Envelope) -> bool {
+        let pair = (heartbeat.from, heartbeat.to);
         let open = !self.cut.contains(&pair);
         if open {
-            self.beats.entry(pair).or_default().push_back(beat);
+            self.heartbeats.entry(pair).or_default().push_back(heartbeat);
         }
         open
     }
@@ -52,8 +52,8 @@ impl Network {
         self.messages.get_mut(&pair)?.pop_front()
     }
 
-    pub fn take_beat(&mut self) -> Option<Envelope> {
-        self.beats.values_mut().find_map(VecDeque::pop_front)
+    pub fn take_heartbeat(&mut self) -> Option<Envelope> {
+        self.heartbeats.values_mut().find_map(VecDeque::pop_front)
     }
 
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
@@ -70,6 +70,6 @@ impl Network {
     /// Loses what is on its way on some lines.
     pub fn clear(&mut self, lost: impl Fn(Pair) -> bool) {
         self.messages.retain(|pair, _| !lost(*pair));
-        self.beats.retain(|pair, _| !lost(*pair));
+        self.heartbeats.retain(|pair, _| !lost(*pair));
     }
 }

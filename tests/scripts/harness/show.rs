@@ -2,7 +2,7 @@
 
 use nodesync::clock::HybridClock;
 use nodesync::replica::{
-    Append, AppendAck, Beat, Envelope, Event, HardState, Message, Record, Standing,
+    Append, AppendAck, Envelope, Event, HardState, Heartbeat, Message, Standing, WalRecord,
 };
 use nodesync::types::{
     Entry, Payload, Proposal, Rejected, RequestId, SnapshotMeta, Version, Write,
@@ -18,7 +18,7 @@ pub fn envelope(envelope: &Envelope) -> String {
 
 pub fn message(message: &Message) -> String {
     match message {
-        Message::Beat(beat) => self::beat(beat),
+        Message::Heartbeat(heartbeat) => self::heartbeat(heartbeat),
         Message::Append(Append { prev_index, prev_term, commit, entries }) => {
             let entries = list(entries.iter().map(entry));
             format!("Append prev={prev_index}@{prev_term} commit={commit} {entries}")
@@ -40,9 +40,11 @@ pub fn message(message: &Message) -> String {
         Message::Refuse { ids, reason } => {
             format!("Refuse {}: {reason}", list(ids.iter().map(request)))
         }
-        Message::ReadAsk { position } => format!("ReadAsk {position}"),
-        Message::ReadAnswer { position, index } => format!("ReadAnswer {position} index={index}"),
-        Message::Accept { floor, requests, .. } => {
+        Message::ReadIndex { position } => format!("ReadIndex {position}"),
+        Message::ReadIndexReply { position, index } => {
+            format!("ReadIndexReply {position} index={index}")
+        }
+        Message::Stamp { floor, requests, .. } => {
             let requests = requests.iter().map(|(id, writes)| accept(id, writes));
             format!("Accept floor={floor} {}", list(requests))
         }
@@ -52,30 +54,34 @@ pub fn message(message: &Message) -> String {
     }
 }
 
-fn beat(beat: &Beat) -> String {
-    let leader = beat.leader.map_or("none".to_owned(), |leader| format!("n{leader}"));
-    let mut text = format!("Beat leader={leader} last={}", beat.last);
+fn heartbeat(heartbeat: &Heartbeat) -> String {
+    let leader = heartbeat.leader.map_or("none".to_owned(), |leader| format!("n{leader}"));
+    let mut text = format!("Heartbeat leader={leader} last={}", heartbeat.last);
     let mut add = |shown: bool, name: &str, value: String| {
         if shown {
             text += &format!(" {name}={value}");
         }
     };
-    add(beat.commit > 0, "commit", beat.commit.to_string());
-    add(beat.matched > 0, "matched", beat.matched.to_string());
-    add(beat.asked > 0, "asked", beat.asked.to_string());
-    add(beat.heard > 0, "heard", beat.heard.to_string());
-    add(!beat.voter, "incarnation", beat.incarnation.to_string());
-    add(!beat.admitted, "admitted", "no".to_owned());
-    add(!beat.fit, "fit", "no".to_owned());
-    add(beat.founder.is_some(), "founder", beat.founder.unwrap_or(0).to_string());
-    add(beat.mark.is_some(), "mark", beat.mark.unwrap_or_default().0.to_string());
-    add(beat.answers.is_some(), "answers", beat.answers.unwrap_or(0).to_string());
+    add(heartbeat.commit > 0, "commit", heartbeat.commit.to_string());
+    add(heartbeat.matched > 0, "matched", heartbeat.matched.to_string());
+    add(heartbeat.asked > 0, "asked", heartbeat.asked.to_string());
+    add(heartbeat.heard > 0, "heard", heartbeat.heard.to_string());
+    add(!heartbeat.voter, "incarnation", heartbeat.incarnation.to_string());
+    add(!heartbeat.admitted, "admitted", "no".to_owned());
+    add(!heartbeat.fit, "fit", "no".to_owned());
+    add(heartbeat.founder.is_some(), "founder", heartbeat.founder.unwrap_or(0).to_string());
+    add(
+        heartbeat.checkpoint.is_some(),
+        "checkpoint",
+        heartbeat.checkpoint.unwrap_or_default().0.to_string(),
+    );
+    add(heartbeat.answers.is_some(), "answers", heartbeat.answers.unwrap_or(0).to_string());
     text
 }
 
-pub fn record(record: &Record) -> String {
+pub fn record(record: &WalRecord) -> String {
     match record {
-        Record::Hard(HardState { term, vote, standing }) => {
+        WalRecord::Hard(HardState { term, vote, standing }) => {
             let vote = vote.map_or("none".to_owned(), |vote| format!("n{vote}"));
             let standing = match standing {
                 Standing::Blank => " blank",
@@ -84,11 +90,11 @@ pub fn record(record: &Record) -> String {
             };
             format!("term={term} vote={vote}{standing}")
         }
-        Record::Entry(entry) => self::entry(entry),
-        Record::Snapshot(snapshot) => format!("snapshot {}", meta(snapshot)),
-        Record::Accepted(writes) => format!("accepted {}", self::writes(writes)),
-        Record::Held(writes) => format!("held {}", self::writes(writes)),
-        Record::Clock(up_to) => format!("clock up to {}", version(*up_to)),
+        WalRecord::Entry(entry) => self::entry(entry),
+        WalRecord::Snapshot(snapshot) => format!("snapshot {}", meta(snapshot)),
+        WalRecord::Stamped(writes) => format!("accepted {}", self::writes(writes)),
+        WalRecord::Held(writes) => format!("held {}", self::writes(writes)),
+        WalRecord::Clock(up_to) => format!("clock up to {}", version(*up_to)),
     }
 }
 
@@ -97,7 +103,7 @@ pub fn entry(entry: &Entry) -> String {
         Payload::Noop => "noop".to_owned(),
         Payload::Batch { proposal, .. } => self::proposal(proposal),
         Payload::Merge(writes) => format!("merge {}", self::writes(writes)),
-        Payload::Mark { floor } => format!("mark floor={}", version(*floor)),
+        Payload::Checkpoint { floor } => format!("checkpoint floor={}", version(*floor)),
     };
     format!("{}@{} {payload}", entry.index, entry.term)
 }

@@ -43,7 +43,7 @@ pub enum Applied {
     Done(RequestId),
     Copy(RequestId),
     /// A mark, and the digest of the state there.
-    Marked(u64),
+    Checkpoint(u64),
 }
 
 impl Store {
@@ -66,12 +66,12 @@ impl Store {
                 writes.iter().for_each(|write| self.merge(write));
                 Applied::Noop
             }
-            Payload::Mark { floor } => {
+            Payload::Checkpoint { floor } => {
                 self.floor = self.floor.max(*floor);
                 self.latest = self.latest.max(*floor);
                 let floor = self.floor;
                 self.base.retain(|_, held| held.value.is_some() || held.version > floor);
-                Applied::Marked(self.digest())
+                Applied::Checkpoint(self.digest())
             }
         }
     }
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Puts stamped writes into the overlay.
-    pub fn accept(&mut self, writes: &[Write]) {
+    pub fn put_overlay(&mut self, writes: &[Write]) {
         for write in writes {
             let (key, held) = held(write);
             if held.version > self.newest(&key).map_or(self.floor, |newest| newest.version) {

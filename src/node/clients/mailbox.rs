@@ -1,0 +1,129 @@
+//! What comes to a loop from other threads: connections and answers. The loop is woken only if it
+//! sleeps, and once.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mio::{Poll, Token, Waker};
+use parking_lot::Mutex;
+
+use crate::node::clients::Connection;
+use crate::node::clients::loops::Idle;
+use crate::node::clients::waiter::{Answer, Inbox, Ticket};
+
+/// The waker's token; no connection has it.
+const WAKER: Token = Token(usize::MAX);
+
+/// The way into the loops, for the listener and whoever has answers.
+pub struct Loops {
+    mailboxes: Vec<Arc<Mailbox>>,
+    next: AtomicUsize,
+}
+
+/// What comes to a loop from other threads.
+pub struct Mailbox {
+    mail: Mutex<Mail>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+pub struct Mail {
+    pub connections: Vec<Connection>,
+    pub answers: Vec<(Ticket, Answer)>,
+    /// True if the loop sleeps, or is about to, and has not been woken.
+    asleep: bool,
+    /// True once the loop has ended.
+    closed: bool,
+}
+
+impl Inbox for Mailbox {
+    fn put(&self, ticket: Ticket, answer: Answer) -> bool {
+        self.put_with(|mail| mail.answers.push((ticket, answer)))
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::error!(target: "FAILURE", "A loop cannot be woken: {error}");
+        }
+    }
+}
+
+impl Mailbox {
+    /// For the loop that `waker` wakes.
+    pub fn new(waker: Waker) -> Mailbox {
+        Mailbox { mail: Mutex::default(), waker }
+    }
+
+    fn put_with(&self, put: impl FnOnce(&mut Mail)) -> bool {
+        let mut mail = self.mail.lock();
+        put(&mut mail);
+        std::mem::take(&mut mail.asleep)
+    }
+
+    /// Hands a connection over; after the loop has ended it is closed.
+    fn hand(&self, connection: Connection) {
+        let asleep = self.put_with(|mail| {
+            if !mail.closed {
+                mail.connections.push(connection);
+            }
+        });
+        if asleep {
+            self.wake();
+        }
+    }
+
+    /// The loop has ended.
+    pub fn close(&self) {
+        let mut mail = self.mail.lock();
+        mail.closed = true;
+        mail.connections.clear();
+    }
+
+    /// Takes what has come; the loop does not sleep any more.
+    pub fn empty_into(&self, mail: &mut Mail) {
+        let mut inside = self.mail.lock();
+        inside.asleep = false;
+        std::mem::swap(&mut inside.connections, &mut mail.connections);
+        std::mem::swap(&mut inside.answers, &mut mail.answers);
+    }
+
+    /// True if the loop may sleep: nothing has come, and who brings something will wake it.
+    pub fn may_sleep(&self) -> bool {
+        let mut mail = self.mail.lock();
+        mail.asleep = mail.connections.is_empty() && mail.answers.is_empty();
+        mail.asleep
+    }
+}
+
+impl Loops {
+    /// The way into so many loops, and the loops.
+    ///
+    /// # Errors
+    /// If the system has no descriptors for them.
+    pub fn new(count: usize) -> io::Result<(Loops, Vec<Idle>)> {
+        let idle = (0..count).map(|_| {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKER)?;
+            Ok(Idle { poll, mailbox: Arc::new(Mailbox::new(waker)) })
+        });
+        let idle = idle.collect::<io::Result<Vec<Idle>>>()?;
+        let mailboxes = idle.iter().map(|idle| Arc::clone(&idle.mailbox)).collect();
+        Ok((Loops { mailboxes, next: AtomicUsize::new(0) }, idle))
+    }
+
+    /// Hands a connection to the loop whose turn it is.
+    pub fn take(&self, connection: Connection) -> io::Result<()> {
+        connection.stream.set_nonblocking(true)?;
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let mailbox = self.mailboxes.get(turn % self.mailboxes.len().max(1));
+        let mailbox = mailbox.ok_or(ErrorKind::NotConnected)?;
+        mailbox.hand(connection);
+        Ok(())
+    }
+
+    /// Has the loops see that the node has stopped.
+    pub fn wake(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.wake());
+    }
+}

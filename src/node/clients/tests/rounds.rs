@@ -1,0 +1,220 @@
+//! Rounds whose time is over as their answers come, without sockets: hundreds of seats, each of
+//! which knows what it may be told, and that it may be told once.
+
+use std::sync::Arc;
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::Events;
+
+use crate::node::Shared;
+use crate::node::clients::loops::Idle;
+use crate::node::clients::mailbox::{Loops, Mail};
+use crate::node::clients::tests::PATIENCE;
+use crate::node::clients::waiter::{Answer, Inbox};
+use crate::node::core::{Core, Request};
+use crate::node::tests::{eventually, in_time, start, wait_until_it_serves};
+use crate::protocol::Limits;
+use crate::rng::Rng;
+use crate::service::rounds::{Rounds, Settled};
+use crate::types::{Command, Outcome, When};
+
+/// Seats of one [`Player`].
+const SEATS: usize = 64;
+
+/// Requests of one [`Player`].
+const REQUESTS: u64 = 3_000;
+
+/// What a seat has asked for and has no answer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// To write this number, and to read it back in the same batch.
+    Write(u64),
+    /// For the right to read.
+    Read,
+}
+
+/// A loop without sockets: it asks for what its seats want in rounds, sleeps until there are
+/// answers or the time of a question is over, and knows what each seat may be told.
+struct Player<'a> {
+    shared: &'a Shared,
+    me: usize,
+    idle: Idle,
+    rounds: Rounds,
+    seats: Vec<Option<Question>>,
+    /// For each seat the number that was written last for certain.
+    written: Vec<u64>,
+    asked: u64,
+    rng: Rng,
+    served: u64,
+    overdue: u64,
+}
+
+impl<'a> Player<'a> {
+    fn new(shared: &'a Shared, me: usize, idle: Idle, timeout: Duration) -> Player<'a> {
+        let inbox: Arc<dyn Inbox> = Arc::clone(&idle.mailbox) as Arc<dyn Inbox>;
+        Player {
+            shared,
+            me,
+            idle,
+            rounds: Rounds::new(inbox, timeout, &Limits::default()),
+            seats: vec![None; SEATS],
+            written: vec![0; SEATS],
+            asked: 0,
+            rng: Rng::new(me as u64),
+            served: 0,
+            overdue: 0,
+        }
+    }
+
+    fn key(&self, seat: usize) -> String {
+        format!("player {} seat {seat}", self.me)
+    }
+
+    fn join(&mut self, seat: usize) {
+        self.asked += 1;
+        let key = self.key(seat);
+        let key = key.as_bytes();
+        if self.rng.below(3) == 0 {
+            self.seats[seat] = Some(Question::Read);
+            return self.rounds.join(seat, Request::Read, 0);
+        }
+        let (text, mut commands) = (self.asked.to_string(), Vec::new());
+        let value = text.as_bytes();
+        Command::Set { key, value, when: When::Always, get: false }.encode(&mut commands);
+        Command::Get { key }.encode(&mut commands);
+        self.seats[seat] = Some(Question::Write(self.asked));
+        self.rounds.join(seat, Request::Write(Bytes::from(commands)), 2);
+    }
+
+    /// Tells each seat what it is told; there must be a seat that has asked for it.
+    fn settle(&mut self, settled: Settled) {
+        let Settled { members, answer, .. } = settled;
+        let mut outcomes = Vec::new();
+        let (mut granted, mut refused) = (false, false);
+        match answer {
+            Answer::Outcomes(of_all) => outcomes = of_all,
+            Answer::MayRead => granted = true,
+            Answer::Unserved(_) => refused = true,
+            other => panic!("{other:?}"),
+        }
+        let mut outcomes = outcomes.into_iter();
+        for &(seat, share) in &members {
+            let question = self.seats[seat].take().expect("an answer to nobody's question");
+            if refused {
+                self.overdue += 1;
+                continue;
+            }
+            self.served += 1;
+            match question {
+                Question::Read => {
+                    assert!(granted && share == 0);
+                    let found =
+                        self.shared.store.read(&Command::Get { key: self.key(seat).as_bytes() });
+                    assert!(number(&found) >= self.written[seat], "{found:?}");
+                }
+                Question::Write(written) => {
+                    let own: Vec<Outcome> = outcomes.by_ref().take(share).collect();
+                    assert_eq!(own.last().map(number), Some(written), "another one's outcome");
+                    self.written[seat] = written;
+                }
+            }
+        }
+        assert_eq!(outcomes.count(), 0, "outcomes that nobody has asked for");
+        self.rounds.reuse(members);
+    }
+
+    /// Takes the answers that have come; how many of them nobody waits for.
+    fn open_mail(&mut self) -> usize {
+        let mut mail = Mail::default();
+        self.idle.mailbox.empty_into(&mut mail);
+        let mut late = 0;
+        for (ticket, answer) in mail.answers {
+            match self.rounds.answered(&self.shared.core, ticket, answer) {
+                Some(settled) => self.settle(settled),
+                None => late += 1,
+            }
+        }
+        late
+    }
+
+    fn play(&mut self) -> usize {
+        let (mut events, mut late) = (Events::with_capacity(8), 0);
+        let core: &Core = &self.shared.core;
+        while self.asked < REQUESTS || self.seats.iter().any(Option::is_some) {
+            // Often one alone, or nobody but those who wait.
+            let seats = [0, 1, SEATS][self.rng.below(3) as usize];
+            for _ in 0..seats {
+                let seat = self.rng.below(SEATS as u64) as usize;
+                if self.asked < REQUESTS && self.seats[seat].is_none() {
+                    self.join(seat);
+                }
+            }
+            for settled in self.rounds.ask(core) {
+                self.settle(settled);
+            }
+            if let Some(deadline) = self.rounds.deadline() {
+                let sleeps = self.idle.mailbox.may_sleep();
+                let patience = if sleeps { deadline - Instant::now() } else { Duration::ZERO };
+                self.idle.poll.poll(&mut events, Some(patience)).unwrap();
+            }
+            late += self.open_mail();
+            if let Some(over) = self.rounds.deadline().filter(|over| *over <= Instant::now()) {
+                for settled in self.rounds.cancel(core, over) {
+                    self.settle(settled);
+                }
+            }
+        }
+        assert!(self.rounds.deadline().is_none() && !self.rounds.has_gathered());
+        late
+    }
+}
+
+fn number(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Nil => 0,
+        Outcome::Value(text) => str::from_utf8(text).unwrap().parse().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_question_of_a_round_is_settled_once_and_as_its_own_whenever_its_time_is_over() {
+    let played = in_time("all is settled", || {
+        let timeouts = [0, 300, 1_000, 2_000, 3_000, 5_000, 10_000].map(Duration::from_micros);
+        let timeouts = [&timeouts[..], &[PATIENCE]].concat();
+        let scratch = tempfile::tempdir().unwrap();
+        let node = start(scratch.path(), &[]);
+        let shared = &node.shared;
+        wait_until_it_serves(shared);
+        let (_loops, idle) = Loops::new(timeouts.len()).unwrap();
+        let players: Vec<_> = scope(|scope| {
+            let player = |(me, (idle, timeout))| {
+                scope.spawn(move || {
+                    let mut player = Player::new(shared, me, idle, timeout);
+                    let late = player.play();
+                    (player, late)
+                })
+            };
+            let players: Vec<_> = idle.into_iter().zip(timeouts).enumerate().map(player).collect();
+            players.into_iter().map(|player| player.join().unwrap()).collect()
+        });
+        eventually("nobody waits", || shared.core.is_idle());
+        let mut played = Vec::new();
+        for (mut player, late) in players {
+            let late = late + player.open_mail();
+            assert_eq!(player.served + player.overdue, REQUESTS);
+            played.push((player.served, player.overdue, late));
+        }
+        assert_eq!(shared.core.status().pending, (0, 0));
+        node.stop().unwrap();
+        played
+    });
+    println!("served, given up, answered after that: {played:?}");
+    let served: u64 = played.iter().map(|(served, ..)| served).sum();
+    let overdue: u64 = played.iter().map(|(_, overdue, _)| overdue).sum();
+    assert!(served > REQUESTS && overdue > REQUESTS / 10, "{played:?}");
+    // Nobody's wake-up was lost: only time would have ended that wait.
+    assert_eq!(played.last(), Some(&(REQUESTS, 0, 0)));
+}

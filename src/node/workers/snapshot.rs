@@ -1,0 +1,297 @@
+//! The snapshot thread: writes images, verifies those that come from peers, and makes spare log
+//! segments, so that the log and the store need not wait for bulk I/O. The files are the business
+//! of [`crate::wal::Images`].
+//!
+//! Left out: spares while an image is being written. A log that fills more than one segment
+//! meanwhile makes its own.
+
+use std::io::{self, ErrorKind, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::config::Config;
+use crate::node::Shared;
+use crate::node::stop::{Fatal, Stop};
+use crate::replica::Input;
+use crate::store::{Image, ImageError};
+use crate::types::{NodeId, SnapshotMeta};
+use crate::wal::{self, FileDisk, SpareJob, is_full};
+
+/// The images of a node.
+pub type Images = wal::Images<FileDisk>;
+/// One on its way to a peer.
+pub type Outgoing = wal::Outgoing<FileDisk>;
+/// One on its way from a peer.
+pub type Incoming = wal::Incoming<FileDisk>;
+/// One that has come, or is being written.
+pub type Part = wal::Part<FileDisk>;
+
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest rest between two pieces of an image: a node that is to stop does not wait longer.
+const REST_MAX: Duration = Duration::from_millis(20);
+
+/// Work for the snapshot thread.
+pub enum SnapshotWork {
+    /// Write this image.
+    Write(Box<Image>),
+    /// All chunks of an image have come.
+    Arrived {
+        /// From this peer.
+        from: NodeId,
+        /// The image it says it is.
+        meta: SnapshotMeta,
+        /// The file that they are in.
+        part: Part,
+    },
+    /// Free the memory of a state that has been replaced.
+    Discard(Box<dyn Send>),
+    /// Make a spare log segment.
+    Spare(SpareJob<FileDisk>),
+    /// The log has a spare segment, however it came by it.
+    SpareThere,
+    /// End.
+    Stop,
+}
+
+/// Loads the image that the log refers to.
+pub fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Image, Fatal> {
+    let path = config.dir.join(Images::name(meta));
+    let path = path.display();
+    let remedy = "Move this node's data directory away and start it with an empty one, so that it \
+                  learns from its peers";
+    let mut file = images.open(meta).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            Fatal::Data(format!("{path}: missing, but the log relies on it. {remedy}"))
+        }
+        _ => Fatal::Io(error.to_string()),
+    })?;
+    match Image::read(&mut file) {
+        Ok(image) if image.meta() == meta => Ok(image),
+        Ok(_) => Err(Fatal::Data(format!("{path}: holds another snapshot. {remedy}"))),
+        Err(ImageError::Io(error)) => Err(Fatal::Io(format!("{path}: {error}"))),
+        Err(error @ ImageError::NewerFormat(_)) => {
+            Err(Fatal::Data(format!("{path}: {error}: upgrade this program")))
+        }
+        Err(error) => Err(Fatal::Data(format!("{path}: {error}. {remedy}"))),
+    }
+}
+
+/// Makes an image durable; its length in bytes.
+fn write(images: &Images, image: Image, stop: &Stop) -> io::Result<u64> {
+    let (mut part, meta) = (images.begin()?, image.meta());
+    let bytes = image.write(&mut Unhurried { part: &mut part, stop, rested: Instant::now() })?;
+    images.finish(part, meta)?;
+    Ok(bytes)
+}
+
+/// Works half the time, so that those who serve clients find a processor and the disk free; gives
+/// up when the node stops.
+struct Unhurried<'a> {
+    part: &'a mut Part,
+    stop: &'a Stop,
+    /// When the last rest ended.
+    rested: Instant,
+}
+
+impl Write for Unhurried<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.is_set() {
+            return Err(io::Error::other("the node is stopping"));
+        }
+        let written = self.part.write(bytes)?;
+        thread::sleep(self.rested.elapsed().min(REST_MAX));
+        self.rested = Instant::now();
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.part.flush()
+    }
+}
+
+/// Verifies an image that has arrived, and makes it durable.
+fn verify(images: &Images, part: Part, meta: SnapshotMeta) -> Result<Image, ImageError> {
+    let image = Image::read(&mut part.read()?)?;
+    if image.meta() != meta {
+        return Err(ImageError::Corrupt { offset: 0, what: "it is another snapshot" });
+    }
+    images.finish(part, meta)?;
+    Ok(image)
+}
+
+/// Works until the node ends.
+pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
+    let mut spare_failed = false;
+    loop {
+        let next = if spare_failed {
+            work.recv_timeout(FULL_RETRY)
+        } else {
+            work.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(SnapshotWork::Write(image)) => write_own(shared, *image),
+            Ok(SnapshotWork::Arrived { from, meta, part }) => arrived(shared, from, meta, part),
+            Ok(SnapshotWork::Discard(old)) => drop(old),
+            Ok(SnapshotWork::Spare(job)) => spare_failed = !make_spare(shared, job, spare_failed),
+            Ok(SnapshotWork::SpareThere) => {
+                if std::mem::take(&mut spare_failed) {
+                    room_again(shared);
+                }
+            }
+            Ok(SnapshotWork::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => shared.core.look_for_spare(),
+        }
+    }
+}
+
+fn write_own(shared: &Shared, image: Image) {
+    let (meta, keys, started) = (image.meta(), image.stats().keys, shared.clock.now());
+    match write(&shared.images, image, &shared.stop) {
+        Ok(bytes) => {
+            shared.core.step([Input::SnapshotTaken { meta, bytes }]);
+            let took = shared.clock.now().since(started);
+            log::info!(
+                target: "NodeSync",
+                "Snapshot at index {} with {keys} keys written in {} ms",
+                meta.index,
+                took.as_millis()
+            );
+            remove_older(shared);
+        }
+        Err(error) if is_full(&error) => {
+            log::error!(target: "FAILURE", "Disk full: no room for a snapshot");
+            shared.core.step([Input::SnapshotFailed]);
+        }
+        Err(_) if shared.stop.is_set() => {}
+        Err(error) => shared.stop.fail(Fatal::Io(format!("writing a snapshot: {error}"))),
+    }
+}
+
+fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, part: Part) {
+    match verify(&shared.images, part, meta) {
+        Ok(image) => {
+            log::info!(
+                target: "NodeSync",
+                "Snapshot at index {} with {} keys received from {from}",
+                meta.index,
+                image.stats().keys
+            );
+            shared.core.snapshot_arrived(from, Box::new(image));
+            remove_older(shared);
+        }
+        Err(ImageError::Io(error)) if !is_full(&error) => {
+            shared.stop.fail(Fatal::Io(format!("receiving a snapshot: {error}")));
+        }
+        Err(error) => {
+            log::warn!(target: "NodeSync", "Snapshot from {from} refused: {error}");
+        }
+    }
+}
+
+/// Removes images older than the one that the log relies on. That need not be the latest: one that
+/// came from a peer too late was not taken.
+fn remove_older(shared: &Shared) {
+    if let Some(relied_on) = shared.core.durable_snapshot()
+        && let Err(error) = shared.images.remove_older(relied_on)
+    {
+        log::warn!(target: "NodeSync", "Cannot remove an old snapshot: {error}");
+    }
+}
+
+/// True if the spare was made.
+fn make_spare(shared: &Shared, job: SpareJob<FileDisk>, failed_before: bool) -> bool {
+    match job.run() {
+        Ok(()) => {
+            if failed_before {
+                room_again(shared);
+            }
+            true
+        }
+        Err(error) if is_full(&error) => {
+            if !failed_before {
+                log::error!(target: "FAILURE", "Disk full: writes are refused until there is room");
+                shared.core.step([Input::DiskFull(true)]);
+            }
+            false
+        }
+        Err(error) => {
+            shared.stop.fail(Fatal::Io(format!("making a log segment: {error}")));
+            true
+        }
+    }
+}
+
+fn room_again(shared: &Shared) {
+    log::info!(target: "RECOVERED", "The disk has room again");
+    shared.core.step([Input::DiskFull(false)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Args, Config};
+    use crate::node::Node;
+    use crate::node::clients::waiter::Waiter;
+    use crate::node::core::Request;
+    use crate::node::tests::ask;
+    use crate::store::Writer;
+    use crate::types::{Command, Entry, Payload, When};
+    use clap::Parser;
+
+    fn start(dir: &Path) -> Node {
+        let dir = dir.to_str().unwrap();
+        let args = ["nodesync", "1", "--dir", dir, "--snapshot-log", "8kb"];
+        let config = Config::new(Args::try_parse_from(args).unwrap()).unwrap();
+        Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
+    }
+
+    fn write(shared: &Shared) {
+        let mut commands = Vec::new();
+        let (value, when) = (&[7; 200][..], When::Always);
+        Command::Set { key: b"k", value, when, get: false }.encode(&mut commands);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let waiter = Arc::<Waiter>::default();
+        loop {
+            let request = Request::Write(commands.clone().into());
+            match ask(&shared.core, request, &waiter, deadline) {
+                Ok(_) => return,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_comes_too_late_removes_nothing_that_the_log_relies_on() {
+        let scratch = tempfile::tempdir().unwrap();
+        let node = start(scratch.path());
+        let shared = &node.shared;
+        // Enough for one snapshot, and too little for a second one.
+        (0..36).for_each(|_| write(shared));
+        while shared.core.status().snapshot == 0 {
+            std::thread::yield_now();
+        }
+        let relied_on = shared.core.durable_snapshot().unwrap();
+        (0..3).for_each(|_| write(shared));
+        let mut late = Writer::new();
+        for index in 1..=relied_on.index + 1 {
+            late.apply(&Entry { index, term: 1, payload: Payload::Noop }, false).unwrap();
+        }
+        let image = late.image();
+        let mut part = shared.images.begin().unwrap();
+        let meta = image.meta();
+        image.write(&mut part).unwrap();
+        assert!(relied_on < meta && meta.index < shared.core.status().commit);
+        arrived(shared, NodeId(2), meta, part);
+        assert!(load(&shared.images, &shared.config, relied_on).is_ok());
+        node.stop().unwrap();
+        start(scratch.path()).stop().unwrap();
+    }
+}

@@ -1,0 +1,50 @@
+//! The heartbeat, election and drain threads: each waits for one deadline of the replica and raises
+//! the alarm when it has passed. What an alarm means is the replica's affair.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::clock::wall_micros;
+use crate::node::Shared;
+use crate::replica::{Alarm, Input};
+
+/// How often a node that waits for other members says so.
+const REMIND: Duration = Duration::from_secs(5);
+
+/// Raises the heartbeat alarm until the node ends, and reminds of members that have to be started.
+pub fn run_heartbeat(shared: &Shared, stopped: &Receiver<()>) {
+    let mut remind_at = Instant::now() + REMIND;
+    while !shared.stop.is_set() {
+        let _ = stopped.recv_deadline(shared.core.deadline(Alarm::Heartbeat));
+        let wall = Input::Clock(wall_micros());
+        shared.core.step([wall, Input::Alarm(Alarm::Heartbeat)]);
+        if Instant::now() >= remind_at {
+            remind_at += REMIND;
+            remind(shared);
+        }
+    }
+}
+
+fn remind(shared: &Shared) {
+    let missing: Vec<String> =
+        shared.core.unanswered().iter().map(|member| member.to_string()).collect();
+    if !missing.is_empty() {
+        log::warn!(
+            target: "NodeSync",
+            "This directory is new: waiting to hear from every other member; not yet from {}",
+            missing.join(", ")
+        );
+    }
+}
+
+/// Raises `alarm` until the node ends. A note in `sooner` says that the deadline has come closer.
+pub fn run(shared: &Shared, alarm: Alarm, sooner: &Receiver<()>) {
+    while !shared.stop.is_set() {
+        match sooner.recv_deadline(shared.core.deadline(alarm)) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => shared.core.step([Input::Alarm(alarm)]),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Between session and replica.
+
+pub mod driver;
+pub mod rounds;

@@ -1,0 +1,112 @@
+//! What can be seen without a search: a value that only one operation can have made was there, then
+//! something else was there or was done, and then somebody saw the value again (the rule of
+//! forward zones; Gibbons and Korach 1997). That is what most faults look like, and a search for an
+//! order would have to come to the same end on every way.
+
+use crate::testing::linearizability::history::{History, NEVER};
+use crate::testing::linearizability::model::{ABSENT, Effect, Id, Step};
+
+/// The first return among the operations called after some moment, and the first among those of
+/// them that leave another value than that one.
+#[derive(Clone, Copy, Debug)]
+struct Soonest {
+    first: (u64, Id),
+    other: (u64, Id),
+}
+
+/// True if a value is seen after it was certainly gone for ever. If not, all is open.
+pub fn is_stale(history: &History) -> bool {
+    let nothing = (NEVER, ABSENT);
+    let mut soonest = vec![Soonest { first: nothing, other: nothing }; history.steps.len() + 1];
+    for (at, step) in history.steps.iter().enumerate().rev() {
+        soonest[at] = soonest[at + 1];
+        if let Some(left) = left_by(step).filter(|_| history.facts[at].certain) {
+            soonest[at].add((history.returned(at), left));
+        }
+    }
+    let mut seen: Vec<(u64, u64)> = vec![(NEVER, 0); history.values.len()];
+    let mut makers = vec![0; history.values.len()];
+    for (at, step) in history.steps.iter().enumerate() {
+        let (wants, certain) = (step.wants().collect::<Vec<_>>(), history.facts[at].certain);
+        if let ([id], true) = (&wants[..], certain) {
+            let (first, last) = &mut seen[*id as usize];
+            *first = (*first).min(history.returned(at));
+            *last = (*last).max(history.operations[at].invoked);
+        }
+        for id in &step.makes {
+            let (first, _) = &mut seen[*id as usize];
+            makers[*id as usize] += 1;
+            // If there is one maker only, then the value was there when it had returned, provided
+            // that it makes nothing else.
+            if step.makes.len() == 1 && step.effect != Effect::Free {
+                *first = (*first).min(history.returned(at));
+            }
+        }
+    }
+    let lone = LoneNumbers::new(history);
+    (0..seen.len()).any(|at| {
+        let (id, (first, last)) = (at as Id, seen[at]);
+        if id == ABSENT || makers[at] != 1 || first >= last || !lone.holds(id, history) {
+            return false;
+        }
+        let behind = history.operations.partition_point(|op| op.invoked < first);
+        soonest[behind].without(id) < last
+    })
+}
+
+/// The one value that the operation leaves, if it leaves the same one wherever it fits.
+fn left_by(step: &Step) -> Option<Id> {
+    match &step.effect {
+        Effect::Blind(after) => Some(*after),
+        Effect::Exact(pairs) => {
+            let (_, first) = pairs.first()?;
+            pairs.iter().all(|(_, after)| after == first).then_some(*first)
+        }
+        Effect::Free => None,
+    }
+}
+
+impl Soonest {
+    fn add(&mut self, new: (u64, Id)) {
+        if new.0 < self.first.0 {
+            if new.1 != self.first.1 {
+                self.other = self.first;
+            }
+            self.first = new;
+        } else if new.1 != self.first.1 && new.0 < self.other.0 {
+            self.other = new;
+        }
+    }
+
+    fn without(&self, id: Id) -> u64 {
+        if self.first.1 == id { self.other.0 } else { self.first.0 }
+    }
+}
+
+/// The numbers from which unseen increments may start.
+struct LoneNumbers {
+    bases: Vec<i64>,
+}
+
+impl LoneNumbers {
+    fn new(history: &History) -> LoneNumbers {
+        let made = history.steps.iter().flat_map(|step| &step.makes);
+        let mut bases: Vec<i64> = made.filter_map(|id| history.values.number(*id)).collect();
+        bases.push(0); // what an increment takes an absent value for
+        bases.sort_unstable();
+        LoneNumbers { bases }
+    }
+
+    /// True if no unseen increments make this value of another one.
+    fn holds(&self, id: Id, history: &History) -> bool {
+        let Some(number) = history.values.number(id) else { return true };
+        let (down, up) = history.drift;
+        if (down, up) == (0, 0) {
+            return true;
+        }
+        let first = self.bases.partition_point(|base| *base < number.saturating_sub(up));
+        let near = self.bases[first..].iter();
+        let near = near.take_while(|base| **base <= number.saturating_sub(down));
+        near.filter(|base| **base != number).count() == 0
+    }
+}

@@ -1,0 +1,446 @@
+//! One node's process: the replica, the store and what the node's threads do around them, with the
+//! order that [`Effects`] asks for.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::replica::detector::{FailureDetector, Liveness};
+use crate::replica::{
+    Alarm, Apply, Effects, Envelope, Input, ReadId, Recovered, Replica, Settings,
+};
+use crate::store::{Image, Writer};
+use crate::testing::sim::Mutant;
+use crate::testing::sim::cluster::{Node, SKEW_MICROS, World};
+use crate::testing::sim::disk::{Batch, Death, Unfinished, Unreadable};
+use crate::testing::sim::events::{Event, Timer};
+use crate::testing::sim::storage::Storage;
+use crate::testing::sim::trace::mix;
+use crate::testing::sim::view::View;
+use crate::types::{Entry, Index, RequestId, SnapshotMeta};
+use crate::wal::WalError;
+
+/// Work of the apply thread.
+#[derive(Debug)]
+pub enum Work {
+    Entries(Vec<Entry>),
+    Restore(Box<Image>),
+    Snapshot(SnapshotMeta),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Process {
+    /// The same as its boot.
+    pub life: u64,
+    pub replica: Replica,
+    pub writer: Writer,
+    pub detector: FailureDetector,
+    /// What the replica has decided so far, durable or not.
+    pub view: View,
+    /// Of everything applied, see [`crate::testing::sim::invariants::Oracle`].
+    pub digest: u64,
+    /// Committed entries up to here were handed to apply.
+    pub handed: Index,
+    pub work: VecDeque<Work>,
+    working: bool,
+    /// The connections that wait for something.
+    pub waiting: BTreeMap<RequestId, usize>,
+    /// With how much was committed when they were asked for.
+    pub reading: BTreeMap<ReadId, (usize, Index)>,
+    pub accepting: BTreeMap<RequestId, usize>,
+    /// Reads that wait for an index to be applied.
+    pub granted: Vec<(Index, ReadId)>,
+    /// When each timer is due to be looked at: heartbeat, election, drain, detector.
+    timers: [Option<Now>; 4],
+    /// Peers that a pull is under way for.
+    pub pulls: BTreeSet<usize>,
+    pub storage: Storage,
+    pub stopping: bool,
+    /// The latest sign for the detector thread comes then.
+    pub signs_until: Now,
+    pub led: bool,
+    /// The last index of its log when it began to lead.
+    pub led_from: Index,
+    /// Term and commit index after the previous step.
+    pub reached: (u64, Index),
+    /// The first and last index of the log that it found.
+    pub found: (Index, Index),
+}
+
+impl World {
+    /// A node's process begins, with what its disk holds.
+    pub fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let id = self.nodes[node].id;
+        let (log_id, segment_bytes) = (self.nodes[node].incarnation, self.plan.segment_bytes);
+        let interrupted = self.interrupt_start(node);
+        let (mut recovered, image) = match self.nodes[node].disk.open(log_id, segment_bytes) {
+            Ok(found) => found,
+            Err(_) if interrupted => {
+                self.die(node, Death::PowerCut);
+                return self.start_again(node, 1_000);
+            }
+            Err(why) => return self.cannot_start(node, &why),
+        };
+        self.nodes[node].disk.files.kill(); // It was not interrupted after all.
+        self.nodes[node].rotten.clear();
+        self.check_found(node);
+        let Some(incarnation) = self.claim(node) else { return };
+        self.spoil_recovered(node, &mut recovered);
+        let digest = self.digest_at(recovered.snapshot.index);
+        let mut writer = Writer::new();
+        if let Some(image) = image {
+            writer.restore(self.spoil_image(image));
+        }
+        writer.store().put_overlay(&recovered.held);
+        recovered.clock = recovered.clock.max(writer.latest());
+        self.note_durable(node);
+        self.note_start(node);
+        if !self.calm && self.rng.chance(1, 4) {
+            self.set_clock(node, SKEW_MICROS); // The machine has been started, too.
+        }
+        self.nodes[node].boot += 1 + self.rng.below(3);
+        let boot = self.nodes[node].boot;
+        let settings = Settings {
+            id,
+            members: self.nodes.iter().map(|node| node.id).collect(),
+            boot,
+            incarnation,
+            wall_micros: self.wall(node),
+            mutant: self.mutant.and_then(Mutant::within),
+            ..self.plan.settings.clone()
+        };
+        let (handed, term) = (recovered.snapshot.index, recovered.hard.term);
+        let last = recovered.entries.last().map_or(handed, |entry| entry.index);
+        let what = || format!("STARTS boot {boot}, {:?}, {handed}..{last}", recovered.hard);
+        self.note(node, [1, boot, handed], what);
+        let process = self.process(node, settings, recovered, writer, digest);
+        let (reached, found) = ((term, handed), (handed + 1, last));
+        self.nodes[node].process = Some(Process { reached, found, ..process });
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
+            let at = self.now + Duration::from_micros(self.rng.below(2_000));
+            self.schedule(at, Event::Connect { from: node, to: peer, life: boot });
+        }
+        self.want_spare(node);
+        self.schedule_timers(node);
+    }
+
+    fn process(
+        &mut self,
+        node: usize,
+        settings: Settings,
+        recovered: Recovered,
+        writer: Writer,
+        digest: u64,
+    ) -> Process {
+        let now = self.local(node);
+        let peers: Vec<_> = settings.peers().collect();
+        let detector = FailureDetector::new(now, settings.election_timeout, peers);
+        let (view, handed) = (View::new(&recovered), recovered.snapshot.index);
+        Process {
+            life: settings.boot,
+            replica: Replica::new(now, settings, recovered, self.rng.fork()),
+            writer,
+            detector,
+            view,
+            digest,
+            handed,
+            work: VecDeque::new(),
+            working: false,
+            waiting: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            accepting: BTreeMap::new(),
+            granted: Vec::new(),
+            timers: [None; 4],
+            pulls: BTreeSet::new(),
+            storage: Storage::default(),
+            stopping: false,
+            signs_until: Now(0),
+            led: false,
+            led_from: 0,
+            reached: (0, 0),
+            found: (0, 0),
+        }
+    }
+
+    /// Puts the node's name on its directory: the incarnation that its peers will know. `None` if
+    /// the disk fails, and with it the start.
+    fn claim(&mut self, node: usize) -> Option<u64> {
+        let machine = &mut self.nodes[node];
+        if machine.begun && machine.disk.is_new() {
+            return Some(self.rng.bits()); // It has lost its log.
+        }
+        if machine.disk.is_new() && machine.disk.begin_log().is_err() {
+            self.die(node, Death::Killed);
+            self.start_again(node, 1_000);
+            return None;
+        }
+        machine.begun = true;
+        Some(machine.incarnation)
+    }
+
+    /// What the operator does when a node refuses its directory.
+    fn cannot_start(&mut self, node: usize, why: &Unreadable) {
+        let id = self.nodes[node].id;
+        self.note(node, [22, 0, 0], || format!("CANNOT START: {why}"));
+        match why {
+            // (A last batch that has rotted looks torn, if the segment after it never began.)
+            Unreadable::Forgotten(how) if !self.is_rotten(node) => {
+                let how = format!("{id}: {how}");
+                self.fail("what was synced is found again, and nothing else", how);
+            }
+            // A disk that fails in the middle of a start may do better the next time.
+            Unreadable::Log(WalError::Io(_)) => {
+                self.die(node, Death::Killed);
+                self.start_again(node, 1_000);
+            }
+            _ if self.is_rotten(node) => {
+                self.die(node, Death::Killed);
+                self.wipe(node);
+                self.start_again(node, 1_000);
+            }
+            _ => self.fail("what was written can be read", format!("{id}: {why}")),
+        }
+    }
+
+    /// True if a file is still there in which a bit has flipped.
+    fn is_rotten(&self, node: usize) -> bool {
+        let Node { disk, rotten, .. } = &self.nodes[node];
+        rotten.iter().any(|name| disk.has(name))
+    }
+
+    /// The process is gone, whatever it was doing.
+    pub fn die(&mut self, node: usize, death: Death) {
+        let process = self.nodes[node].process.take();
+        let (mut unfinished, rest) = match process {
+            Some(mut process) => {
+                self.note(node, [2, process.life, 0], || format!("DIES: {death:?}"));
+                (process.storage.unfinished(), Some(process))
+            }
+            None => (Unfinished::default(), None),
+        };
+        if death == Death::Killed && self.rng.chance(1, 2) {
+            unfinished = Unfinished::default();
+        }
+        if rest.is_some() {
+            self.forget_deferred(node);
+            self.links_of_the_dead(node);
+            self.connections_of_the_dead(node);
+        }
+        self.nodes[node].disk.die(death, &mut self.rng, unfinished, rest);
+    }
+
+    /// Something has made the process stop by itself.
+    pub fn exit(&mut self, node: usize, why: &str) {
+        self.note(node, [23, 0, 0], || format!("EXITS: {why}"));
+        self.die(node, Death::Killed);
+        self.note_loss(node, false);
+        self.start_again(node, 1_000);
+    }
+
+    /// Somebody starts the node within `millis`.
+    pub fn start_again(&mut self, node: usize, millis: u64) {
+        let at = self.soon(millis);
+        self.schedule(at, Event::Start(node));
+    }
+
+    /// Steps a replica with what happened, in one go, and carries out what follows.
+    pub fn step(&mut self, node: usize, inputs: Vec<Input>) {
+        let now = self.local(node);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let mut effects = Effects::default();
+        for input in inputs {
+            process.replica.step(now, input, &mut effects);
+        }
+        self.carry_out(node, effects);
+        self.check_step(node);
+        self.schedule_timers(node);
+    }
+
+    pub fn carry_out(&mut self, node: usize, effects: Effects) {
+        let Effects { persist, after_persist, job, send, pull, apply, .. } = effects;
+        if let Some(broken) = effects.fatal {
+            return self.fail("the replica finds no broken invariant", broken);
+        }
+        if let Some(index) = effects.diverged {
+            return self.fail("no state differs from the others", format!("#{node} at {index}"));
+        }
+        for event in &effects.events {
+            self.note(node, [3, 0, 0], || format!("-- {event:?}"));
+        }
+        let left_out = self.left_out(node, &persist);
+        self.check_records(node, &persist);
+        for (id, writes) in effects.stamped {
+            self.accepted(node, id, writes);
+        }
+        if job > 0 {
+            self.note(node, [10, job, 0], || format!("writes job {job}: {persist:?}"));
+            self.persist(node, Batch { job, records: persist, after: after_persist });
+        }
+        for envelope in send {
+            self.post(node, envelope);
+        }
+        for item in apply {
+            self.hand_to_apply(node, item);
+        }
+        self.check_left_out(node, &left_out);
+        for (read, index) in effects.reads {
+            self.check_granted(node, read, index);
+            if let Some(process) = &mut self.nodes[node].process {
+                process.granted.push((index, read));
+            }
+        }
+        self.serve_reads(node);
+        for (id, why) in effects.refuse {
+            self.refused(node, id, why);
+        }
+        for writes in effects.spread {
+            self.taken_in(node, writes, None);
+        }
+        for (id, why) in effects.refuse_stamps {
+            self.accept_refused(node, id, why);
+        }
+        for (read, why) in effects.refuse_reads {
+            self.read_refused(node, read, why);
+        }
+        for peer in pull {
+            let to = self.position(peer);
+            let fresh = self.nodes[node].process.as_mut().is_some_and(|p| p.pulls.insert(to));
+            if fresh {
+                let delay = Duration::from_micros(self.rng.below(self.plan.wake_micros));
+                self.schedule_pull(node, to, delay);
+            }
+        }
+    }
+
+    /// A message leaves its process.
+    pub fn post(&mut self, node: usize, envelope: Envelope) {
+        self.check_vote(&envelope);
+        self.check_versions(node, &envelope);
+        let (to, term) = (envelope.to, envelope.term);
+        self.note(node, [4, u64::from(to.0), term], || format!("says {envelope:?}"));
+        self.send(envelope);
+    }
+
+    fn hand_to_apply(&mut self, node: usize, apply: Apply) {
+        self.check_apply(node, &apply);
+        let work = match apply {
+            Apply::Entries(entries) => Work::Entries(entries),
+            Apply::Snapshot(meta) => Work::Snapshot(meta),
+            Apply::Restore(meta) => match self.take_arrived(node, meta) {
+                Some(image) => Work::Restore(image),
+                None => return self.fail("a snapshot has an image", format!("restore {meta:?}")),
+            },
+        };
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.work.push_back(work);
+        if !std::mem::replace(&mut process.working, true) {
+            self.schedule_apply(node);
+        }
+    }
+
+    fn schedule_apply(&mut self, node: usize) {
+        let Some(life) = self.life(node) else { return };
+        let at = self.now + Duration::from_micros(1 + self.rng.below(self.plan.apply_micros));
+        self.schedule(at, Event::Apply { node, life });
+    }
+
+    /// The apply thread does one piece of work.
+    pub fn apply_next(&mut self, node: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let work = process.work.pop_front();
+        process.working = !process.work.is_empty();
+        match work {
+            Some(Work::Entries(entries)) => entries.iter().for_each(|e| self.apply_entry(node, e)),
+            Some(Work::Restore(image)) => self.restore(node, *image),
+            Some(Work::Snapshot(meta)) => self.take_image(node, meta),
+            None => {}
+        }
+        self.serve_reads(node);
+        if self.nodes[node].process.as_ref().is_some_and(|process| process.working) {
+            self.schedule_apply(node);
+        }
+    }
+
+    /// Results do not come with an image: whoever waits for one of them learns that it is lost.
+    fn restore(&mut self, node: usize, image: Image) {
+        let meta = image.meta();
+        let (digest, spoilt) = (self.digest_at(meta.index), self.spoil_image(image));
+        self.note(node, [6, meta.index, 0], || format!("restores {meta:?}"));
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.writer.restore(spoilt);
+        process.digest = digest;
+        process.replica.restored(process.writer.latest());
+        let waiting = process.waiting.keys().copied();
+        let requests = process.writer.requests();
+        let lost: Vec<_> = waiting.filter(|id| requests.contains(*id)).collect();
+        for id in lost {
+            process.replica.cancel(id);
+        }
+        self.results_lost(node);
+    }
+
+    /// A deadline is over, or was a moment ago.
+    pub fn timer(&mut self, node: usize, timer: Timer) {
+        let (now, wall) = (self.local(node), self.wall(node));
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.timers[place(timer)] = None;
+        let inputs = match timer {
+            Timer::Alarm(alarm) if now >= process.replica.deadline(alarm) => {
+                let wall = (alarm == Alarm::Heartbeat).then_some(Input::Clock(wall));
+                wall.into_iter().chain([Input::Alarm(alarm)]).collect()
+            }
+            Timer::Alarm(_) => Vec::new(),
+            Timer::Detector => {
+                let liveness = Liveness::Suspected;
+                let overdue = process.detector.overdue(now).into_iter();
+                overdue.map(|peer| Input::Peer { peer, liveness }).collect()
+            }
+        };
+        if inputs.is_empty() {
+            return self.schedule_timers(node);
+        }
+        self.note(node, [9, place(timer) as u64, 0], || format!("{inputs:?}"));
+        self.step(node, inputs);
+    }
+
+    /// Sees to it that each deadline is looked at when it is over, and a little later as threads
+    /// are.
+    fn schedule_timers(&mut self, node: usize) {
+        let alarms = [Alarm::Heartbeat, Alarm::Election, Alarm::Drain].map(Timer::Alarm);
+        for timer in alarms.into_iter().chain([Timer::Detector]) {
+            let Some(process) = &mut self.nodes[node].process else { return };
+            let deadline = match timer {
+                Timer::Alarm(alarm) => Some(process.replica.deadline(alarm)),
+                Timer::Detector => process.detector.deadline(),
+            };
+            let deadline = deadline.filter(|at| *at < Now(u64::MAX));
+            let slot = &mut process.timers[place(timer)];
+            let Some(at) = deadline.filter(|at| slot.is_none_or(|due| *at < due)) else { continue };
+            *slot = Some(at);
+            let life = process.life;
+            let at = self.globally(node, at).max(self.now);
+            let late = Duration::from_micros(1 + self.rng.below(self.plan.wake_micros));
+            self.schedule(at + late, Event::Timer { node, life, timer });
+        }
+    }
+}
+
+impl Process {
+    /// Folds what an entry came to into the digest of everything applied.
+    pub fn digest(before: u64, entry: &Entry, outcome: u64) -> u64 {
+        mix(mix(mix(before, entry.index), entry.term), outcome)
+    }
+}
+
+fn place(timer: Timer) -> usize {
+    match timer {
+        Timer::Alarm(Alarm::Heartbeat) => 0,
+        Timer::Alarm(Alarm::Election) => 1,
+        Timer::Alarm(Alarm::Drain) => 2,
+        Timer::Detector => 3,
+    }
+}

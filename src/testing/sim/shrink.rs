@@ -1,0 +1,233 @@
+//! A failing run made smaller: what breaks an invariant among hundreds of faults is easier to
+//! understand among two.
+//!
+//! Coarse cuts come first: fewer nodes, a gentle network, strong clients only, fewer kinds of
+//! faults. Each of them makes another run of the seed, which may or may not break the same
+//! invariant; if it does, it is kept. Then come the fine ones, which leave what happens before the
+//! cut as it was: an earlier end of the trouble, and fewer faults, by delta debugging (Zeller and
+//! Hildebrandt, *Simplifying and Isolating Failure-Inducing Input*, 2002). All is tried again as
+//! long as it helps.
+//!
+//! Left out: a shorter time of trouble (steps do that), fewer clients, smaller requests. The result
+//! is small, not the smallest.
+
+use std::collections::BTreeSet;
+
+use crate::rng::Rng;
+use crate::testing::sim::faults::Fault;
+use crate::testing::sim::plan::Plan;
+use crate::testing::sim::{Options, Told, Violation, run};
+
+/// So many runs at most.
+const ATTEMPTS_MAX: usize = 400;
+
+/// Makes the failing run of `seed` smaller while the same invariant stays broken. Before each
+/// attempt `tell` gets their number so far and the smallest failure; its `false` ends the search.
+/// `None` if the run does not fail.
+pub fn shrink(
+    seed: u64,
+    options: &Options,
+    tell: &mut dyn FnMut(usize, &Violation) -> bool,
+) -> Option<(Options, Box<Violation>)> {
+    let quiet = Options { told: Told::Last(0), ..options.clone() };
+    let violation = run(seed, &quiet).err()?;
+    let mut search = Search { seed, options: quiet, violation, attempts: 0, ended: false, tell };
+    loop {
+        let before = search.options.clone();
+        search.coarsely();
+        search.finely();
+        if search.ended || search.options == before {
+            break;
+        }
+    }
+    search.in_few_words();
+    let smallest = Options { told: options.told, ..search.options };
+    let violation = run(seed, &smallest).err()?;
+    Some((smallest, violation))
+}
+
+/// The smallest failure so far, and the means to find a smaller one.
+struct Search<'a> {
+    seed: u64,
+    options: Options,
+    violation: Box<Violation>,
+    attempts: usize,
+    ended: bool,
+    tell: &'a mut dyn FnMut(usize, &Violation) -> bool,
+}
+
+impl Search<'_> {
+    /// Keeps the run that `change` makes if it breaks the same invariant; true if it does.
+    fn attempt(&mut self, change: impl FnOnce(&mut Options)) -> bool {
+        let mut options = self.options.clone();
+        change(&mut options);
+        self.ended |= self.attempts >= ATTEMPTS_MAX || !(self.tell)(self.attempts, &self.violation);
+        if self.ended || options == self.options {
+            return false;
+        }
+        self.attempts += 1;
+        let failure = run(self.seed, &options).err();
+        let same = failure.filter(|failure| failure.invariant == self.violation.invariant);
+        let Some(violation) = same else { return false };
+        (self.options, self.violation) = (options, violation);
+        true
+    }
+
+    /// What the options make of the seed.
+    fn plan(&self) -> Plan {
+        Plan::draw(&mut Rng::new(self.seed), &self.options)
+    }
+
+    /// Cuts that make another run of it.
+    fn coarsely(&mut self) {
+        let nodes = self.plan().nodes;
+        for fewer in [1, 3, 5].into_iter().filter(|fewer| *fewer < nodes) {
+            if self.attempt(|options| options.nodes = Some(fewer)) {
+                break;
+            }
+        }
+        self.attempt(|options| options.gentle = true);
+        self.attempt(|options| options.strong_only = true);
+        let kinds: BTreeSet<Fault> = self.plan().faults.into_iter().collect();
+        if self.attempt(|options| options.without.extend(&kinds)) {
+            return;
+        }
+        for kind in kinds {
+            self.attempt(|options| _ = options.without.insert(kind));
+        }
+    }
+
+    /// Cuts that leave what was before as it was.
+    fn finely(&mut self) {
+        self.fewer_steps();
+        if self.fewer_faults() {
+            self.fewer_steps();
+        }
+    }
+
+    /// An earlier end of the trouble. Nothing says that a run which fails after n steps of it also
+    /// fails after more; the search goes on as if it were so.
+    fn fewer_steps(&mut self) {
+        let (mut passes, mut fails) = (0, self.steps());
+        self.attempt(|options| options.steps = Some(fails));
+        while fails - passes > 1 + fails / 50 && !self.ended {
+            let middle = passes + (fails - passes) / 2;
+            if self.attempt(|options| options.steps = Some(middle)) {
+                fails = self.steps();
+            } else {
+                passes = middle;
+            }
+        }
+    }
+
+    /// After so many steps the trouble was over, or the invariant broken.
+    fn steps(&self) -> u64 {
+        self.options.steps.unwrap_or(u64::MAX).min(self.violation.steps)
+    }
+
+    /// Leaves out as many of the faults as possible; true if that were some.
+    fn fewer_faults(&mut self) -> bool {
+        let all = self.struck();
+        if all.is_empty() || self.attempt(|options| options.only = Some(BTreeSet::new())) {
+            return !all.is_empty();
+        }
+        let mut parts = 2;
+        while !self.ended {
+            let left = self.struck();
+            let size = left.len().div_ceil(parts).max(1);
+            let mut without_one = left.chunks(size).map(|chunk| {
+                let kept = left.iter().filter(|number| !chunk.contains(number));
+                kept.copied().collect::<BTreeSet<u64>>()
+            });
+            if without_one.any(|kept| self.attempt(|options| options.only = Some(kept))) {
+                parts = (parts - 1).max(2);
+            } else if size == 1 {
+                break;
+            } else {
+                parts = (2 * parts).min(left.len());
+            }
+        }
+        self.struck().len() < all.len()
+    }
+
+    /// Names the faults that strike and not the kinds that do not, if that comes to the same. (The
+    /// crashes of [`Fault::CrashVoters`] have no numbers.)
+    fn in_few_words(&mut self) {
+        let (options, violation) = (self.options.clone(), self.violation.clone());
+        let struck = self.struck();
+        self.attempt(|options| {
+            options.only = Some(struck.iter().copied().collect());
+            options.without.retain(|kind| *kind == Fault::CrashVoters);
+        });
+        if self.struck().len() > struck.len() || self.violation.steps > violation.steps {
+            (self.options, self.violation) = (options, violation);
+        }
+    }
+
+    /// The numbers of the faults that have struck.
+    fn struck(&self) -> Vec<u64> {
+        self.violation.struck.iter().map(|struck| struck.number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::sim::Mutant;
+
+    fn with(mutant: Mutant) -> Options {
+        let trouble = Duration::from_secs(2);
+        Options { mutant: Some(mutant), trouble, told: Told::Last(0), ..Options::default() }
+    }
+
+    /// A seed that finds the mutant only behind several faults.
+    fn failing(options: &Options) -> (u64, Box<Violation>) {
+        let failed = (0..300).filter_map(|seed| Some((seed, run(seed, options).err()?)));
+        let mut with_faults = failed.filter(|(_, violation)| violation.struck.len() > 3);
+        with_faults.next().expect("the mutant is found")
+    }
+
+    #[test]
+    fn a_smaller_run_breaks_the_same_invariant() {
+        for mutant in [Mutant::LyingDisk, Mutant::AckBeforeSync] {
+            let options = with(mutant);
+            let (seed, large) = failing(&options);
+            let mut told = Vec::new();
+            let mut tell = |attempts, _: &Violation| {
+                told.push(attempts);
+                true
+            };
+            let (smaller, small) = shrink(seed, &options, &mut tell).unwrap();
+            assert!(told.len() <= ATTEMPTS_MAX + 2 && told.is_sorted(), "{told:?}");
+            assert_eq!(small.invariant, large.invariant);
+            assert!(small.struck.len() < large.struck.len(), "{mutant:?}: {:?}", small.struck);
+            assert!(small.steps < large.steps, "{mutant:?}: {} steps", small.steps);
+            let again = run(seed, &smaller).unwrap_err();
+            let facts = |v: &Violation| (v.invariant, v.steps, v.struck.clone(), v.how.clone());
+            assert_eq!(facts(&again), facts(&small));
+            // Each fault that is left is needed.
+            for struck in &small.struck {
+                let only = small.struck.iter().map(|struck| struck.number);
+                let fewer = only.filter(|number| *number != struck.number).collect();
+                let fewer = Options { only: Some(fewer), ..smaller.clone() };
+                let same = run(seed, &fewer).err().is_some_and(|v| v.invariant == large.invariant);
+                assert!(!same, "{mutant:?}: {struck:?} is not needed");
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_that_is_stopped_gives_what_it_has() {
+        let options = with(Mutant::LyingDisk);
+        let (seed, large) = failing(&options);
+        let (same, violation) = shrink(seed, &options, &mut |_, _| false).unwrap();
+        assert_eq!((same, violation.steps), (options, large.steps));
+    }
+
+    #[test]
+    fn a_run_that_does_not_fail_is_not_made_smaller() {
+        assert!(shrink(0, &Options::default(), &mut |_, _| true).is_none());
+    }
+}

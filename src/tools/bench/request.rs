@@ -1,0 +1,154 @@
+//! Requests as bytes. They are encoded once; each one sent is a copy with another key's digits.
+
+use crate::client::encode;
+use crate::rng::Rng;
+use crate::tools::bench::args::{Mode, Plan};
+use crate::tools::bench::keys::{KEY_BYTES, Keys, write_key};
+use crate::tools::bench::scan::Language;
+
+/// What a connection says before its first operation.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The requests.
+    pub bytes: Vec<u8>,
+    /// How many they are, at least one.
+    pub replies: usize,
+}
+
+impl Greeting {
+    /// For sessions of this kind.
+    pub fn new(language: Language, mode: Mode, password: Option<&str>) -> Greeting {
+        let mut requests: Vec<Vec<&str>> = Vec::new();
+        requests.extend(password.map(|password| vec!["AUTH", password]));
+        if mode != Mode::Default {
+            requests.push(vec!["CONSISTENCY", mode.name()]);
+        }
+        requests.push(vec!["PING"]);
+        let mut bytes = Vec::new();
+        requests.iter().for_each(|words| put(language, words, &mut bytes));
+        Greeting { bytes, replies: requests.len() }
+    }
+}
+
+fn put(language: Language, words: &[&str], out: &mut Vec<u8>) {
+    match language {
+        Language::Resp => encode(words, out),
+        Language::Line => {
+            out.extend_from_slice(words.join(" ").as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+/// A request whose key is still to be named.
+#[derive(Clone, Debug)]
+struct Template {
+    bytes: Vec<u8>,
+    key_at: usize,
+}
+
+impl Template {
+    fn new(language: Language, words: &[&str]) -> Template {
+        let mut bytes = Vec::new();
+        put(language, words, &mut bytes);
+        let key = words[1].as_bytes();
+        let key_at = bytes.windows(key.len()).position(|bytes| bytes == key);
+        Template { bytes, key_at: key_at.expect("the key is one of the words") }
+    }
+
+    #[inline]
+    fn put(&self, key: &[u8; KEY_BYTES], out: &mut Vec<u8>) {
+        let at = out.len() + self.key_at;
+        out.extend_from_slice(&self.bytes);
+        out[at..at + KEY_BYTES].copy_from_slice(key);
+    }
+}
+
+/// Draws operations and encodes them.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    write: Template,
+    read: Template,
+    keys: Keys,
+    /// Of 2^64 operations so many are reads.
+    reads: u128,
+    rng: Rng,
+}
+
+impl Requests {
+    /// As the plan says, drawn from this stream.
+    pub fn new(plan: &Plan, keys: Keys, rng: Rng) -> Requests {
+        let mut name = [0; KEY_BYTES];
+        write_key(0, &mut name);
+        let name = String::from_utf8_lossy(&name).into_owned();
+        Requests {
+            write: Template::new(plan.language, &["SET", &name, &value(plan.size)]),
+            read: Template::new(plan.language, &["GET", &name]),
+            keys,
+            reads: (plan.ratio * 2f64.powi(64)) as u128,
+            rng,
+        }
+    }
+
+    /// Appends the next operation. True if it is a read.
+    #[inline]
+    pub fn put(&mut self, out: &mut Vec<u8>) -> bool {
+        let read = self.reads > 0 && u128::from(self.rng.bits()) < self.reads;
+        let mut key = [0; KEY_BYTES];
+        write_key(self.keys.draw(&mut self.rng), &mut key);
+        let template = if read { &self.read } else { &self.write };
+        template.put(&key, out);
+        read
+    }
+}
+
+/// A value of this many bytes, one line of letters.
+pub fn value(size: usize) -> String {
+    (0..size).map(|at| char::from(b'a' + (at % 26) as u8)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::bench::args::Args;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn requests(line: &str) -> Requests {
+        let args = Line::try_parse_from(line.split_whitespace()).unwrap().args;
+        let plan = Plan::new(&args).unwrap();
+        Requests::new(&plan, Keys::new(plan.distribution, plan.keys), Rng::new(1))
+    }
+
+    #[test]
+    fn a_request_is_a_template_with_a_key() {
+        let mut out = b"before".to_vec();
+        assert!(!requests("bench --size 3 --keys 1").put(&mut out));
+        let expected = b"before*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000000\r\n$3\r\nabc\r\n";
+        assert_eq!(out, expected);
+        out.clear();
+        assert!(requests("bench --protocol line --ratio 1 --keys 1").put(&mut out));
+        assert_eq!(out, b"GET key:000000000000\n");
+    }
+
+    #[test]
+    fn reads_have_their_share() {
+        let (mut requests, mut out) = (requests("bench --ratio 0.25"), Vec::new());
+        let reads = (0..40_000).filter(|_| requests.put(&mut out)).count();
+        assert!((9_500..10_500).contains(&reads), "{reads}");
+    }
+
+    #[test]
+    fn a_greeting_asks_for_what_the_session_needs() {
+        let greeting = Greeting::new(Language::Line, Mode::Eventual, Some("secret"));
+        assert_eq!(greeting.bytes, b"AUTH secret\nCONSISTENCY eventual\nPING\n");
+        assert_eq!(greeting.replies, 3);
+        let greeting = Greeting::new(Language::Resp, Mode::Default, None);
+        assert_eq!((&greeting.bytes[..], greeting.replies), (&b"*1\r\n$4\r\nPING\r\n"[..], 1));
+    }
+}

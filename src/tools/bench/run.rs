@@ -1,0 +1,260 @@
+//! One run: the generator's threads at work, and the thread that guides them. The guide sets them
+//! going, sends them where the leader is, kills it if it must, and shows how it goes.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, ScopedJoinHandle};
+use std::time::Duration;
+
+use crate::rng::Rng;
+use crate::tools::bench::args::{Mode, Plan, To, Until};
+use crate::tools::bench::keys::Keys;
+use crate::tools::bench::load::{Share, Worker};
+use crate::tools::bench::nodes::Nodes;
+use crate::tools::bench::request::{Greeting, Requests};
+use crate::tools::bench::shared::{Gap, Shared, Times, nanos};
+use crate::tools::bench::tally::Tally;
+use crate::tools::bench::{IO, Trouble};
+use crate::tools::watch::Watch;
+
+/// Between two looks of the guide.
+const STEP: Duration = Duration::from_millis(20);
+/// While it is in doubt who leads.
+const STEP_IN_DOUBT: Duration = Duration::from_millis(5);
+/// Between two questions who leads, without a reason.
+const ASK_NS: u64 = 1_000_000_000;
+/// How long all connections may take to stand.
+const STAND_NS: u64 = 30_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// The leader that was killed.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// Which.
+    pub node: usize,
+    /// Seconds into the measured time.
+    pub at: f64,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The kind of sessions.
+    pub mode: Mode,
+    /// What was measured.
+    pub tally: Tally,
+    /// To the end of the measured time, or to the last answer, if that was later.
+    pub seconds: f64,
+    /// The longest time without an answer, in milliseconds.
+    pub gap_ms: f64,
+    /// When it began, in seconds of the measured time.
+    pub gap_at: f64,
+    /// Who was killed.
+    pub kill: Option<Kill>,
+    /// CPU time of the generator for each answer, in microseconds, with those of the warm-up.
+    pub cpu_micros: f64,
+    /// It was asked to stop.
+    pub cut_short: bool,
+}
+
+/// Runs the load once.
+pub fn run(
+    plan: &Plan,
+    keys: &Keys,
+    mode: Mode,
+    nodes: &mut Nodes,
+    watch: &mut Watch,
+) -> Result<Outcome, Trouble> {
+    let leader = nodes.wait_for_leader(watch)?;
+    let shared = Shared::new(nodes.addresses.clone(), nodes.targets(plan.to, leader, None));
+    let greeting = Greeting::new(plan.language, mode, plan.password.as_deref());
+    let mut rng = Rng::new(plan.seed);
+    std::thread::scope(|scope| {
+        // Also when something fails here: the threads would work for ever.
+        let abandon = AbandonOnDrop(&shared);
+        let mut threads = Vec::new();
+        for thread in 0..plan.threads {
+            let requests = Requests::new(plan, keys.clone(), rng.fork());
+            let worker = Worker::new(share(plan, thread), &shared, &greeting, requests);
+            let worker = worker.map_err(trouble)?;
+            let name = format!("load-{thread}");
+            let thread = Builder::new().name(name).spawn_scoped(scope, move || worker.run());
+            threads.push(thread.map_err(trouble)?);
+        }
+        let mut guide = Guide { plan, shared: &shared, leader, kill: None, asked: 0, cpu: 0.0 };
+        let times = guide.guide(&threads, nodes, watch)?;
+        let mut tally = Tally::new();
+        for thread in threads {
+            let part = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            tally.add(&part.map_err(trouble)?);
+        }
+        let cpu = cpu_seconds() - guide.cpu;
+        drop(abandon);
+        Ok(outcome(mode, tally, times, &shared, (guide.kill, cpu, watch.asked_to_stop())))
+    })
+}
+
+fn trouble(error: io::Error) -> Trouble {
+    (IO, format!("the load generator: {error}"))
+}
+
+/// The share of one thread.
+fn share(plan: &Plan, thread: usize) -> Share {
+    let part = |all: u64| {
+        let (thread, threads) = (thread as u64, plan.threads as u64);
+        all / threads + u64::from(thread < all % threads)
+    };
+    Share {
+        thread: (thread, plan.threads),
+        clients: part(plan.clients as u64) as usize,
+        pipeline: plan.pipeline,
+        rate: plan.rate,
+        requests: match plan.until {
+            Until::Time(_) => None,
+            Until::Requests(all) => Some(part(all)),
+        },
+        spread: plan.to != To::Leader,
+        language: plan.language,
+    }
+}
+
+fn outcome(
+    mode: Mode,
+    tally: Tally,
+    times: Times,
+    shared: &Shared,
+    (kill, cpu, cut_short): (Option<Kill>, f64, bool),
+) -> Outcome {
+    let Gap { length, since } = shared.gap();
+    let end = if cut_short || times.end == u64::MAX { 0 } else { times.end - times.measured };
+    let answered = shared.answered.load(Ordering::Relaxed);
+    Outcome {
+        mode,
+        seconds: end.max(tally.last_answer) as f64 / 1e9,
+        gap_ms: length as f64 / 1e6,
+        gap_at: since.saturating_sub(times.measured) as f64 / 1e9,
+        kill,
+        cpu_micros: cpu * 1e6 / answered.max(1) as f64,
+        cut_short,
+        tally,
+    }
+}
+
+/// The one who guides.
+struct Guide<'a> {
+    plan: &'a Plan,
+    shared: &'a Shared,
+    leader: usize,
+    kill: Option<Kill>,
+    /// When it has last asked who leads.
+    asked: u64,
+    /// CPU time of the process when the load began.
+    cpu: f64,
+}
+
+impl Guide<'_> {
+    /// Returns when the threads have ended.
+    fn guide<T>(
+        &mut self,
+        threads: &[ScopedJoinHandle<'_, T>],
+        nodes: &mut Nodes,
+        watch: &mut Watch,
+    ) -> Result<Times, Trouble> {
+        let shared = self.shared;
+        while shared.ready.load(Ordering::Relaxed) < self.plan.clients {
+            let ended = threads.iter().any(ScopedJoinHandle::is_finished);
+            if ended || shared.now() > STAND_NS || watch.asked_to_stop() {
+                let ready = shared.ready.load(Ordering::Relaxed);
+                let all = self.plan.clients;
+                return Err((IO, format!("{ready} of {all} connections stand (see ulimit -n)")));
+            }
+            std::thread::sleep(STEP_IN_DOUBT);
+        }
+        self.cpu = cpu_seconds();
+        let time = match self.plan.until {
+            Until::Time(time) => {
+                watch.begin(self.plan.warmup + time);
+                Some(time)
+            }
+            Until::Requests(requests) => {
+                watch.begin_to_count(requests, "requests");
+                None
+            }
+        };
+        let times = shared.begin(self.plan.warmup, time);
+        let (mut shown_at, mut shown) = (shared.now(), 0);
+        while !threads.iter().all(ScopedJoinHandle::is_finished) {
+            let now = shared.now();
+            if watch.asked_to_stop() {
+                shared.stop.store(true, Ordering::Relaxed);
+                shared.abandon.store(watch.in_a_hurry(), Ordering::Relaxed);
+            }
+            self.kill_if_due(times, now, nodes)?;
+            let in_doubt = self.look_who_leads(now, nodes);
+            if now > shown_at + SECOND_NS / 4 {
+                let answered = shared.answered.load(Ordering::Relaxed);
+                let rate = (answered - shown) as f64 * 1e9 / (now - shown_at) as f64;
+                let position = if time.is_some() { watch.elapsed().as_secs() } else { answered };
+                watch.show_at(position, format!("{rate:.0} a second"));
+                (shown_at, shown) = (now, answered);
+            }
+            std::thread::sleep(if in_doubt { STEP_IN_DOUBT } else { STEP });
+        }
+        if time.is_some() && !watch.asked_to_stop() {
+            shared.note_answers(times.end);
+        }
+        Ok(times)
+    }
+
+    fn kill_if_due(&mut self, times: Times, now: u64, nodes: &mut Nodes) -> Result<(), Trouble> {
+        let due = self.plan.kill_at.is_some_and(|at| now >= times.measured + nanos(at));
+        if !due || self.kill.is_some() || self.shared.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Some(node) = nodes.leader() else { return Ok(()) };
+        self.shared.set_killed(node);
+        nodes.kill(node)?;
+        let at = self.shared.now().saturating_sub(times.measured) as f64 / 1e9;
+        self.kill = Some(Kill { node, at });
+        self.shared.set_targets(nodes.targets(self.plan.to, node, Some(node)));
+        self.shared.doubt.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends clients where they belong, if somebody else leads. True while nobody does.
+    fn look_who_leads(&mut self, now: u64, nodes: &Nodes) -> bool {
+        if self.plan.to == To::All {
+            return false;
+        }
+        let in_doubt = self.shared.doubt.load(Ordering::Relaxed);
+        if !in_doubt && now < self.asked + ASK_NS {
+            return false;
+        }
+        self.asked = now;
+        self.shared.doubt.store(false, Ordering::Relaxed);
+        let killed = self.kill.as_ref().map(|kill| kill.node);
+        let Some(leader) = nodes.leader().filter(|leader| Some(*leader) != killed) else {
+            self.shared.doubt.store(true, Ordering::Relaxed);
+            return true;
+        };
+        self.leader = leader;
+        self.shared.set_targets(nodes.targets(self.plan.to, leader, killed));
+        in_doubt
+    }
+}
+
+/// CPU time of this process, without its children.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Ends the threads when the guide fails.
+struct AbandonOnDrop<'a>(&'a Shared);
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+        self.0.abandon.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,161 @@
+//! A throw-away cluster on this machine: processes of this very program, and a proxy in every link
+//! between them. What is done to their directories is here too.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::rng::Rng;
+use crate::tools::Port;
+use crate::tools::process::{self, Node};
+use crate::tools::verify::proxy::{Link, Mode};
+
+/// Small logs, so that there are sealed segments and images to damage. Short time-outs, because
+/// clients that wait learn nothing.
+const FLAGS: [&str; 6] =
+    ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "3000"];
+
+impl Node {
+    /// Removes its directory.
+    pub fn wipe(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.dir)
+    }
+
+    /// Moves its directory away, as its own message tells after damage.
+    pub fn set_aside(&self, number: usize) -> io::Result<()> {
+        fs::rename(&self.dir, self.dir.with_extension(format!("damaged-{number}")))
+    }
+
+    /// Flips a bit of a sealed segment or of an image, and tells where; `None` if there is no such
+    /// file yet. Bytes that are zero are passed over as far as possible: most of them mean nothing.
+    pub fn corrupt(&self, rng: &mut Rng) -> io::Result<Option<String>> {
+        const TRIES: usize = 64;
+        let files = sealed(&self.dir)?;
+        let Some(path) = files.get(rng.below(files.len() as u64) as usize) else {
+            return Ok(None);
+        };
+        let file = File::options().read(true).write(true).open(path)?;
+        let len = file.metadata()?.len();
+        let (mut at, mut byte) = (0, [0]);
+        for _ in 0..TRIES {
+            at = rng.below(len);
+            file.read_exact_at(&mut byte, at)?;
+            if byte != [0] {
+                break;
+            }
+        }
+        byte[0] ^= 1 << rng.below(8);
+        file.write_all_at(&byte, at)?;
+        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+        Ok(Some(format!("{name}, byte {at}")))
+    }
+}
+
+/// All images, and all segments of the log but the last.
+fn sealed(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    let named = |path: &PathBuf, prefix: &str, suffix: &str| {
+        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+        name.starts_with(prefix) && name.ends_with(suffix)
+    };
+    let mut files: Vec<_> =
+        paths.iter().filter(|path| named(path, "wal-", ".log")).cloned().collect();
+    files.pop();
+    files.extend(paths.into_iter().filter(|path| named(path, "snapshot-", ".image")));
+    Ok(files)
+}
+
+/// The members and the links between them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The members, ascending by rank.
+    pub nodes: Vec<Node>,
+    /// From each to each other one.
+    links: Vec<(usize, usize, Link)>,
+    /// Where everything lies.
+    pub dir: PathBuf,
+}
+
+impl Cluster {
+    /// Members that have not been started, in a new directory.
+    pub fn new(size: usize, dir: PathBuf, password: Option<&str>) -> io::Result<Cluster> {
+        fs::create_dir_all(&dir)?;
+        let ports = Port::reserve(size)?;
+        let numbers: Vec<u16> = ports.iter().map(|port| port.number).collect();
+        let mut cluster = Cluster { nodes: Vec::new(), links: Vec::new(), dir };
+        for from in 0..size {
+            for to in (0..size).filter(|to| *to != from) {
+                cluster.links.push((from, to, Link::new(numbers[to])?));
+            }
+        }
+        let flags = FLAGS.map(String::from);
+        for (at, port) in ports.into_iter().enumerate() {
+            let links = cluster.links.iter().filter(|(from, _, _)| *from == at);
+            let peer = |to: usize, link: &Link| format!("{}=127.0.0.1:{}", numbers[to], link.port);
+            let peers = links.map(|(_, to, link)| peer(*to, link)).collect();
+            cluster.nodes.push(Node::new(port, &cluster.dir, peers, &flags, password));
+        }
+        Ok(cluster)
+    }
+
+    /// Starts all members that do not run.
+    pub fn start_all(&mut self) -> io::Result<()> {
+        self.nodes.iter_mut().filter(|node| !node.runs()).try_for_each(Node::start)
+    }
+
+    /// Changes the link on which `from` dials `to`.
+    pub fn set_link(&self, from: usize, to: usize, mode: Mode) {
+        let found = self.links.iter().find(|(a, b, _)| (*a, *b) == (from, to));
+        if let Some((_, _, link)) = found {
+            link.set(mode);
+        }
+    }
+
+    /// Lets everything pass again, wakes who sleeps and starts who was killed.
+    pub fn heal(&mut self) -> io::Result<()> {
+        self.links.iter().for_each(|(_, _, link)| link.set(Mode::Pass));
+        for node in &self.nodes {
+            node.signal(Signal::CONT)?;
+        }
+        self.start_all()
+    }
+
+    /// Stops all members in an orderly way. What is wrong with how they end.
+    pub fn stop(&mut self, limit: Duration) -> io::Result<Vec<String>> {
+        process::stop(&mut self.nodes, limit)
+    }
+
+    /// Removes everything that the cluster has written.
+    pub fn remove(self) -> io::Result<()> {
+        let dir = self.dir.clone();
+        drop(self);
+        fs::remove_dir_all(dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sealed_segments_and_images_are_damaged() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in ["wal-1.log", "wal-2.log", "spare-3.log", "identity", "snapshot-1-1.image"] {
+            fs::write(scratch.path().join(name), b"x").unwrap();
+        }
+        let names = |paths: Vec<PathBuf>| -> Vec<_> {
+            paths.iter().map(|path| path.file_name().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(sealed(scratch.path()).unwrap()), ["wal-1.log", "snapshot-1-1.image"]);
+        assert!(sealed(&scratch.path().join("nowhere")).is_err());
+    }
+}

@@ -1,0 +1,407 @@
+//! The judge: from what clients did and saw to what was proven. Knows no cluster and no clock.
+//!
+//! Strong operations must be linearizable, key by key. Of eventual sessions only what is promised
+//! to everybody outside can be held against a node:
+//!
+//! - a session's own key, which nobody else writes, shows that session its last acknowledged
+//!   write, at once; or one of its writes of which nobody knows whether it is done;
+//! - no key ever shows a value that nobody wrote to it, or whose write was certainly refused;
+//! - in the end all nodes show the same;
+//! - and if no process ended during the run, no acknowledged write is lost.
+//!
+//! A process that ends may take writes of its last second with it, so then the last point is not
+//! checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use crate::testing::linearizability::{self, Verdict};
+use crate::tools::verify::history::{Deed, History, Record, Step, describe};
+
+/// States that the search may visit for one key.
+const BUDGET: usize = 1_000_000;
+/// Keys of which a counterexample is sought: the smallest one is told.
+const EXPLAINED_MAX: usize = 5;
+/// Operations of a counterexample, and names of further keys, that are told.
+const SHOWN_MAX: usize = 50;
+const NAMED_MAX: usize = 10;
+/// Findings about eventual keys that are told.
+const TOLD_MAX: usize = 3;
+
+/// What the nodes show for each eventual key in the end, node by node.
+pub type Ends = BTreeMap<String, Vec<Option<Vec<u8>>>>;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// What must not be; each a paragraph.
+    pub violations: Vec<String>,
+    /// Keys whose histories were too hard to decide.
+    pub undecided: Vec<String>,
+    /// Keys with strong operations.
+    pub keys: usize,
+    /// Keys of eventual sessions.
+    pub eventual_keys: usize,
+}
+
+/// Judges. `lossless`: no process ended during the run. `names` are the nodes'.
+pub fn judge(history: &History, ends: &Ends, lossless: bool, names: &[String]) -> Judgement {
+    let mut judgement = Judgement::default();
+    strong(&history.records, names, &mut judgement);
+    eventual(&history.steps, ends, lossless, names, &mut judgement);
+    judgement
+}
+
+fn strong(records: &[Record], names: &[String], judgement: &mut Judgement) {
+    let mut keys: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        keys.entry(&record.key).or_default().push(record);
+    }
+    judgement.keys = keys.len();
+    let keys: Vec<(&str, Vec<&Record>)> = keys.into_iter().collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
+        let part = |part: &[(&str, Vec<&Record>)]| -> Vec<Verdict> {
+            part.iter().map(|(_, records)| check(records)).collect()
+        };
+        let parts = keys.chunks(keys.len().div_ceil(threads).max(1));
+        let workers: Vec<_> = parts.map(|keys| scope.spawn(move || part(keys))).collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, Vec<Verdict>>| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers.into_iter().flat_map(join).collect()
+    });
+    let mut impossible = Vec::new();
+    for (key, verdict) in keys.into_iter().zip(verdicts) {
+        match verdict {
+            Verdict::Linearizable => {}
+            Verdict::Undecided => judgement.undecided.push(key.0.into()),
+            Verdict::Impossible => impossible.push(key),
+        }
+    }
+    judgement.violations.extend(smallest(impossible, names));
+}
+
+/// The smallest counterexample of those that can be had from the shortest histories, and the names
+/// of the other keys.
+fn smallest(mut impossible: Vec<(&str, Vec<&Record>)>, names: &[String]) -> Option<String> {
+    impossible.sort_by_key(|(_, records)| records.len());
+    let tried = impossible.iter().take(EXPLAINED_MAX);
+    let explained = tried.map(|(key, records)| (*key, explain(records)));
+    let (key, shown) = explained.min_by_key(|(_, shown)| shown.len())?;
+    let mut text = counterexample(key, &shown, names);
+    let others: Vec<&str> =
+        impossible.iter().map(|(other, _)| *other).filter(|other| *other != key).collect();
+    if !others.is_empty() {
+        let named = others[..others.len().min(NAMED_MAX)].join(", ");
+        let _ = write!(text, "\n    not linearizable either: {} keys, {named}", others.len());
+    }
+    Some(text)
+}
+
+fn check(records: &[&Record]) -> Verdict {
+    linearizability::check(records.iter().map(|record| record.operation()).collect(), BUDGET)
+}
+
+/// A few of a key's operations that no order explains.
+fn explain<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
+    let operations = records.iter().map(|record| record.operation()).collect();
+    let kept: BTreeSet<u64> =
+        linearizability::explain(operations, BUDGET).iter().map(|kept| kept.invoked).collect();
+    let mut shown: Vec<&Record> =
+        records.iter().copied().filter(|record| kept.contains(&record.invoked)).collect();
+    shown.sort_by_key(|record| record.invoked);
+    shown
+}
+
+/// The operations as a table.
+fn counterexample(key: &str, shown: &[&Record], names: &[String]) -> String {
+    let count = shown.len();
+    let mut text = format!("key {key}: not linearizable; no order explains these operations");
+    for record in shown.iter().take(SHOWN_MAX) {
+        let returned = record.returned.map_or("?".into(), |at| at.to_string());
+        let _ = write!(
+            text,
+            "\n    {:>9} to {returned:>9}  client {:<3} at {}  {}",
+            record.invoked,
+            record.client,
+            name(names, record.node),
+            describe(record)
+        );
+    }
+    if count > SHOWN_MAX {
+        let _ = write!(text, "\n    and {} more", count - SHOWN_MAX);
+    }
+    text
+}
+
+/// What one eventual key has been through.
+#[derive(Default)]
+struct Past<'a> {
+    own: bool,
+    /// Values that someone tried to write, and was not refused.
+    tried: BTreeSet<&'a [u8]>,
+    deletes: bool,
+    acknowledged: bool,
+    /// The last certain write.
+    last: Option<&'a [u8]>,
+    /// What the uncertain ones wrote.
+    uncertain: BTreeSet<Option<&'a [u8]>>,
+}
+
+impl Past<'_> {
+    /// What the writer of an own key may see.
+    fn is_own(&self, value: Option<&[u8]>) -> bool {
+        value == self.last || self.uncertain.contains(&value)
+    }
+
+    fn was_tried(&self, value: Option<&[u8]>) -> bool {
+        value.is_none_or(|value| self.tried.contains(value))
+    }
+}
+
+fn eventual(
+    steps: &[Step],
+    ends: &Ends,
+    lossless: bool,
+    names: &[String],
+    judgement: &mut Judgement,
+) {
+    let mut pasts: BTreeMap<&str, Past<'_>> = BTreeMap::new();
+    // Others' values may be seen before their writers have noted that they are written.
+    for step in steps {
+        let past = pasts.entry(&step.key).or_default();
+        if let Deed::Write(Some(value)) = &step.deed {
+            past.tried.insert(value);
+        }
+    }
+    let mut wrong = Vec::new();
+    for step in steps {
+        let past = pasts.entry(&step.key).or_default();
+        past.own = step.own;
+        match &step.deed {
+            Deed::Write(value) => {
+                past.deletes |= value.is_none();
+                if step.certain {
+                    past.last = value.as_deref();
+                    past.acknowledged |= value.is_some();
+                } else {
+                    past.uncertain.insert(value.as_deref());
+                }
+            }
+            Deed::Read(value) => {
+                let value = value.as_deref();
+                let who = format!("client {} at {}", step.client, name(names, step.node));
+                if step.own && !past.is_own(value) {
+                    let (seen, last) = (show(value), show(past.last));
+                    wrong.push(format!(
+                        "eventual key {}: {who} read {seen} after its own write of {last}",
+                        step.key
+                    ));
+                } else if !past.was_tried(value) {
+                    let seen = show(value);
+                    wrong.push(format!(
+                        "eventual key {}: {who} read {seen}, which nobody wrote",
+                        step.key
+                    ));
+                }
+            }
+        }
+    }
+    judgement.eventual_keys = pasts.len();
+    for (key, values) in ends {
+        let past = pasts.entry(key).or_default();
+        wrong.extend(end(key, values, past, lossless, names));
+    }
+    tell(wrong, judgement);
+}
+
+/// What is wrong with a key's end, if anything is.
+fn end(
+    key: &str,
+    values: &[Option<Vec<u8>>],
+    past: &Past<'_>,
+    lossless: bool,
+    names: &[String],
+) -> Option<String> {
+    let first = values.first()?.as_deref();
+    if values.iter().any(|value| value.as_deref() != first) {
+        let shown = values.iter().enumerate();
+        let shown: Vec<_> = shown
+            .map(|(at, value)| format!("{} at {}", show(value.as_deref()), name(names, at)))
+            .collect();
+        return Some(format!(
+            "eventual key {key}: the nodes differ for good: {}",
+            shown.join(", ")
+        ));
+    }
+    let seen = show(first);
+    if !past.was_tried(first) {
+        return Some(format!("eventual key {key}: ends as {seen}, which nobody wrote"));
+    }
+    let lost = match past.own {
+        true => !past.is_own(first),
+        false => first.is_none() && past.acknowledged && !past.deletes,
+    };
+    (lossless && lost).then(|| {
+        let last = show(past.last);
+        format!("eventual key {key}: ends as {seen}; an acknowledged write of {last} is lost")
+    })
+}
+
+fn tell(mut wrong: Vec<String>, judgement: &mut Judgement) {
+    let more = wrong.len().saturating_sub(TOLD_MAX);
+    wrong.truncate(TOLD_MAX);
+    judgement.violations.extend(wrong);
+    if more > 0 {
+        judgement.violations.push(format!("and {more} more like these, of eventual keys"));
+    }
+}
+
+fn show(value: Option<&[u8]>) -> String {
+    value.map_or("nil".into(), |value| format!("\"{}\"", String::from_utf8_lossy(value)))
+}
+
+fn name(names: &[String], node: usize) -> &str {
+    names.get(node).map_or("?", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::linearizability::{Action, Seen};
+    use crate::types::When;
+
+    fn record(invoked: u64, returned: u64, action: Action, seen: Seen) -> Record {
+        let (returned, seen) = (Some(returned), Some(seen));
+        Record { client: 1, node: 0, key: "k".into(), action, invoked, returned, seen }
+    }
+
+    fn set(value: &str) -> Action {
+        Action::Set { value: value.into(), when: When::Always, get: false }
+    }
+
+    fn step(key: &str, own: bool, deed: Deed) -> Step {
+        Step { client: 2, node: 1, key: key.into(), own, deed, certain: true }
+    }
+
+    fn text(value: &str) -> Option<Vec<u8>> {
+        Some(value.into())
+    }
+
+    fn violations(history: &History, ends: &Ends, lossless: bool) -> Vec<String> {
+        let names = ["first".into(), "second".into()];
+        judge(history, ends, lossless, &names).violations
+    }
+
+    fn strong(records: Vec<Record>) -> Vec<String> {
+        violations(&History { records, ..History::default() }, &Ends::new(), true)
+    }
+
+    #[test]
+    fn a_sound_history_passes() {
+        let records = vec![
+            record(1, 2, set("5"), Seen::Done),
+            record(3, 6, Action::Increment(1), Seen::Integer(6)),
+            record(4, 5, Action::Get, Seen::Value(b"5".into())),
+        ];
+        assert_eq!(strong(records), [""; 0]);
+    }
+
+    #[test]
+    fn a_stale_read_is_found_and_shown_with_its_client_and_node() {
+        let found = strong(vec![
+            record(1, 2, set("a"), Seen::Done),
+            record(3, 4, set("b"), Seen::Done),
+            record(5, 6, Action::Get, Seen::Value(b"a".into())),
+        ]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("client 1   at first  GET k -> \"a\""), "{found:?}");
+    }
+
+    #[test]
+    fn of_many_keys_the_smallest_counterexample_is_told_and_the_others_named() {
+        let wrong = |key: &str, reads: u64| {
+            let read = move |at| record(3 + 2 * at, 4 + 2 * at, Action::Get, Seen::Nil);
+            let write = record(1, 2, set("a"), Seen::Done);
+            let records = std::iter::once(write).chain((0..reads).map(read));
+            let key = key.to_string();
+            records.map(move |record| Record { key: key.clone(), ..record }).collect::<Vec<_>>()
+        };
+        let records = [wrong("long", 200), wrong("short", 1), wrong("other", 3)].concat();
+        let found = strong(records);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("key short: not linearizable"), "{found:?}");
+        assert!(found[0].ends_with("not linearizable either: 2 keys, other, long"), "{found:?}");
+        let long = strong(wrong("long", 200));
+        assert!(long[0].lines().count() <= SHOWN_MAX + 2, "{long:?}");
+    }
+
+    #[test]
+    fn a_lost_write_is_found() {
+        let found =
+            strong(vec![record(1, 2, set("a"), Seen::Done), record(3, 4, Action::Get, Seen::Nil)]);
+        assert!(found[0].contains("key k: not linearizable"), "{found:?}");
+    }
+
+    #[test]
+    fn an_increment_that_was_done_twice_is_found() {
+        let lost = Record {
+            returned: None,
+            seen: None,
+            ..record(3, 4, Action::Increment(1), Seen::Integer(2))
+        };
+        let end = |sum: &str| record(5, 6, Action::Get, Seen::Value(sum.into()));
+        let first = record(1, 2, Action::Increment(1), Seen::Integer(1));
+        assert_eq!(strong(vec![first.clone(), lost.clone(), end("2")]), [""; 0]);
+        assert_eq!(strong(vec![first, lost, end("3")]).len(), 1);
+    }
+
+    #[test]
+    fn an_eventual_key_that_differs_between_nodes_is_found() {
+        let history = History {
+            steps: vec![
+                step("e", false, Deed::Write(text("a"))),
+                step("e", false, Deed::Write(text("b"))),
+            ],
+            ..History::default()
+        };
+        let ends = |first: &str, second: &str| {
+            Ends::from([("e".to_string(), vec![text(first), text(second)])])
+        };
+        assert_eq!(violations(&history, &ends("a", "a"), false), [""; 0]);
+        let found = violations(&history, &ends("a", "b"), false);
+        assert!(found[0].contains("\"a\" at first, \"b\" at second"), "{found:?}");
+        let found = violations(&history, &ends("c", "c"), false);
+        assert!(found[0].contains("nobody wrote"), "{found:?}");
+    }
+
+    #[test]
+    fn a_session_that_does_not_see_its_own_write_is_found() {
+        let steps = |seen: Option<Vec<u8>>, certain: bool| {
+            let write = Step { certain, ..step("o", true, Deed::Write(text("b"))) };
+            let first = step("o", true, Deed::Write(text("a")));
+            vec![first, write, step("o", true, Deed::Read(seen))]
+        };
+        let check =
+            |steps| violations(&History { steps, ..History::default() }, &Ends::new(), false).len();
+        assert_eq!(check(steps(text("b"), true)), 0);
+        assert_eq!(check(steps(text("a"), true)), 1);
+        assert_eq!(check(steps(None, true)), 1);
+        assert_eq!(check(steps(text("a"), false)), 0);
+    }
+
+    #[test]
+    fn an_eventual_write_may_be_lost_only_if_a_process_ended() {
+        let write = |own| step("e", own, Deed::Write(text("a")));
+        let ends = Ends::from([("e".to_string(), vec![None, None])]);
+        for own in [true, false] {
+            let history = History { steps: vec![write(own)], ..History::default() };
+            assert_eq!(violations(&history, &ends, true).len(), 1);
+            assert_eq!(violations(&history, &ends, false).len(), 0);
+        }
+        let deleted = vec![write(false), step("e", false, Deed::Write(None))];
+        let history = History { steps: deleted, ..History::default() };
+        assert_eq!(violations(&history, &ends, true).len(), 0);
+    }
+}

@@ -1,0 +1,392 @@
+//! `nodesync verify`: clients, faults and a verdict on real processes.
+//!
+//! With `--spawn N` it starts a throw-away cluster of this program on this machine and is its
+//! nemesis; with `--peers` it puts a live cluster under load, does it no harm, and removes its keys
+//! afterwards. Either way concurrent clients talk to all nodes (`workload`), everything they see
+//! is written down with its real order (`history`), and in the end `judge` decides whether one
+//! store that does one thing after the other could have shown them the same.
+//!
+//! The simulator (`nodesync sim`) sees far more schedules, and every one again; this sees the real
+//! thing: sockets, files, processes, the kernel. A pass proves that this run was sound, no more.
+//!
+//! What happens, in order: start and wait until all is well; load and faults for `--seconds`; heal;
+//! wait until all nodes serve; read every key at every node; judge; stop the nodes in an orderly
+//! way; tell. The first signal ends the load early, the second one everything.
+//!
+//! Left out: machines that lose power (the simulator does that), clocks that jump, full disks,
+//! checks over several keys at once.
+
+mod cluster;
+mod ending;
+mod history;
+mod judge;
+mod nemesis;
+mod proxy;
+mod verdict;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::{Client, Options};
+use crate::config::{Peer, read_password};
+use crate::rng::Rng;
+use crate::tools::watch::Watch;
+use cluster::Cluster;
+use history::History;
+use judge::{Ends, Judgement};
+use nemesis::{End, Fault, Nemesis};
+use verdict::Verdict;
+use workload::Board;
+
+const VIOLATION: u8 = 1;
+const USAGE: u8 = 2;
+const INCONCLUSIVE: u8 = 3;
+const IO: u8 = 74;
+
+/// Where no number of clients was given.
+const CLIENTS_PER_NODE: usize = 4;
+const CLIENTS_MAX: usize = 1000;
+/// A node of a live cluster may take ten seconds to refuse a request by default.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(12);
+const SPAWNED_TIMEOUT: Duration = Duration::from_millis(3000);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an orderly stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// What was typed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive, 74 I/O")]
+pub struct Args {
+    /// Nodes of a live cluster, each as HOST:PORT: load and a verdict, no faults
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
+    #[arg(required_unless_present = "spawn", conflicts_with = "spawn")]
+    peers: Vec<Peer>,
+
+    /// Starts a throw-away cluster of this many nodes on this machine, and lets faults strike it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    spawn: Option<u8>,
+
+    /// How long the clients work
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+
+    /// Clients in all; one in four is an eventual session [default: 4 for each node]
+    #[arg(long)]
+    clients: Option<usize>,
+
+    /// Kinds of faults [default: all that a cluster of this size must bear]
+    #[arg(long, value_delimiter = ',', value_enum, conflicts_with = "peers")]
+    faults: Vec<Fault>,
+
+    /// Decides about faults and the clients' choices [default: drawn]
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// Where the throw-away cluster has its directory [default: the system's for temporary files]
+    #[arg(long, conflicts_with = "peers")]
+    dir: Option<PathBuf>,
+
+    /// Keeps logs and data also after a pass
+    #[arg(long, conflicts_with = "peers")]
+    keep: bool,
+
+    /// Password of the cluster (visible to other users: prefer the file)
+    #[arg(long, env = "NODESYNC_REQUIREPASS", hide_env_values = true)]
+    requirepass: Option<String>,
+
+    /// File whose first line is the password
+    #[arg(long, env = "NODESYNC_REQUIREPASS_FILE", conflicts_with = "requirepass")]
+    requirepass_file: Option<PathBuf>,
+}
+
+/// What it means.
+#[derive(Debug)]
+struct Plan {
+    time: Duration,
+    clients: usize,
+    faults: Vec<Fault>,
+    seed: u64,
+    password: Option<String>,
+    /// Names this run among others, on disk and in keys.
+    name: String,
+    again: String,
+}
+
+impl Plan {
+    fn new(args: &Args) -> Result<Plan, String> {
+        let nodes = args.spawn.map_or(args.peers.len(), usize::from);
+        let clients = args.clients.unwrap_or(CLIENTS_PER_NODE * nodes);
+        if !(1..=CLIENTS_MAX).contains(&clients) {
+            return Err(format!("--clients takes a number from 1 to {CLIENTS_MAX}"));
+        }
+        let mut faults = args.faults.clone();
+        if let Some(fault) = faults.iter().find(|fault| !fault.fits(nodes)) {
+            return Err(format!("--faults {} needs more nodes than {nodes}", fault.name()));
+        }
+        if faults.contains(&Fault::None) && faults.len() > 1 {
+            return Err("--faults none stands alone".into());
+        }
+        let mut again = "nodesync verify".to_string();
+        match args.spawn {
+            Some(nodes) => again += &format!(" --spawn {nodes}"),
+            None => {
+                let peers: Vec<_> = args.peers.iter().map(Peer::address).collect();
+                again += &format!(" --peers {}", peers.join(","));
+            }
+        }
+        let random = getrandom::u64().map_err(|error| error.to_string())?;
+        let seed = args.seed.unwrap_or(random >> 40);
+        again += &format!(" --seconds {} --clients {clients} --seed {seed}", args.seconds);
+        if !faults.is_empty() {
+            let names: Vec<_> = faults.iter().map(|fault| fault.name()).collect();
+            again += &format!(" --faults {}", names.join(","));
+        } else if args.spawn.is_some() {
+            faults = Fault::fitting(nodes);
+        }
+        faults.retain(|fault| *fault != Fault::None);
+        Ok(Plan {
+            time: Duration::from_secs(args.seconds),
+            clients,
+            faults,
+            seed,
+            password: read_password(args.requirepass.clone(), args.requirepass_file.clone())?,
+            name: format!("nodesync-verify-{random:016x}"),
+            again,
+        })
+    }
+
+    fn board(&self, addresses: Vec<String>, timeout: Duration) -> Board {
+        let options = Options {
+            password: self.password.clone(),
+            connect_timeout: CONNECT_TIMEOUT,
+            timeout,
+            ..Options::default()
+        };
+        let prefix = format!("{}:", self.name);
+        Board::new(addresses, prefix, options, self.clients, self.time)
+    }
+}
+
+/// A failure that is none of the product's: the exit code and what to say.
+type Trouble = (u8, String);
+
+fn io(what: &str) -> impl Fn(std::io::Error) -> Trouble {
+    move |error| (IO, format!("{what}: {error}"))
+}
+
+/// Runs the command; the exit code.
+pub fn run(args: &Args) -> u8 {
+    let done = Plan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
+        let watch =
+            Watch::new().map_err(|error| (IO, format!("cannot handle signals: {error}")))?;
+        if args.spawn.is_some() { spawned(args, &plan, watch) } else { live(args, &plan, watch) }
+    });
+    match done {
+        Ok(verdict) => {
+            print!("{verdict}");
+            verdict.exit_code()
+        }
+        Err((code, text)) => {
+            eprintln!("nodesync verify: {text}");
+            code
+        }
+    }
+}
+
+/// On a live cluster.
+fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> {
+    let addresses: Vec<String> = args.peers.iter().map(Peer::address).collect();
+    let board = plan.board(addresses, LIVE_TIMEOUT);
+    for address in &board.addresses {
+        Client::connect(address, &board.options)
+            .and_then(|mut client| client.call(&["PING"]))
+            .map_err(|error| error.to_string())
+            .and_then(|reply| reply.error().map_or(Ok(()), |text| Err(text.into())))
+            .map_err(|error| (IO, format!("cannot talk to {address}: {error}")))?;
+    }
+    ending::within(&watch, STOP_LIMIT, || ending::all_well(&board))
+        .map_err(|error| (INCONCLUSIVE, format!("the cluster is not well: {error}")))?;
+    let (verdict, keys) = Run { plan, board: &board }.all(&mut watch, None)?;
+    let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
+    if let Err(error) = ending::within(&watch, STOP_LIMIT, || ending::delete(&board, &keys)) {
+        eprintln!("nodesync verify: keys {}* were not deleted: {error}", board.prefix);
+    }
+    Ok(verdict)
+}
+
+/// On a cluster of its own.
+fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> {
+    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir).join(&plan.name);
+    let nodes = args.spawn.map_or(0, usize::from);
+    let kept = dir.display().to_string();
+    let mut cluster = Cluster::new(nodes, dir, plan.password.as_deref()).map_err(io(&kept))?;
+    cluster.start_all().map_err(io("cannot start a node"))?;
+    let addresses = cluster.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let mut board = plan.board(addresses, SPAWNED_TIMEOUT);
+    board.impatient = true;
+    ending::within(&watch, ending::RECOVERY, || ending::all_well(&board))
+        .map_err(|error| (VIOLATION, format!("no working cluster: {error}; logs: {kept}")))?;
+    let run = Run { plan, board: &board };
+    let (mut verdict, _) = run.all(&mut watch, Some(&mut cluster))?;
+    let complaints = cluster.stop(STOP_LIMIT).map_err(io("stopping the nodes"))?;
+    if verdict.judgement.violations.is_empty() {
+        verdict.judgement.violations = complaints;
+    }
+    if verdict.exit_code() == 0 && !args.keep {
+        cluster.remove().map_err(io(&kept))?;
+    } else {
+        verdict.kept = Some(kept);
+    }
+    Ok(verdict)
+}
+
+/// Load, questions and judgement, on either kind of cluster.
+struct Run<'a> {
+    plan: &'a Plan,
+    board: &'a Board,
+}
+
+impl Run<'_> {
+    /// Everything up to the verdict, and the keys that were written.
+    fn all(
+        &self,
+        watch: &mut Watch,
+        cluster: Option<&mut Cluster>,
+    ) -> Result<(Verdict, BTreeSet<String>), Trouble> {
+        let Run { plan, board } = self;
+        let before = ending::within(watch, ending::RECOVERY, || ending::lives(board))
+            .map_err(|error| (IO, error))?;
+        watch.begin(plan.time);
+        let (mut history, struck, end) = self.load(watch, cluster);
+        let time = watch.elapsed();
+        let mut violations = std::mem::take(&mut *board.findings.lock());
+        let cut_short = match end {
+            Ok(()) => None,
+            Err(End::Asked) => Some("asked to stop"),
+            Err(End::Finding) => Some("a client has seen what it must not see"),
+            Err(End::Violation(text)) => {
+                violations.push(text);
+                Some("a node has done what it must not do")
+            }
+            Err(End::Io(error)) => return Err((IO, error.to_string())),
+        };
+        watch.say("the load is over: waiting until all nodes serve, and reading every key at each");
+        let ends = self.ask_all(watch, &mut history, &mut violations);
+        if watch.in_a_hurry() {
+            return Err((INCONCLUSIVE, "stopped before there was a verdict".into()));
+        }
+        let after = ending::lives(board);
+        watch.say("judging");
+        let lossless = after.is_ok_and(|after| after == before);
+        let mut names = board.addresses.clone();
+        names.extend(board.addresses.iter().map(|address| format!("{address} (strong)")));
+        let mut judgement = judge::judge(&history, &ends, lossless, &names);
+        violations.append(&mut judgement.violations);
+        let judgement = Judgement { violations, ..judgement };
+        let strong = history.records.into_iter().map(|record| record.key);
+        let keys = strong.chain(history.steps.into_iter().map(|step| step.key)).collect();
+        let gap = board.gap.lock();
+        let verdict = Verdict {
+            nodes: board.addresses.len(),
+            clients: plan.clients,
+            time,
+            seed: plan.seed,
+            tally: history.tally,
+            gap: gap.longest,
+            gap_since: gap.since,
+            struck,
+            judgement,
+            cut_short,
+            again: plan.again.clone(),
+            kept: None,
+        };
+        Ok((verdict, keys))
+    }
+
+    /// The clients at work, and the nemesis, if there is a cluster to strike.
+    fn load(&self, watch: &Watch, cluster: Option<&mut Cluster>) -> Load {
+        let Run { plan, board } = self;
+        let mut rng = Rng::new(plan.seed);
+        let strikes = rng.fork();
+        std::thread::scope(|scope| {
+            // Also when this thread panics: the clients would work for ever.
+            let stop = StopOnDrop(&board.stop);
+            board.gap.lock().restart();
+            let clients: Vec<_> = (0..plan.clients)
+                .map(|client| (client, rng.fork()))
+                .map(|(client, rng)| scope.spawn(move || workload::run(board, client, rng)))
+                .collect();
+            let (struck, end) = match cluster {
+                Some(cluster) => {
+                    let kinds = plan.faults.clone();
+                    let mut nemesis =
+                        Nemesis::new(cluster, board, watch, strikes, kinds, plan.time);
+                    let end = nemesis.run();
+                    (Some(nemesis.struck), end)
+                }
+                None => (None, self.wait(watch)),
+            };
+            drop(stop);
+            board.gap.lock().note();
+            let mut history = History::default();
+            for client in clients {
+                let part = client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                history.add(part);
+            }
+            (history, struck, end)
+        })
+    }
+
+    /// Lets the clients of a live cluster work.
+    fn wait(&self, watch: &Watch) -> Result<(), End> {
+        while watch.elapsed() < self.plan.time {
+            watch.show(self.board.requests(), "");
+            if watch.asked_to_stop() {
+                return Err(End::Asked);
+            }
+            if self.board.has_findings() {
+                return Err(End::Finding);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Waits until all nodes serve again, and reads every key at each of them.
+    fn ask_all(&self, watch: &Watch, history: &mut History, violations: &mut Vec<String>) -> Ends {
+        let board = self.board;
+        let limit = ending::RECOVERY;
+        if let Err(error) = ending::within(watch, limit, || ending::all_well(board)) {
+            violations.push(format!("not recovered {} s after healing: {error}", limit.as_secs()));
+            return Ends::new();
+        }
+        let keys: BTreeSet<String> =
+            history.records.iter().map(|record| record.key.clone()).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        for node in 0..board.addresses.len() {
+            match ending::within(watch, limit, || ending::read_strong(board, node, &keys)) {
+                Ok(records) => history.records.extend(records),
+                Err(error) => violations.push(format!("not recovered: {error}")),
+            }
+        }
+        let keys = history.steps.iter().map(|step| step.key.as_str()).collect();
+        ending::read_ends(board, watch, &keys).unwrap_or_else(|error| {
+            violations.push(format!("not recovered: {error}"));
+            Ends::new()
+        })
+    }
+}
+
+/// What clients have seen, what has struck, and how it ended.
+type Load = (History, Option<BTreeMap<Fault, u64>>, Result<(), End>);
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

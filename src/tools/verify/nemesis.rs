@@ -1,0 +1,432 @@
+//! The nemesis: what happens to the nodes and the links while clients work.
+//!
+//! The seed shuffles the kinds of faults and draws victims, shapes and times. One strike is one
+//! fault or two; then everything is healed, and after a moment comes the next one. Real processes
+//! do not repeat themselves: the same seed gives the same kind of run, not the same run.
+//!
+//! A directory is wiped or damaged only while all members are well, at one node at a time, and the
+//! next one only after that node has become a full member again: that is what the product promises
+//! to survive. A node with a damaged file must refuse to start with exit code 65, or serve, if the
+//! damage hit nothing that it needs. A node that ends by itself at any other time is a finding.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use rustix::process::Signal;
+
+use crate::rng::Rng;
+use crate::tools::verify::cluster::Cluster;
+use crate::tools::verify::ending;
+use crate::tools::verify::proxy::Mode;
+use crate::tools::verify::workload::Board;
+use crate::tools::watch::Watch;
+
+/// Between two looks at the nodes.
+const STEP: Duration = Duration::from_millis(20);
+/// Before the first strike.
+const CALM: Duration = Duration::from_millis(800);
+/// The least time for a strike before the end, and for a wiped directory.
+const STRIKE_MIN: Duration = Duration::from_millis(1000);
+const REJOIN_MIN: Duration = Duration::from_millis(2500);
+/// The exit code of a node that does not trust its data.
+const DATA_REFUSED: i32 = 65;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Fault {
+    /// A node is killed (SIGKILL) and started again
+    Kill,
+    /// A node is stopped (SIGSTOP) and goes on
+    Pause,
+    /// All nodes are killed at once
+    All,
+    /// Links are closed
+    Cut,
+    /// Links hold bytes back, in both directions or one, or delay them
+    Stall,
+    /// A node loses its directory
+    Wipe,
+    /// A bit flips in a sealed log segment or an image
+    Corrupt,
+    /// No faults
+    None,
+}
+
+impl Fault {
+    /// All kinds of faults that a cluster of this size must bear.
+    pub fn fitting(size: usize) -> Vec<Fault> {
+        let all = Fault::value_variants().iter().copied().filter(|fault| *fault != Fault::None);
+        all.filter(|fault| fault.fits(size)).collect()
+    }
+
+    /// Links need two nodes, and a lost disk three.
+    pub fn fits(self, size: usize) -> bool {
+        match self {
+            Fault::Kill | Fault::Pause | Fault::All | Fault::None => true,
+            Fault::Cut | Fault::Stall => size >= 2,
+            Fault::Wipe | Fault::Corrupt => size >= 3,
+        }
+    }
+
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill",
+            Fault::Pause => "pause",
+            Fault::All => "all",
+            Fault::Cut => "cut",
+            Fault::Stall => "stall",
+            Fault::Wipe => "wipe",
+            Fault::Corrupt => "corrupt",
+            Fault::None => "none",
+        }
+    }
+}
+
+/// Why a run ended before its time.
+#[derive(Debug)]
+pub enum End {
+    /// Somebody asked for it.
+    Asked,
+    /// A client has reported something.
+    Finding,
+    /// A node has done what it must not.
+    Violation(String),
+    /// The machine.
+    Io(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Io(error)
+    }
+}
+
+/// The faults of one run.
+#[derive(Debug)]
+pub struct Nemesis<'a> {
+    cluster: &'a mut Cluster,
+    board: &'a Board,
+    watch: &'a Watch,
+    rng: Rng,
+    kinds: Vec<Fault>,
+    /// What is left of a shuffled round of all kinds.
+    deck: Vec<Fault>,
+    time: Duration,
+    doing: String,
+    damaged: usize,
+    /// The node that may end by itself, because its data was damaged.
+    may_end: Option<usize>,
+    /// How often each kind has struck.
+    pub struck: BTreeMap<Fault, u64>,
+}
+
+impl<'a> Nemesis<'a> {
+    /// Strikes with these kinds of faults for `time`.
+    pub fn new(
+        cluster: &'a mut Cluster,
+        board: &'a Board,
+        watch: &'a Watch,
+        rng: Rng,
+        kinds: Vec<Fault>,
+        time: Duration,
+    ) -> Nemesis<'a> {
+        let (deck, struck) = (Vec::new(), BTreeMap::new());
+        let doing = "all well".into();
+        let (damaged, may_end) = (0, None);
+        Nemesis { cluster, board, watch, rng, kinds, deck, time, doing, damaged, may_end, struck }
+    }
+
+    /// Goes on until the time is over, and leaves everything healed.
+    pub fn run(&mut self) -> Result<(), End> {
+        let result = self.strikes();
+        self.cluster.heal()?;
+        result
+    }
+
+    fn strikes(&mut self) -> Result<(), End> {
+        self.wait(CALM)?;
+        while let Some(fault) = self.draw() {
+            self.doing = fault.name().into();
+            match fault {
+                Fault::Wipe => self.wipe()?,
+                Fault::Corrupt => self.corrupt()?,
+                fault => self.strike(fault)?,
+            }
+            self.doing = "all well".into();
+            let moment = self.millis(200, 1200);
+            self.wait(moment.min(self.left()))?;
+        }
+        self.wait(self.left())
+    }
+
+    fn left(&self) -> Duration {
+        self.time.saturating_sub(self.watch.elapsed())
+    }
+
+    /// The next fault for which there is time; `None` if there is none.
+    fn draw(&mut self) -> Option<Fault> {
+        let left = self.left();
+        let fits = |fault: &Fault| match fault {
+            Fault::None => false,
+            Fault::Wipe | Fault::Corrupt => left > REJOIN_MIN,
+            _ => left > STRIKE_MIN,
+        };
+        if !self.deck.iter().any(fits) {
+            self.deck = self.kinds.clone();
+            for at in (1..self.deck.len()).rev() {
+                self.deck.swap(at, self.rng.below(at as u64 + 1) as usize);
+            }
+        }
+        let at = self.deck.iter().position(fits)?;
+        Some(self.deck.remove(at))
+    }
+
+    fn millis(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(least + self.rng.below(most - least))
+    }
+
+    /// Lets time pass, and looks at the nodes meanwhile.
+    fn wait(&mut self, time: Duration) -> Result<(), End> {
+        let until = self.watch.elapsed() + time;
+        loop {
+            self.look_around()?;
+            let left = until.saturating_sub(self.watch.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(STEP));
+        }
+    }
+
+    fn look_around(&mut self) -> Result<(), End> {
+        self.watch.show(self.board.requests(), &self.doing);
+        if self.watch.asked_to_stop() {
+            return Err(End::Asked);
+        }
+        if self.board.has_findings() {
+            return Err(End::Finding);
+        }
+        for (at, node) in self.cluster.nodes.iter_mut().enumerate() {
+            if self.may_end != Some(at)
+                && let Some(status) = node.ended()?
+            {
+                let (port, log) = (node.port, node.last_lines());
+                let what = format!("node {port} ended by itself with {status}; its last lines:");
+                return Err(End::Violation(format!("{what}\n{log}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something has succeeded.
+    fn until<T>(
+        &mut self,
+        what: &str,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, String>,
+    ) -> Result<T, End> {
+        let started = self.watch.elapsed();
+        loop {
+            let error = match attempt(self) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if self.watch.elapsed() - started > ending::RECOVERY {
+                let limit = ending::RECOVERY.as_secs();
+                return Err(End::Violation(format!("{what}: not within {limit} s: {error}")));
+            }
+            self.wait(STEP)?;
+        }
+    }
+
+    fn until_all_well(&mut self, after: &str) -> Result<(), End> {
+        self.until(&format!("all nodes serve {after}"), |nemesis| ending::all_well(nemesis.board))
+    }
+
+    fn note(&mut self, fault: Fault, what: &str) {
+        *self.struck.entry(fault).or_default() += 1;
+        self.watch.say(&format!("{:<8} {what}", fault.name()));
+    }
+
+    /// A node that runs; every other time the leader, if one is known.
+    fn victim(&mut self) -> usize {
+        let size = self.cluster.nodes.len();
+        let mut at = self.rng.below(size as u64) as usize;
+        if self.rng.chance(1, 2) {
+            let leader = ending::leader(self.board);
+            let named = |port: u16| Some(i64::from(port)) == leader;
+            at = self.cluster.nodes.iter().position(|node| named(node.port)).unwrap_or(at);
+        }
+        let runs = |at: &usize| self.cluster.nodes[*at].runs();
+        (at..at + size).map(|at| at % size).find(runs).unwrap_or(at)
+    }
+
+    /// One fault, sometimes another one beside it, and healing.
+    fn strike(&mut self, fault: Fault) -> Result<(), End> {
+        let together = [Fault::Kill, Fault::Pause, Fault::Cut, Fault::Stall];
+        let others: Vec<Fault> = self
+            .kinds
+            .iter()
+            .copied()
+            .filter(|other| *other != fault && together.contains(other))
+            .collect();
+        let longest = if fault == Fault::All { 1000 } else { 3500 };
+        let mut hold = self.millis(300, longest).min(self.left());
+        self.begin(fault, hold)?;
+        if !others.is_empty() && together.contains(&fault) && self.rng.chance(1, 3) {
+            let delay = self.millis(0, 500).min(hold);
+            self.wait(delay)?;
+            hold -= delay;
+            let other = others[self.rng.below(others.len() as u64) as usize];
+            self.doing = format!("{} and {}", fault.name(), other.name());
+            self.begin(other, hold)?;
+        }
+        self.wait(hold)?;
+        Ok(self.cluster.heal()?)
+    }
+
+    fn begin(&mut self, fault: Fault, hold: Duration) -> Result<(), End> {
+        let what = match fault {
+            Fault::Kill => {
+                let victim = self.victim();
+                self.cluster.nodes[victim].kill()?;
+                format!("node {}", self.cluster.nodes[victim].port)
+            }
+            Fault::Pause => {
+                let victim = self.victim();
+                self.cluster.nodes[victim].signal(Signal::STOP)?;
+                format!("node {}", self.cluster.nodes[victim].port)
+            }
+            Fault::All => {
+                for node in &mut self.cluster.nodes {
+                    node.kill()?;
+                }
+                "all nodes".into()
+            }
+            Fault::Cut => {
+                let reset = self.rng.chance(1, 2);
+                self.links(Mode::Cut { reset })
+            }
+            _ => {
+                let mode = match self.rng.below(4) {
+                    0 => Mode::Stall { forth: true, back: true },
+                    1 => Mode::Stall { forth: true, back: false },
+                    2 => Mode::Stall { forth: false, back: true },
+                    _ => Mode::Delay(self.millis(5, 80)),
+                };
+                self.links(mode)
+            }
+        };
+        self.note(fault, &format!("{what}, for {} ms", hold.as_millis()));
+        Ok(())
+    }
+
+    /// Changes some links; which ones.
+    fn links(&mut self, mode: Mode) -> String {
+        let (size, victim) = (self.cluster.nodes.len(), self.victim());
+        let other = (victim + 1 + self.rng.below(size as u64 - 1) as usize) % size;
+        let mut half = self.rng.bits();
+        if (half >> victim) & 1 == (half >> other) & 1 {
+            half ^= 1 << victim; // Both sides have somebody.
+        }
+        let shape = self.rng.below(5);
+        for from in 0..size {
+            for to in (0..size).filter(|to| *to != from) {
+                let hit = match shape {
+                    0 => from == victim || to == victim,
+                    1 => (from, to) == (victim, other) || (from, to) == (other, victim),
+                    2 => (from, to) == (victim, other),
+                    3 => from == victim,
+                    _ => (half >> from) & 1 != (half >> to) & 1,
+                };
+                if hit {
+                    self.cluster.set_link(from, to, mode);
+                }
+            }
+        }
+        let port = |at: usize| self.cluster.nodes[at].port;
+        let (victim, other) = (port(victim), port(other));
+        let which = match shape {
+            0 => format!("all links of node {victim}"),
+            1 => format!("links between {victim} and {other}"),
+            2 => format!("link from {victim} to {other}"),
+            3 => format!("links from {victim}"),
+            _ => {
+                let side = (0..size).filter(|at| (half >> at) & 1 == 0).map(port);
+                let side: Vec<_> = side.map(|port| port.to_string()).collect();
+                format!("links between {} and the others", side.join(", "))
+            }
+        };
+        format!("{which}: {mode}")
+    }
+
+    /// A node loses its directory while it is down, and joins anew.
+    fn wipe(&mut self) -> Result<(), End> {
+        self.until_all_well("before a directory is wiped")?;
+        let victim = self.victim();
+        let node = &mut self.cluster.nodes[victim];
+        node.kill()?;
+        node.wipe()?;
+        node.start()?;
+        let what = format!("directory of node {}", node.port);
+        self.note(Fault::Wipe, &what);
+        self.until_all_well("after a directory was wiped")
+    }
+
+    /// A bit flips in a file of a node that is down. If the node refuses it, it joins anew.
+    fn corrupt(&mut self) -> Result<(), End> {
+        self.until_all_well("before a file is damaged")?;
+        let victim = self.victim();
+        let node = &mut self.cluster.nodes[victim];
+        let port = node.port;
+        node.kill()?;
+        let place = node.corrupt(&mut self.rng)?;
+        node.start()?;
+        let Some(place) = place else {
+            self.watch.say(&format!("corrupt  node {port} has nothing sealed yet"));
+            return self.until_all_well("after a kill");
+        };
+        self.note(Fault::Corrupt, &format!("node {port}, {place}"));
+        let what = format!("node {port} refuses or serves");
+        self.may_end = Some(victim);
+        let refused = self.until(&what, |nemesis| {
+            let node = &mut nemesis.cluster.nodes[victim];
+            match node.ended().map_err(|error| error.to_string())? {
+                Some(status) if status.code() == Some(DATA_REFUSED) => Ok(Ok(true)),
+                Some(status) => Ok(Err(format!(
+                    "node {port} ended with {status} after damage to {place}; its last lines:\n{}",
+                    node.last_lines()
+                ))),
+                None => ending::well(nemesis.board, victim).map(|_| Ok(false)),
+            }
+        });
+        self.may_end = None;
+        let refused = refused?;
+        if refused.map_err(End::Violation)? {
+            self.watch.say(&format!("         node {port} refuses its data, and joins anew"));
+            self.damaged += 1;
+            let node = &mut self.cluster.nodes[victim];
+            node.set_aside(self.damaged)?;
+            node.start()?;
+        }
+        self.until_all_well("after a file was damaged")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_gets_the_faults_that_it_must_bear() {
+        assert_eq!(Fault::fitting(1), [Fault::Kill, Fault::Pause, Fault::All]);
+        assert!(!Fault::fitting(2).contains(&Fault::Wipe));
+        assert_eq!(Fault::fitting(3).len(), 7);
+        for fault in Fault::value_variants() {
+            let name = fault.to_possible_value().unwrap();
+            assert_eq!(name.get_name(), fault.name());
+        }
+    }
+}
