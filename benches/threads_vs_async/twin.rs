@@ -19,7 +19,8 @@ use std::time::Instant;
 
 use clap::Parser;
 use nodesync::config::{Args, Config};
-use nodesync::node::{Answer, ExternalClient, Inbox, Node, Step, Stop, Ticket};
+use nodesync::node::{ExternalClient, Node, Step, Stop};
+use nodesync::service::{Answer, Inbox, Ticket};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};

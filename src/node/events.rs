@@ -2,15 +2,18 @@
 
 use super::stop::Fatal;
 use crate::replica::{Cause, Event};
-use crate::types::Index;
+use crate::service::Failure;
 
-/// Why a node stops whose state is not that of the others.
-pub fn diverged(index: Index) -> Fatal {
-    Fatal::Data(format!(
-        "the state of this node at index {index} is not that of the other members: its memory or \
-         its disk cannot be trusted. Move its data directory away and start it with an empty one, \
-         so that it learns from its peers"
-    ))
+/// The error that ends a node after a failure of its replica.
+pub fn fatal(failure: &Failure) -> Fatal {
+    match failure {
+        Failure::Broken(invariant) => Fatal::Bug(format!("broken invariant: {invariant}")),
+        Failure::Diverged(index) => Fatal::Data(format!(
+            "the state of this node at index {index} differs from that of the other members: its \
+             memory or its disk cannot be trusted. Move its data directory away and start it with \
+             an empty one, so that it learns from its peers"
+        )),
+    }
 }
 
 /// Writes what the replica found worth telling.

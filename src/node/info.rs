@@ -1,20 +1,17 @@
-//! What only the node can tell: INFO, ROLE, NODES, CLIENT LIST, WAIT.
+//! Questions that only the node can answer: INFO, ROLE, NODES, LEADER, CLIENT LIST, TIME.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Shared;
-use super::clients::Client;
 use crate::clock::wall_micros;
+use crate::node::clients::Client;
+use crate::node::shared::Shared;
 use crate::protocol::{Protocol, Question, Reply};
 use crate::replica::{PeerStatus, RoleName, Status};
 use crate::types::{Index, NodeId};
 
-/// How often WAIT looks whether the replicas are there.
-pub const WAIT_STEP: Duration = Duration::from_millis(10);
-
-/// Answers a question of the client `id`. (WAIT is for the front ends: see [`Wait`].)
+/// Answers a question of the client `id`.
 pub fn answer(shared: &Shared, id: u64, question: &Question) -> Reply {
     match question {
         Question::Info { sections } => Reply::Verbatim(info(shared, sections)),
@@ -33,9 +30,9 @@ pub fn answer(shared: &Shared, id: u64, question: &Question) -> Reply {
             Reply::Verbatim(own.map(|client| client_line(client)).unwrap_or_default())
         }
         Question::Time => Reply::time(Duration::from_micros(wall_micros())),
-        Question::Wait { replicas, timeout_ms } => {
-            let wait = Wait::new(shared, *replicas, *timeout_ms);
-            Reply::Integer(wait.holding(shared))
+        Question::Wait { .. } => {
+            debug_assert!(false, "WAIT is the driver's own");
+            Reply::Integer(0)
         }
     }
 }
@@ -64,48 +61,6 @@ fn client_line(client: &Client) -> String {
         profile.library_version,
         profile.commands,
     )
-}
-
-/// How many other nodes hold everything that is committed. Only the leader knows in detail;
-/// elsewhere what was acknowledged is on a majority, which is as much as can be said.
-fn replicas_holding(status: &Status, index: Index) -> usize {
-    if status.role == RoleName::Leader {
-        let matched = status.peers.iter().filter_map(|peer| peer.progress);
-        return matched.filter(|(matched, _)| *matched >= index).count();
-    }
-    status.peers.len().div_ceil(2)
-}
-
-/// WAIT (Redis): until `replicas` other nodes hold what was committed when it was asked, or the
-/// time is over; the answer is how many do. To be looked at every [`WAIT_STEP`].
-#[derive(Debug)]
-pub struct Wait {
-    replicas: i64,
-    index: Index,
-    deadline: Instant,
-}
-
-impl Wait {
-    /// Begins. With 0 milliseconds, or too many, `--request-timeout` is the bound.
-    pub fn new(shared: &Shared, replicas: i64, timeout_ms: u64) -> Wait {
-        let limit = match timeout_ms {
-            0 => shared.config.request_timeout,
-            millis => Duration::from_millis(millis).min(shared.config.request_timeout),
-        };
-        let replicas = replicas.min(shared.config.peers.len() as i64);
-        Wait { replicas, index: shared.core.status().commit, deadline: Instant::now() + limit }
-    }
-
-    /// The answer, if it is time for it.
-    pub fn answer(&self, shared: &Shared) -> Option<i64> {
-        let holding = self.holding(shared);
-        (holding >= self.replicas || Instant::now() >= self.deadline).then_some(holding)
-    }
-
-    /// How many nodes hold it now.
-    pub fn holding(&self, shared: &Shared) -> i64 {
-        replicas_holding(&shared.core.status(), self.index) as i64
-    }
 }
 
 /// The address of a member, as host and port.
@@ -289,8 +244,8 @@ fn stats(shared: &Shared, _: &Status, out: &mut String) {
     line(out, "total_commands_processed", gone + present);
     line(out, "strong_write_batches", clients.writes.load(Ordering::Relaxed));
     line(out, "strong_read_batches", clients.reads.load(Ordering::Relaxed));
-    line(out, "eventual_write_batches", clients.accepts.load(Ordering::Relaxed));
-    line(out, "eventual_read_batches", clients.looks.load(Ordering::Relaxed));
+    line(out, "eventual_write_batches", clients.stamps.load(Ordering::Relaxed));
+    line(out, "eventual_read_batches", clients.local_reads.load(Ordering::Relaxed));
 }
 
 fn replication(shared: &Shared, status: &Status, out: &mut String) {

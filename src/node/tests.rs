@@ -20,16 +20,18 @@ use bytes::Bytes;
 use clap::Parser;
 use crossbeam_channel::{bounded, unbounded};
 
-use super::clients::waiter::{Answer, Waiter};
-use super::core::{Core, Request};
+use super::Node;
+use super::clients::Waiter;
+use super::core::Core;
 use super::queues::Queues;
-use super::{Node, Shared};
+use super::shared::Shared;
 use crate::clock::Clock;
 use crate::config::{Args, Config};
 use crate::replica::{
     Envelope, HardState, Heartbeat, Input, Message, Recovered, Replica, Settings, Standing,
 };
 use crate::rng::Rng;
+use crate::service::{Answer, Request, Shell};
 use crate::store::Writer;
 use crate::types::{Command, NodeId, Outcome, Rejected, Unknown, Unserved, Version, When, Write};
 
@@ -85,9 +87,9 @@ pub fn ask(
     core: &Core,
     request: Request,
     waiter: &Arc<Waiter>,
-    deadline: Instant,
+    patience: Duration,
 ) -> Result<Answer, Unserved> {
-    match core.ask_and_wait(request, waiter, deadline).0 {
+    match core.ask_and_wait(request, waiter, core.now() + patience) {
         Answer::Unserved(unserved) => Err(unserved),
         answer => Ok(answer),
     }
@@ -97,8 +99,7 @@ pub fn ask(
 #[track_caller]
 pub fn wait_until_it_serves(shared: &Shared) {
     let waiter = Arc::default();
-    let deadline = || Instant::now() + SOON;
-    eventually("it serves", || ask(&shared.core, Request::Read, &waiter, deadline()).is_ok());
+    eventually("it serves", || ask(&shared.core, Request::Read, &waiter, SOON).is_ok());
 }
 
 /// A client's session without a socket. It knows what its own key may hold.
@@ -120,14 +121,13 @@ impl<'a> Caller<'a> {
         Caller { shared, key, rng, waiter: Arc::default(), written: 0, tried: 0, overdue: 0 }
     }
 
-    /// Until when the next request waits: often until about the moment of its answer.
-    fn deadline(&mut self) -> Instant {
-        let patience = match self.rng.below(4) {
+    /// How long the next request waits: often about as long as its answer takes.
+    fn patience(&mut self) -> Duration {
+        match self.rng.below(4) {
             0 => Duration::ZERO,
             1 => SOON,
             _ => Duration::from_micros(self.rng.below(20_000)),
-        };
-        Instant::now() + patience
+        }
     }
 
     fn number(outcome: &Outcome) -> u64 {
@@ -146,9 +146,9 @@ impl<'a> Caller<'a> {
         let value = text.as_bytes();
         Command::Set { key, value, when: When::Always, get: false }.encode(&mut commands);
         Command::Get { key }.encode(&mut commands);
-        let deadline = self.deadline();
+        let patience = self.patience();
         let request = Request::Write(Bytes::from(commands));
-        let answer = ask(&self.shared.core, request, &self.waiter, deadline)?;
+        let answer = ask(&self.shared.core, request, &self.waiter, patience)?;
         let Answer::Outcomes(outcomes) = answer else { panic!("{answer:?}") };
         assert_eq!(Caller::number(&outcomes[1]), self.tried, "another request's answer");
         self.written = self.tried;
@@ -156,16 +156,16 @@ impl<'a> Caller<'a> {
     }
 
     fn read(&mut self) -> Result<(), Unserved> {
-        let deadline = self.deadline();
-        ask(&self.shared.core, Request::Read, &self.waiter, deadline)?;
+        let patience = self.patience();
+        ask(&self.shared.core, Request::Read, &self.waiter, patience)?;
         let found = self.shared.store.read(&Command::Get { key: self.key.as_bytes() });
         let found = Caller::number(&found);
         assert!((self.written..=self.tried).contains(&found), "{found} after {}", self.written);
         Ok(())
     }
 
-    /// Has an eventual write stamped, makes it visible, and looks at it.
-    fn accept(&mut self) -> Result<(), Unserved> {
+    /// Has an eventual write stamped, and reads it back: it is visible as soon as it is answered.
+    fn stamp(&mut self) -> Result<(), Unserved> {
         let key = format!("eventual {}", self.key);
         let value = self.rng.below(u64::MAX).to_string();
         let write = Write {
@@ -173,11 +173,10 @@ impl<'a> Caller<'a> {
             key: key.as_bytes().into(),
             value: Some(value.as_bytes().into()),
         };
-        let deadline = self.deadline();
-        let answer = ask(&self.shared.core, Request::Stamp(vec![write]), &self.waiter, deadline)?;
-        let Answer::Stamped(stamped) = answer else { panic!("{answer:?}") };
-        assert_eq!((stamped.len(), &stamped[0].key[..]), (1, key.as_bytes()), "another's answer");
-        self.shared.store.put_overlay(&stamped);
+        let patience = self.patience();
+        let answer = ask(&self.shared.core, Request::Stamp(vec![write]), &self.waiter, patience)?;
+        let Answer::Stamped { existed, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(existed.len(), 1, "another's answer");
         let seen = self.shared.store.read_newest(&Command::Get { key: key.as_bytes() });
         assert_eq!(seen, Outcome::Value(value.as_bytes().into()));
         Ok(())
@@ -188,7 +187,7 @@ impl<'a> Caller<'a> {
         match self.rng.below(8) {
             0..4 => self.write(),
             4..7 => self.read(),
-            _ => self.accept(),
+            _ => self.stamp(),
         }
     }
 }
@@ -284,7 +283,8 @@ fn follower() -> Core {
         election: bounded(1).0,
         drain: bounded(1).0,
     };
-    Core::new(replica, queues, clock, Writer::new().store(), Arc::default())
+    let store = Writer::new().store();
+    Core::new(Shell::new(replica, Arc::clone(&store)), queues, clock, store, Arc::default())
 }
 
 #[test]
@@ -292,7 +292,6 @@ fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
     for _ in 0..10 {
         in_time("all are told", || {
             let (core, together) = (follower(), Barrier::new(CALLERS as usize + 1));
-            let deadline = Instant::now() + SOON;
             scope(|scope| {
                 for me in 0..CALLERS {
                     let (core, together) = (&core, &together);
@@ -303,7 +302,7 @@ fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
                             0 => Request::Read,
                             _ => Request::Write(Bytes::new()),
                         };
-                        let told = ask(core, request, &waiter, deadline).unwrap_err();
+                        let told = ask(core, request, &waiter, SOON).unwrap_err();
                         let (stopped, stopping) = (Unknown::Stopped, Rejected::Stopping);
                         assert!(told == stopped.into() || told == stopping.into(), "{told:?}");
                     });

@@ -53,6 +53,9 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Most commands in one run, whoever serves it. Default 4096.
     pub batch_commands_max: usize,
+    /// Most eventual writes that are stamped in one step of the core; a longer run goes in parts.
+    /// Default 1024.
+    pub stamp_writes_max: usize,
     /// Before authentication: most arguments of a RESP request. Default 10, as in Redis.
     pub stranger_arguments_max: usize,
     /// Before authentication: longest argument of a RESP request, in bytes. Default 16 KiB, as in
@@ -74,6 +77,7 @@ impl Default for Limits {
             output_bytes_max: MIB,
             batch_bytes_max: MIB,
             batch_commands_max: 4096,
+            stamp_writes_max: 1024,
             stranger_arguments_max: 10,
             stranger_value_bytes_max: 16 * KIB,
         }

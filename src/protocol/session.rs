@@ -38,7 +38,7 @@ use super::line::{self, Lines, Refused};
 use super::reply::{Reply, ReplyShape};
 use super::resp::{self, Parser};
 use super::run::{Run, Service};
-use super::{Question, ServerInfo, Work};
+use super::{Limits, Question, ServerInfo, Work};
 use crate::types::{Command, NodeId, Outcome, Unknown, Unserved};
 
 /// One client connection; see the module's text for how to drive it.
@@ -147,6 +147,11 @@ impl Session {
     /// Bytes for the client: the driver writes them and clears them away.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
+    }
+
+    /// The bounds of this session.
+    pub fn limits(&self) -> &Limits {
+        &self.conn.server_info.limits
     }
 
     /// What the connection tells about itself.

@@ -1,77 +1,135 @@
-//! What both front ends do for a client alike: a [`Session`], and what it asks of the node, as
-//! requests to the core. Nothing here waits or touches a socket: the front ends decide when bytes
-//! come and go, and how an answer is waited for.
+//! The driver of one client's [`Session`]: turns its work into requests to the core, and answers
+//! into replies. Every front end drives its clients by this file, and so do the simulator and the
+//! tests.
+//!
+//! It never waits and never touches a socket. The front end decides when bytes come and go, and how
+//! an answer is waited for:
+//!
+//! ```text
+//! loop {
+//!     match driver.next(view) {
+//!         Read     => write output(), clear it; read into space(), then filled(n)
+//!         Flush    => write output(), clear it
+//!         Ask(r)   => ask the shell for r; its share of the answer goes to complete()
+//!         Wait(w)  => every WAIT_STEP: w.result(..), then finish_wait()
+//!         Yield    => serve other clients first
+//!         Close    => write output(), close
+//!     }
+//! }
+//! ```
 
 use std::mem;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::node::clients::registry::Client;
-use crate::node::core::Request;
-use crate::node::info::Wait;
-use crate::node::{Shared, info};
-use crate::protocol::{Question, Reply, Session, Work};
-use crate::types::{NodeId, Outcome, Rejected, Unknown, Unserved, Write};
+use super::completion::Share;
+use super::shell::Request;
+use super::wait::Wait;
+use crate::clock::Now;
+use crate::protocol::{Profile, Question, Reply, Session, Work};
+use crate::replica::Status;
+use crate::types::{Command, NodeId, Outcome, Rejected, Unknown, Unserved, Version, Write};
 
-/// Eventual writes that are stamped in one go, so that a command with a million keys does not keep
-/// the core's lock.
-const ACCEPT_WRITES_MAX: usize = 1024;
-
-/// Eventual reads that are done in one go; each of them may walk the whole store.
-const LOOKS_MAX: usize = 16;
+/// Runs of local reads that one call serves. Each of them may walk the whole store.
+const LOCAL_READS_MAX: usize = 16;
 
 /// Replies are written when this much has gathered, even within a pipeline.
 const OUTPUT_BYTES: usize = 64 << 10;
 
-/// A client with its session.
-pub struct Desk {
-    pub client: Arc<Client>,
-    session: Session,
-    asked: Asked,
-    accepting: Accepting,
-}
-
-/// What has been asked for latest.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
+/// The kinds of work that a node counts for INFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A batch for the log.
     Write,
-    Stamp,
+    /// A linearizable read.
     Read,
+    /// Eventual writes to be stamped.
+    Stamp,
+    /// A read of what this node holds.
+    ReadLocal,
 }
 
-/// Eventual writes of one run, which go to the core part by part.
+/// The driver's view of its node: facts and reads that are there at once.
+pub trait NodeView {
+    /// The present moment.
+    fn now(&self) -> Now;
+
+    /// The node that leads, if one is known.
+    fn leader(&self) -> Option<NodeId>;
+
+    /// The replica's state at this moment.
+    fn status(&self) -> Status;
+
+    /// Executes a read on the store as of the last applied entry.
+    fn read(&self, command: &Command<'_>) -> Outcome;
+
+    /// Executes a read on the store with this node's undrained eventual writes on top.
+    fn read_local(&self, command: &Command<'_>) -> Outcome;
+
+    /// Encoded reads are about to be executed: fetches their keys' memory.
+    fn prefetch(&self, _commands: &[u8]) {}
+
+    /// The undrained eventual writes to the keys of these encoded commands, as encoded commands
+    /// themselves, and the highest version among them.
+    fn undrained(&self, commands: &[u8]) -> (Vec<u8>, Version);
+
+    /// See [`Shell::trust`](super::Shell::trust).
+    ///
+    /// # Errors
+    /// The reason why the version may not travel into the log now.
+    fn trust(&self, version: Version) -> Result<(), Rejected>;
+
+    /// Answers a question about the node. (WAIT is the driver's own.)
+    fn answer(&self, profile: &Profile, question: &Question) -> Reply;
+
+    /// Counts a piece of work.
+    fn count(&self, _kind: Kind) {}
+}
+
+/// A client's session with what it has under way.
+pub struct SessionDriver {
+    session: Session,
+    request_timeout: Duration,
+    under_way: Kind,
+    stamping: Stamping,
+}
+
+/// Eventual writes of one run. They go to the core part by part, so that a command with a million
+/// keys does not keep the core's lock.
 #[derive(Default)]
-struct Accepting {
+struct Stamping {
     rest: std::vec::IntoIter<Write>,
-    /// For each write that has been taken: whether its key existed.
+    /// For each write that is stamped: whether its key existed.
     existed: Vec<bool>,
 }
 
-/// What the client needs next.
+/// The client's next need.
 #[derive(Debug)]
 pub enum Next {
     /// Write the output, then read more bytes.
     Read,
-    /// Write the output, then ask again.
+    /// Write the output, then call again.
     Flush,
     /// Write the output and close the connection.
     Close,
-    /// Have this done by the core, then tell [`Desk::wrote`], [`Desk::accepted`],
-    /// [`Desk::may_read`] or [`Desk::unserved`].
+    /// Ask the shell for this, then call [`SessionDriver::complete`].
     Ask(Request),
-    /// Let others have their turn, then ask again: this has taken long.
+    /// Let others have their turn, then call again: this call has taken long.
     Yield,
-    /// Wait until so many other nodes hold everything, then tell [`Desk::waited`].
+    /// Wait until enough other nodes hold everything, then call [`SessionDriver::finish_wait`].
     Wait(Wait),
 }
 
-impl Desk {
-    /// A client that has just been taken in.
-    pub fn new(shared: &Shared, client: Arc<Client>) -> Desk {
-        let session = Session::new(client.id, Arc::clone(&shared.server_info));
-        Desk { client, session, asked: Asked::Read, accepting: Accepting::default() }
+impl SessionDriver {
+    /// Drives a new session. `request_timeout` bounds WAIT.
+    pub fn new(session: Session, request_timeout: Duration) -> SessionDriver {
+        SessionDriver {
+            session,
+            request_timeout,
+            under_way: Kind::Read,
+            stamping: Stamping::default(),
+        }
     }
 
     /// See [`Session::space`].
@@ -89,27 +147,26 @@ impl Desk {
         self.session.output()
     }
 
-    /// How many outcomes the latest [`Request::Write`] must have.
-    pub fn commands_asked(&self) -> usize {
+    /// See [`Session::profile`].
+    pub fn profile(&self) -> &Profile {
+        self.session.profile()
+    }
+
+    /// The number of outcomes that the answer to the latest [`Request::Write`] must have for this
+    /// client.
+    pub fn commands_under_way(&self) -> usize {
         self.session.commands_under_way()
     }
 
-    /// Lets others know what the client tells of itself.
-    pub fn publish(&self) {
-        self.client.publish(self.session.profile());
-    }
-
-    /// Does all that nobody has to wait for; then says what is needed to go on.
-    pub fn next(&mut self, shared: &Shared) -> Next {
-        let clients = &shared.clients;
-        let mut looks = 0;
+    /// Does everything that needs no waiting, then says what is needed to go on.
+    pub fn next(&mut self, view: &impl NodeView) -> Next {
+        let mut local_reads = 0;
         loop {
-            if looks == LOOKS_MAX {
+            if local_reads == LOCAL_READS_MAX {
                 return Next::Yield;
             }
-            if let Some(part) = self.accepting.next_part() {
-                self.asked = Asked::Stamp;
-                return Next::Ask(Request::Stamp(part));
+            if let Some(part) = self.stamping.next_part(self.session.limits().stamp_writes_max) {
+                return self.ask(Kind::Stamp, Request::Stamp(part));
             }
             if self.session.output().len() >= OUTPUT_BYTES {
                 return Next::Flush;
@@ -119,110 +176,118 @@ impl Desk {
                 Work::Close => return Next::Close,
                 Work::Flush => return Next::Flush,
                 Work::Write { commands, eventual } => {
-                    clients.writes.fetch_add(1, Ordering::Relaxed);
+                    view.count(Kind::Write);
                     let commands =
-                        if eventual { with_undrained(shared, commands) } else { Ok(commands) };
-                    self.asked = Asked::Write;
+                        if eventual { self.with_undrained(view, commands) } else { Ok(commands) };
                     match commands {
-                        Ok(commands) => return Next::Ask(Request::Write(commands)),
-                        Err(unserved) => self.unserved(shared, unserved),
+                        Ok(commands) => return self.ask(Kind::Write, Request::Write(commands)),
+                        Err(unserved) => self.session.finish_write(Err(unserved), view.leader()),
                     }
                 }
+                Work::Read => {
+                    view.count(Kind::Read);
+                    return self.ask(Kind::Read, Request::Read);
+                }
                 Work::Stamp { writes } => {
-                    clients.accepts.fetch_add(1, Ordering::Relaxed);
-                    self.accepting.rest = writes.into_iter();
+                    view.count(Kind::Stamp);
+                    self.stamping.rest = writes.into_iter();
                 }
                 Work::ReadLocal => {
-                    clients.looks.fetch_add(1, Ordering::Relaxed);
-                    looks += 1;
-                    let store = &shared.store;
-                    store.prefetch_commands(self.session.reads_under_way());
-                    self.session.finish_read(Ok(&mut |command| store.read_newest(command)));
-                }
-                Work::Read => {
-                    clients.reads.fetch_add(1, Ordering::Relaxed);
-                    self.asked = Asked::Read;
-                    return Next::Ask(Request::Read);
+                    view.count(Kind::ReadLocal);
+                    local_reads += 1;
+                    view.prefetch(self.session.reads_under_way());
+                    self.session.finish_read(Ok(&mut |command| view.read_local(command)));
                 }
                 Work::Ask(Question::Wait { replicas, timeout_ms }) => {
-                    return Next::Wait(Wait::new(shared, replicas, timeout_ms));
+                    let (now, status) = (view.now(), view.status());
+                    let limit = self.request_timeout;
+                    return Next::Wait(Wait::new(now, &status, replicas, timeout_ms, limit));
                 }
                 Work::Ask(question) => {
-                    self.publish();
-                    let reply = info::answer(shared, self.client.id, &question);
+                    let reply = view.answer(self.session.profile(), &question);
                     self.session.finish_ask(reply);
                 }
             }
         }
     }
 
-    /// What came of a [`Request::Write`].
-    pub fn wrote(&mut self, shared: &Shared, outcomes: Vec<Outcome>) {
-        self.session.finish_write(Ok(outcomes), shared.core.leader());
+    fn ask(&mut self, kind: Kind, request: Request) -> Next {
+        self.under_way = kind;
+        Next::Ask(request)
     }
 
-    /// A [`Request::Read`] is granted.
-    pub fn may_read(&mut self, shared: &Shared) {
-        let store = &shared.store;
-        store.prefetch_commands(self.session.reads_under_way());
-        self.session.finish_read(Ok(&mut |command| store.read(command)));
+    /// Puts the undrained eventual writes to the same keys in front of an eventual session's
+    /// commands, so that the commands see in the log what the session has seen on this node.
+    ///
+    /// # Errors
+    /// The reason why the request cannot be made now. It is certainly not done.
+    fn with_undrained(&self, view: &impl NodeView, commands: Bytes) -> Result<Bytes, Unserved> {
+        let (mut undrained, newest) = view.undrained(&commands);
+        if undrained.is_empty() {
+            return Ok(commands);
+        }
+        // The log takes no version that may come from a wrong clock: it would win for ever.
+        view.trust(newest)?;
+        // A request has a greatest length on the wire. Once the writes have drained, the commands
+        // need nothing in front of them, so trying again helps.
+        if undrained.len() + commands.len() > self.session.limits().request_bytes_max {
+            return Err(Rejected::Busy.into());
+        }
+        undrained.extend_from_slice(&commands);
+        Ok(undrained.into())
     }
 
-    /// The writes of a [`Request::Stamp`] are in the overlay: for each whether its key existed.
-    /// `stamper` is who has stamped them.
-    pub fn accepted(&mut self, existed: &[bool], stamper: Option<NodeId>) {
-        self.accepting.existed.extend_from_slice(existed);
-        if self.accepting.rest.as_slice().is_empty() {
-            let Accepting { existed, .. } = mem::take(&mut self.accepting);
-            self.session.finish_stamp(Ok(existed), stamper);
+    /// The client's share of the answer to the latest [`Next::Ask`].
+    pub fn complete(&mut self, view: &impl NodeView, share: Share<'_>) {
+        match share {
+            // Undrained writes in front of the commands have no outcomes.
+            Share::Outcomes(outcomes) => self.session.finish_write(Ok(outcomes), view.leader()),
+            Share::Stamped { existed, by } => self.stamped(existed, by),
+            Share::MayRead => {
+                view.prefetch(self.session.reads_under_way());
+                self.session.finish_read(Ok(&mut |command| view.read(command)));
+            }
+            Share::Unserved(unserved) => self.unserved(view, unserved),
         }
     }
 
-    /// What was asked for is not served.
-    pub fn unserved(&mut self, shared: &Shared, unserved: Unserved) {
-        match self.asked {
-            Asked::Write => self.session.finish_write(Err(unserved), shared.core.leader()),
-            Asked::Read => self.session.finish_read(Err(unserved)),
-            Asked::Stamp => {
-                let Accepting { existed, .. } = mem::take(&mut self.accepting);
-                let partly = !existed.is_empty();
-                let unserved = if partly { Unknown::Partly.into() } else { unserved };
+    fn stamped(&mut self, existed: &[bool], by: Option<NodeId>) {
+        self.stamping.existed.extend_from_slice(existed);
+        if self.stamping.rest.as_slice().is_empty() {
+            let Stamping { existed, .. } = mem::take(&mut self.stamping);
+            self.session.finish_stamp(Ok(existed), by);
+        }
+    }
+
+    fn unserved(&mut self, view: &impl NodeView, unserved: Unserved) {
+        match self.under_way {
+            Kind::Write => self.session.finish_write(Err(unserved), view.leader()),
+            Kind::Read | Kind::ReadLocal => self.session.finish_read(Err(unserved)),
+            Kind::Stamp => {
+                let Stamping { existed, .. } = mem::take(&mut self.stamping);
+                // Earlier parts are stamped and stay. So "certainly not done" would be a lie.
+                let partly_done = !existed.is_empty();
+                let unserved = if partly_done { Unknown::Partly.into() } else { unserved };
                 self.session.finish_stamp(Err(unserved), None);
             }
         }
     }
 
-    /// The end of a [`Next::Wait`].
-    pub fn waited(&mut self, holding: i64) {
+    /// The end of a [`Next::Wait`]: the number of nodes that hold everything.
+    pub fn finish_wait(&mut self, holding: i64) {
         self.session.finish_ask(Reply::Integer(holding));
     }
 }
 
-impl Accepting {
-    fn next_part(&mut self) -> Option<Vec<Write>> {
+impl Stamping {
+    fn next_part(&mut self, writes_max: usize) -> Option<Vec<Write>> {
         let rest = &mut self.rest;
         if rest.as_slice().is_empty() {
             return None;
         }
-        if rest.len() <= ACCEPT_WRITES_MAX {
+        if rest.len() <= writes_max {
             return Some(mem::take(rest).collect());
         }
-        Some(rest.take(ACCEPT_WRITES_MAX).collect())
+        Some(rest.take(writes_max).collect())
     }
-}
-
-/// Commands of an eventual session that go through the log take along what the log may not have yet
-/// of the keys concerned, so that they see what the session has seen. If that is more than a
-/// request may be long, they have to come again when it is in the log.
-fn with_undrained(shared: &Shared, commands: Bytes) -> Result<Bytes, Unserved> {
-    let (mut undrained, newest) = shared.store.undrained(&commands);
-    if undrained.is_empty() {
-        return Ok(commands);
-    }
-    shared.core.trust(newest)?;
-    if undrained.len() + commands.len() > shared.server_info.limits.request_bytes_max {
-        return Err(Rejected::Busy.into());
-    }
-    undrained.extend_from_slice(&commands);
-    Ok(undrained.into())
 }

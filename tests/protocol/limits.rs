@@ -14,6 +14,7 @@ pub fn tight() -> Limits {
         output_bytes_max: 50,
         batch_bytes_max: 100,
         batch_commands_max: 3,
+        stamp_writes_max: 1024,
         stranger_arguments_max: 3,
         stranger_value_bytes_max: 10,
     }

@@ -1,25 +1,29 @@
-//! A client that somebody else's front end serves, by other means than `--io` offers: its own
-//! sockets, its own way to wait. The benchmark `threads_vs_async` serves clients from an async
-//! runtime with it.
+//! A client that a front end outside this crate serves, with its own sockets and its own way to
+//! wait. The benchmark `threads_vs_async` serves clients from an async runtime by it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::node::Shared;
-use crate::node::clients::waiter::{Answer, Asker, Inbox, Ticket};
-use crate::node::core::{Asked, Open};
-use crate::service::driver::{Desk, Next};
+use super::connection::new_driver;
+use super::registry::Client;
+use super::view::View;
+use crate::node::shared::Shared;
+use crate::service::{
+    Answer, Inbox, Next, NodeView, ReplyTo, RequestHandle, SessionDriver, Ticket,
+};
 
-/// See the module. Dropping it ends the client.
+/// A client without a front end of this node. Dropping it ends the client.
 pub struct ExternalClient {
     shared: Arc<Shared>,
-    desk: Desk,
+    client: Arc<Client>,
+    driver: SessionDriver,
     ticket: Ticket,
-    open: Option<Open>,
+    /// The request that waits for its answer.
+    open: Option<RequestHandle>,
 }
 
-/// What a guest needs next.
+/// The client's next need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Write the output, clear it, then read more bytes into the space.
@@ -28,8 +32,8 @@ pub enum Step {
     Flush,
     /// Write the output and close the connection.
     Close,
-    /// Wait for the answer in the inbox, and hand it to [`ExternalClient::answered`]; from this time on,
-    /// without one, call [`ExternalClient::cancel`].
+    /// Wait for the answer in the inbox, and hand it to [`ExternalClient::answered`]. If it has not
+    /// come by this time, call [`ExternalClient::cancel`].
     Answer(Instant),
 }
 
@@ -39,13 +43,13 @@ impl ExternalClient {
         address: SocketAddr,
     ) -> Option<ExternalClient> {
         let client = shared.clients.enter(address, shared.config.maxclients)?;
-        let desk = Desk::new(shared, client);
-        Some(ExternalClient { shared: Arc::clone(shared), desk, ticket: 0, open: None })
+        let driver = new_driver(shared, &client);
+        Some(ExternalClient { shared: Arc::clone(shared), client, driver, ticket: 0, open: None })
     }
 
-    /// Where to read the client's bytes into; to be asked for before each read.
+    /// The place to read the client's bytes into; to be asked for before each read.
     pub fn space(&mut self) -> &mut [u8] {
-        self.desk.space()
+        self.driver.space()
     }
 
     /// Takes note that `len` bytes were read into the space.
@@ -53,58 +57,42 @@ impl ExternalClient {
     /// # Panics
     /// If the space was shorter.
     pub fn filled(&mut self, len: usize) {
-        self.desk.filled(len);
+        self.driver.filled(len);
     }
 
     /// Bytes for the client.
     pub fn output(&mut self) -> &mut Vec<u8> {
-        self.desk.output()
+        self.driver.output()
     }
 
-    /// Does all that nobody has to wait for, and asks the core for what somebody has; the answer
-    /// goes to `inbox`, unless it is there at once.
+    /// Does everything that needs no waiting, then asks the core for what does. The answer goes to
+    /// `inbox`, and may be there before this returns.
     pub fn step(&mut self, inbox: &Arc<dyn Inbox>) -> Step {
+        let view = View { shared: &self.shared, client: &self.client };
         loop {
-            let request = match self.desk.next(&self.shared) {
+            match self.driver.next(&view) {
                 Next::Read => return Step::Read,
-                Next::Yield => continue,
                 Next::Flush => return Step::Flush,
                 Next::Close => return Step::Close,
-                Next::Wait(wait) => {
-                    self.desk.waited(wait.holding(&self.shared));
-                    continue;
+                Next::Yield => {}
+                Next::Wait(wait) => self.driver.finish_wait(wait.holding(&view.status())),
+                Next::Ask(request) => {
+                    self.ticket += 1;
+                    let deadline = view.now() + self.shared.config.request_timeout;
+                    let (inbox, ticket) = (Arc::clone(inbox), self.ticket);
+                    let asked = vec![(request, ReplyTo { inbox, ticket, deadline })];
+                    self.open = self.shared.core.ask(asked).pop();
+                    return Step::Answer(self.shared.clock.instant(deadline));
                 }
-                Next::Ask(request) => request,
-            };
-            self.ticket += 1;
-            let deadline = Instant::now() + self.shared.config.request_timeout;
-            let asker = Asker { inbox: Arc::clone(inbox), ticket: self.ticket, deadline };
-            let mut stamped = None;
-            self.shared.core.ask([(request, asker)], |asked: Asked| {
-                self.open = Some(asked.open);
-                stamped = asked.stamped;
-            });
-            match stamped {
-                Some(writes) => self.answered(self.ticket, Answer::Stamped(writes)),
-                None => return Step::Answer(deadline),
             }
         }
     }
 
     /// An answer has come. One that is not waited for any more is dropped.
-    pub fn answered(&mut self, ticket: Ticket, answer: Answer) {
-        if ticket != self.ticket || self.open.take().is_none() {
-            return;
-        }
-        let shared = &self.shared;
-        let stamper = shared.core.stamped_by(&answer);
-        match answer {
-            Answer::Outcomes(outcomes) => self.desk.wrote(shared, outcomes),
-            Answer::Stamped(writes) => {
-                self.desk.accepted(&shared.store.put_overlay(&writes), stamper);
-            }
-            Answer::MayRead => self.desk.may_read(shared),
-            Answer::Unserved(unserved) => self.desk.unserved(shared, unserved),
+    pub fn answered(&mut self, ticket: Ticket, mut answer: Answer) {
+        if ticket == self.ticket && self.open.take().is_some() {
+            let view = View { shared: &self.shared, client: &self.client };
+            self.driver.complete(&view, answer.as_share());
         }
     }
 
@@ -121,6 +109,6 @@ impl Drop for ExternalClient {
         if let Some(open) = self.open {
             self.shared.core.cancel(open);
         }
-        self.shared.clients.leave(self.desk.client.id);
+        self.shared.clients.leave(self.client.id);
     }
 }

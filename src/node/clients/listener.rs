@@ -1,14 +1,17 @@
 //! The listener thread: accepts, hands the connection to the front end, and never reads or waits
 //! for a client. Beyond the limit a connection gets one line and is closed.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::node::{Shared, clients};
+use super::connection::{Connection, TOO_MANY_CLIENTS, by_the_pool};
+use super::threads;
+use crate::config::Io;
+use crate::node::shared::Shared;
 
 const BACKLOG: i32 = 1024;
 
@@ -83,13 +86,22 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    if let Err(error) = clients::serve(shared, stream, address) {
+    if let Err(error) = hand_over(shared, stream, address) {
         log::warn!(target: "NodeSync", "Cannot serve {address}: {error}");
+    }
+}
+
+/// Hands a new connection to the front end.
+fn hand_over(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+    let connection = Connection { stream, address, counted: shared.clients.connect() };
+    match shared.config.io {
+        Io::Threads => by_the_pool(shared, connection, threads::serve),
+        Io::Poll => shared.loops.take(connection),
     }
 }
 
 /// Says why and closes, without waiting for anyone.
 fn refuse(stream: &TcpStream) {
     let _ = stream.set_nonblocking(true);
-    let _ = (&*stream).write(clients::TOO_MANY_CLIENTS);
+    let _ = (&*stream).write(TOO_MANY_CLIENTS);
 }

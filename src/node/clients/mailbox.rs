@@ -1,39 +1,36 @@
-//! What comes to a loop from other threads: connections and answers. The loop is woken only if it
-//! sleeps, and once.
+//! The way into a loop for other threads: connections and answers. A loop is woken only if it
+//! sleeps, and once, however much comes.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mio::{Poll, Token, Waker};
+use mio::Waker;
 use parking_lot::Mutex;
 
-use crate::node::clients::Connection;
-use crate::node::clients::loops::Idle;
-use crate::node::clients::waiter::{Answer, Inbox, Ticket};
+use super::connection::Connection;
+use crate::service::{Answer, Inbox, Ticket};
 
-/// The waker's token; no connection has it.
-const WAKER: Token = Token(usize::MAX);
-
-/// The way into the loops, for the listener and whoever has answers.
+/// The ways into all loops of a node, for the listener.
 pub struct Loops {
     mailboxes: Vec<Arc<Mailbox>>,
     next: AtomicUsize,
 }
 
-/// What comes to a loop from other threads.
+/// A loop's inbox, and its way to be woken.
 pub struct Mailbox {
     mail: Mutex<Mail>,
     waker: Waker,
 }
 
+/// What has come since the loop last looked.
 #[derive(Default)]
 pub struct Mail {
     pub connections: Vec<Connection>,
     pub answers: Vec<(Ticket, Answer)>,
-    /// True if the loop sleeps, or is about to, and has not been woken.
+    /// The loop sleeps, or is about to, and has not been woken.
     asleep: bool,
-    /// True once the loop has ended.
+    /// The loop has ended.
     closed: bool,
 }
 
@@ -88,7 +85,8 @@ impl Mailbox {
         std::mem::swap(&mut inside.answers, &mut mail.answers);
     }
 
-    /// True if the loop may sleep: nothing has come, and who brings something will wake it.
+    /// True if the loop may sleep: nothing has come, and the next one to bring something wakes it.
+    /// Both are decided under the mail's lock, so no answer can slip in between.
     pub fn may_sleep(&self) -> bool {
         let mut mail = self.mail.lock();
         mail.asleep = mail.connections.is_empty() && mail.answers.is_empty();
@@ -97,19 +95,9 @@ impl Mailbox {
 }
 
 impl Loops {
-    /// The way into so many loops, and the loops.
-    ///
-    /// # Errors
-    /// If the system has no descriptors for them.
-    pub fn new(count: usize) -> io::Result<(Loops, Vec<Idle>)> {
-        let idle = (0..count).map(|_| {
-            let poll = Poll::new()?;
-            let waker = Waker::new(poll.registry(), WAKER)?;
-            Ok(Idle { poll, mailbox: Arc::new(Mailbox::new(waker)) })
-        });
-        let idle = idle.collect::<io::Result<Vec<Idle>>>()?;
-        let mailboxes = idle.iter().map(|idle| Arc::clone(&idle.mailbox)).collect();
-        Ok((Loops { mailboxes, next: AtomicUsize::new(0) }, idle))
+    /// The ways into the loops with these mailboxes.
+    pub fn new(mailboxes: Vec<Arc<Mailbox>>) -> Loops {
+        Loops { mailboxes, next: AtomicUsize::new(0) }
     }
 
     /// Hands a connection to the loop whose turn it is.

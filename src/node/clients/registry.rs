@@ -29,9 +29,9 @@ pub struct Clients {
     /// See [`Clients::writes`].
     pub reads: AtomicU64,
     /// Batches of eventual writes taken, and eventual reads served, since the start.
-    pub accepts: AtomicU64,
-    /// See [`Clients::accepts`].
-    pub looks: AtomicU64,
+    pub stamps: AtomicU64,
+    /// See [`Clients::stamps`].
+    pub local_reads: AtomicU64,
 }
 
 /// One client.

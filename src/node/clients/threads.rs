@@ -1,23 +1,25 @@
-//! `--io threads`: a pool thread that reads from one client, does what its desk asks for, and
-//! writes the replies. It waits for its client, then for its outcomes, and owns nothing else.
+//! `--io threads`: a pool thread that reads from one client, does what its driver asks for, and
+//! writes the replies. It waits for its client, then for its answers, and owns nothing else.
 //!
-//! A client that does not read its replies stops being read (the write blocks), and is closed when
-//! it has taken nothing for a while.
+//! A client that does not read its replies is not read from either, because the write blocks. It is
+//! closed when it has taken nothing for [`WRITE_TIMEOUT`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Instant;
 
-use crate::node::Shared;
-use crate::node::clients::waiter::{Answer, Waiter};
-use crate::node::clients::{FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, is_crowded, is_peer};
-use crate::node::core::Request;
-use crate::node::info::{WAIT_STEP, Wait};
+use super::connection::{FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, is_crowded, is_peer};
+use super::registry::Client;
+use super::view::View;
+use super::waiter::Waiter;
 use crate::node::peers::receiver;
-use crate::service::driver::{Desk, Next};
+use crate::node::shared::Shared;
+use crate::service::{Next, NodeView, Request, SessionDriver, WAIT_STEP, Wait};
 
-/// Serves whoever has connected, until either side has had enough.
+/// Reads of a closing connection, at most.
+const LINGER_READS: u32 = 64;
+
+/// Serves the other end of a connection, until either side ends it.
 pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     let stream = Arc::new(stream);
     let _registered = shared.stop.register(&stream);
@@ -29,42 +31,42 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     if is_peer {
         return receiver::serve(shared, stream, address);
     }
-    let Some(desk) = admit(shared, &mut stream, address) else {
+    let Some((client, driver)) = admit(shared, &mut stream, address) else {
         let _ = close_gently(&mut stream);
         return;
     };
-    let id = desk.client.id;
-    let mut driver = Driver { shared, desk, waiter: Arc::default() };
+    let mut thread = ClientThread { shared, client: &client, driver, waiter: Arc::default() };
     let ready = stream.set_read_timeout(None);
     let ready = ready.and_then(|()| stream.set_write_timeout(Some(WRITE_TIMEOUT)));
-    if let Err(error) = ready.and_then(|()| driver.run(&mut stream)) {
+    if let Err(error) = ready.and_then(|()| thread.run(&mut stream)) {
         log::debug!(target: "NodeSync", "Client {address}: {error}");
     }
-    shared.clients.leave(id);
+    shared.clients.leave(client.id);
 }
 
-/// A desk with the thread that serves it.
-struct Driver<'a> {
+/// A client with the thread that serves it.
+struct ClientThread<'a> {
     shared: &'a Shared,
-    desk: Desk,
+    client: &'a Client,
+    driver: SessionDriver,
     waiter: Arc<Waiter>,
 }
 
-impl Driver<'_> {
+impl ClientThread<'_> {
     fn run(&mut self, stream: &mut &TcpStream) -> io::Result<()> {
         loop {
-            let len = match stream.read(self.desk.space()) {
+            let len = match stream.read(self.driver.space()) {
                 Ok(0) => return Ok(()),
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            self.desk.filled(len);
+            self.driver.filled(len);
             let busy = self.shared.clients.busy();
             let open = self.work_off(stream)?;
             self.flush(stream)?;
             drop(busy);
-            self.desk.publish();
+            self.client.publish(self.driver.profile());
             if !open {
                 return close_gently(stream);
             }
@@ -73,45 +75,42 @@ impl Driver<'_> {
 
     /// Does all that the bytes at hand ask for. False if the connection is to be closed.
     fn work_off(&mut self, stream: &mut &TcpStream) -> io::Result<bool> {
+        let view = View { shared: self.shared, client: self.client };
         loop {
-            match self.desk.next(self.shared) {
+            match self.driver.next(&view) {
                 Next::Read => return Ok(true),
                 Next::Close => return Ok(false),
+                // Other clients have threads of their own; only a stop must not wait for this one.
                 Next::Yield if self.shared.stop.is_set() => return Ok(false),
                 Next::Yield => {}
                 Next::Flush => self.flush(stream)?,
-                Next::Ask(request) => self.ask(request),
+                Next::Ask(request) => self.ask(&view, request),
                 Next::Wait(wait) => {
-                    let holding = self.wait(&wait);
-                    self.desk.waited(holding);
+                    let holding = self.wait(&view, &wait);
+                    self.driver.finish_wait(holding);
                 }
             }
         }
     }
 
-    fn ask(&mut self, request: Request) {
-        let Driver { shared, desk, waiter } = self;
-        let deadline = Instant::now() + shared.config.request_timeout;
-        let (answer, stamper) = shared.core.ask_and_wait(request, waiter, deadline);
-        match answer {
-            Answer::Outcomes(outcomes) => desk.wrote(shared, outcomes),
-            Answer::Stamped(writes) => desk.accepted(&shared.store.put_overlay(&writes), stamper),
-            Answer::MayRead => desk.may_read(shared),
-            Answer::Unserved(unserved) => desk.unserved(shared, unserved),
-        }
+    fn ask(&mut self, view: &View<'_>, request: Request) {
+        let deadline = view.now() + self.shared.config.request_timeout;
+        let mut answer = self.shared.core.ask_and_wait(request, &self.waiter, deadline);
+        self.driver.complete(view, answer.as_share());
     }
 
-    fn wait(&self, wait: &Wait) -> i64 {
+    fn wait(&self, view: &View<'_>, wait: &Wait) -> i64 {
         loop {
-            let answer = wait.answer(self.shared);
-            if answer.is_some() || self.shared.stop.wait_for(WAIT_STEP) {
-                return answer.unwrap_or_else(|| wait.holding(self.shared));
+            let status = view.status();
+            let result = wait.result(view.now(), &status);
+            if result.is_some() || self.shared.stop.wait_for(WAIT_STEP) {
+                return result.unwrap_or_else(|| wait.holding(&status));
             }
         }
     }
 
     fn flush(&mut self, stream: &mut &TcpStream) -> io::Result<()> {
-        let output = self.desk.output();
+        let output = self.driver.output();
         if !output.is_empty() {
             stream.write_all(output)?;
             output.clear();
@@ -120,11 +119,11 @@ impl Driver<'_> {
     }
 }
 
-/// See [`LINGER`].
+/// Closes so that the client can still read what was written, see [`LINGER`].
 fn close_gently(stream: &mut &TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.set_read_timeout(Some(LINGER))?;
-    let (mut rest, mut left) = ([0; 4096], 64);
+    let (mut rest, mut left) = ([0; 4096], LINGER_READS);
     while left > 0 && matches!(stream.read(&mut rest), Ok(len) if len > 0) {
         left -= 1;
     }

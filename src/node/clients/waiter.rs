@@ -1,80 +1,14 @@
-//! Where answers go. Whoever asks the core names an [`Inbox`], which is a thread that waits for one
-//! answer ([`Waiter`]) or a loop that serves many clients (`front/poll.rs`).
+//! The inbox of a thread that has one request open at a time and sleeps until its answer comes.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::types::{Outcome, Unserved, Writes};
+use crate::clock::Now;
+use crate::service::{Answer, Inbox, ReplyTo, Ticket};
 
-/// What has been waited for.
-#[derive(Debug)]
-pub enum Answer {
-    /// A batch was applied: one outcome for each command.
-    Outcomes(Vec<Outcome>),
-    /// Eventual writes are taken: stamped, to be put into the overlay.
-    Stamped(Writes),
-    /// The store may be read now.
-    MayRead,
-    /// Neither.
-    Unserved(Unserved),
-}
-
-/// Names one question of an inbox; it never asks two by the same name.
-pub type Ticket = u64;
-
-/// Takes answers in, in any order, from any thread.
-pub trait Inbox: Send + Sync {
-    /// Puts an answer in. True if the owner has to be woken for it. An answer to a question that
-    /// is not open any more is dropped, here or by the owner.
-    fn put(&self, ticket: Ticket, answer: Answer) -> bool;
-
-    /// Wakes the owner. Called without any other lock held, and once for many answers.
-    fn wake(&self);
-}
-
-/// Who asks.
-#[derive(Clone)]
-pub struct Asker {
-    /// Where the answer goes.
-    pub inbox: Arc<dyn Inbox>,
-    /// By which name.
-    pub ticket: Ticket,
-    /// Until when it is of use.
-    pub deadline: Instant,
-}
-
-/// Answers on their way: all are put into their inboxes first, then each inbox is woken once.
-#[derive(Default)]
-pub struct Answers {
-    given: Vec<(Asker, Answer)>,
-}
-
-impl Answers {
-    /// Adds an answer.
-    pub fn push(&mut self, asker: Asker, answer: Answer) {
-        self.given.push((asker, answer));
-    }
-
-    /// Hands them over. To be called without any lock held.
-    pub fn deliver(&mut self) {
-        if self.given.is_empty() {
-            return;
-        }
-        let mut sleeping: Vec<Arc<dyn Inbox>> = Vec::new();
-        for (asker, answer) in self.given.drain(..) {
-            if asker.inbox.put(asker.ticket, answer) {
-                sleeping.push(asker.inbox);
-            }
-        }
-        for inbox in sleeping {
-            inbox.wake();
-        }
-    }
-}
-
-/// The inbox of a thread that has one question open at a time and waits for its answer.
+/// The inbox of one thread.
 #[derive(Debug, Default)]
 pub struct Waiter {
     slot: Mutex<Slot>,
@@ -83,7 +17,7 @@ pub struct Waiter {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// The open question, or the latest.
+    /// The open request, or the latest.
     ticket: Ticket,
     answer: Option<Answer>,
 }
@@ -104,12 +38,12 @@ impl Inbox for Waiter {
 }
 
 impl Waiter {
-    /// Opens a question, to be answered by `deadline`. The one before it is closed.
-    pub fn open(self: &Arc<Waiter>, deadline: Instant) -> Asker {
+    /// Opens a request that must have its answer by `deadline`. Closes the one before it.
+    pub fn open(self: &Arc<Waiter>, deadline: Now) -> ReplyTo {
         let mut slot = self.slot.lock();
         slot.ticket += 1;
         slot.answer = None;
-        Asker { inbox: Arc::<Waiter>::clone(self), ticket: slot.ticket, deadline }
+        ReplyTo { inbox: Arc::<Waiter>::clone(self), ticket: slot.ticket, deadline }
     }
 
     /// Waits for the answer; `None` if it has not come by `deadline`.
@@ -145,13 +79,15 @@ mod tests {
     use super::*;
     use crate::node::tests::in_time;
     use crate::rng::Rng;
+    use crate::service::Answers;
+    use crate::types::Outcome;
 
     const PAIRS: u64 = 128;
     const REQUESTS: i64 = 1_500;
 
     /// Who may answer, as the core keeps it: taken out by the one who answers, or by the one who
     /// gives up.
-    type Open = Mutex<Option<(i64, Asker)>>;
+    type Open = Mutex<Option<(i64, ReplyTo)>>;
 
     fn dawdle(rng: &mut Rng) {
         match rng.below(8) {
@@ -174,7 +110,7 @@ mod tests {
                 _ => Duration::from_micros(rng.below(200)),
             };
             let deadline = Instant::now() + patience;
-            *open.lock() = Some((request, waiter.open(deadline)));
+            *open.lock() = Some((request, waiter.open(Now(0))));
             let answer = waiter.wait_until(deadline).or_else(|| {
                 late += 1;
                 let cancelled = open.lock().take();
@@ -236,12 +172,12 @@ mod tests {
     #[test]
     fn an_answer_to_an_earlier_question_is_dropped() {
         let waiter = Arc::<Waiter>::default();
-        let late = waiter.open(Instant::now());
-        assert!(waiter.wait_until(late.deadline).is_none());
-        let open = waiter.open(Instant::now());
+        let late = waiter.open(Now(0));
+        assert!(waiter.wait_until(Instant::now()).is_none());
+        let open = waiter.open(Now(0));
         assert!(!late.inbox.put(late.ticket, Answer::MayRead));
-        assert!(waiter.wait_until(open.deadline).is_none());
+        assert!(waiter.wait_until(Instant::now()).is_none());
         assert!(open.inbox.put(open.ticket, Answer::MayRead));
-        assert!(matches!(waiter.wait_until(open.deadline), Some(Answer::MayRead)));
+        assert!(matches!(waiter.wait_until(Instant::now()), Some(Answer::MayRead)));
     }
 }

@@ -1,73 +1,16 @@
 //! The detector thread: owns the [`FailureDetector`], tells the core and the log who is suspected
 //! and who has recovered.
 //!
-//! Every frame of a peer is a sign of life. Readers put its time into a shared table and wake the
-//! detector only when the peer is suspected: a busy link costs it nothing.
+//! Every frame of a peer is a sign of life; it reaches the detector by `contacts.rs`.
 
-use std::collections::HashMap;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use parking_lot::Mutex;
-
+use super::contacts::Sign;
 use crate::clock::Now;
-use crate::node::Shared;
+use crate::node::shared::Shared;
 use crate::replica::Input;
 use crate::replica::detector::{FailureDetector, Liveness};
 use crate::types::NodeId;
-
-/// What the detector is told.
-pub enum Sign {
-    /// A suspected peer is heard again.
-    Heard(NodeId),
-    /// A peer's port refuses connections.
-    Refused(NodeId),
-    /// End.
-    Stop,
-}
-
-#[derive(Clone, Copy)]
-struct Contact {
-    heard: Now,
-    suspected: bool,
-}
-
-/// When each peer was last heard, written by readers and looked through by the detector.
-pub struct Contacts {
-    table: Mutex<HashMap<NodeId, Contact>>,
-    signs: Sender<Sign>,
-}
-
-impl Contacts {
-    /// All peers count as heard at `now`.
-    pub fn new(now: Now, peers: impl Iterator<Item = NodeId>, signs: Sender<Sign>) -> Contacts {
-        let contact = Contact { heard: now, suspected: false };
-        Contacts { table: Mutex::new(peers.map(|peer| (peer, contact)).collect()), signs }
-    }
-
-    /// A sign of life.
-    pub fn heard(&self, now: Now, peer: NodeId) {
-        let mut table = self.table.lock();
-        let Some(contact) = table.get_mut(&peer) else { return };
-        contact.heard = now;
-        let suspected = contact.suspected;
-        drop(table);
-        if suspected {
-            self.tell(Sign::Heard(peer));
-        }
-    }
-
-    /// Tells the detector something.
-    pub fn tell(&self, sign: Sign) {
-        // The receiver is gone only when the node has stopped.
-        let _ = self.signs.send(sign);
-    }
-
-    fn suspect(&self, peer: NodeId, suspected: bool) {
-        if let Some(contact) = self.table.lock().get_mut(&peer) {
-            contact.suspected = suspected;
-        }
-    }
-}
 
 /// Watches until the node ends.
 pub fn run(shared: &Shared, mut detector: FailureDetector, signs: &Receiver<Sign>) {
@@ -102,8 +45,7 @@ fn recovered(shared: &Shared, detector: &mut FailureDetector, peer: NodeId) {
 }
 
 fn look_through(shared: &Shared, detector: &mut FailureDetector) {
-    let heard: Vec<(NodeId, Now)> =
-        shared.contacts.table.lock().iter().map(|(peer, c)| (*peer, c.heard)).collect();
+    let heard: Vec<(NodeId, Now)> = shared.contacts.all();
     for (peer, at) in heard {
         // What the table holds of a suspected peer is old; its return is told by a sign.
         if detector.counts_as_alive(peer) {

@@ -20,7 +20,7 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use rustix::net::{SendFlags, send};
 
-use crate::node::workers::snapshot::Outgoing;
+use crate::node::queues::Outgoing;
 use crate::replica::{Envelope, Pull};
 use crate::types::SnapshotMeta;
 use crate::wire::encode;

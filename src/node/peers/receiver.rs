@@ -6,20 +6,17 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::node::peers::detector::Sign;
-use crate::node::peers::link::LinkNote;
-use crate::node::peers::sender::{dial, nonce};
-use crate::node::workers::snapshot::{Incoming, SnapshotWork};
-use crate::node::{Shared, listener};
+use super::dial::{HANDSHAKE_TIMEOUT, dial, gone, nonce, read_message};
+use super::link::LinkNote;
+use crate::node::clients::listener;
+use crate::node::queues::{Incoming, SnapshotWork};
+use crate::node::shared::Shared;
 use crate::replica::{Envelope, Input};
 use crate::types::NodeId;
 use crate::wire::handshake::{self, Acceptor, HandshakeError};
 use crate::wire::{Frame, FrameReader};
-
-/// How long each of a handshake's two exchanges may take.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer whose stream has ended is given to refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -86,37 +83,6 @@ fn turn_away<T>(stream: &mut &TcpStream, error: HandshakeError) -> io::Result<T>
     Err(io::Error::new(ErrorKind::PermissionDenied, error))
 }
 
-/// Reads one message of a handshake, all of it within [`HANDSHAKE_TIMEOUT`].
-pub fn read_message(stream: &mut &TcpStream) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    let mut head = [0; handshake::HEAD_LEN];
-    read_by(stream, &mut head, deadline)?;
-    let invalid = |error| io::Error::new(ErrorKind::InvalidData, error);
-    let len = handshake::message_len(&head).map_err(invalid)?;
-    let mut message = head.to_vec();
-    message.resize(len, 0);
-    read_by(stream, &mut message[handshake::HEAD_LEN..], deadline)?;
-    Ok(message)
-}
-
-/// Fills `bytes` until `deadline`, however slowly they trickle.
-fn read_by(stream: &mut &TcpStream, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(bytes) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(len) => bytes = &mut bytes[len..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 fn read_frames(shared: &Shared, stream: &mut &TcpStream, peer: NodeId) -> io::Result<()> {
     let invalid = |error| io::Error::new(ErrorKind::InvalidData, error);
     let mut frames = FrameReader::new(shared.frame_bytes_max(), &[]);
@@ -169,11 +135,6 @@ fn probe(shared: &Shared, peer: NodeId) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => gone(shared, peer.id),
         Err(_) => {}
     }
-}
-
-/// Tells everyone that a peer's port refuses connections.
-pub fn gone(shared: &Shared, peer: NodeId) {
-    shared.contacts.tell(Sign::Refused(peer));
 }
 
 /// Connections beyond the clients' that the listener keeps room for: two for each peer are used.

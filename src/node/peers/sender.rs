@@ -4,17 +4,17 @@
 //! between.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::dial::{dial, gone, nonce, read_message};
+use super::link::{Line, Link, LinkNote};
 use crate::config::Peer;
-use crate::node::Shared;
-use crate::node::peers::link::{Line, Link, LinkNote};
-use crate::node::peers::receiver::{gone, read_message};
-use crate::node::workers::snapshot::Outgoing;
+use crate::node::queues::Outgoing;
+use crate::node::shared::Shared;
 use crate::replica::Input;
 use crate::types::{NodeId, SnapshotMeta};
 use crate::wire::encode_chunk;
@@ -82,25 +82,6 @@ fn wait(notes: &Receiver<LinkNote>, duration: Duration) -> Result<(), Stopped> {
             Err(RecvTimeoutError::Timeout) => return Ok(()),
         }
     }
-}
-
-/// Connects to a peer: to each address that its name has, until one answers.
-pub fn dial(peer: &Peer, timeout: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in peer.address().to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Random bytes that are used once.
-pub fn nonce() -> io::Result<[u8; 16]> {
-    let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-    Ok(nonce)
 }
 
 fn connect(shared: &Shared, peer: &Peer) -> io::Result<Arc<TcpStream>> {

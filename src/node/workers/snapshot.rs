@@ -5,80 +5,25 @@
 //! Left out: spares while an image is being written. A log that fills more than one segment
 //! meanwhile makes its own.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::config::Config;
-use crate::node::Shared;
+use crate::node::queues::{Images, Part, SnapshotWork};
+use crate::node::shared::Shared;
 use crate::node::stop::{Fatal, Stop};
 use crate::replica::Input;
 use crate::store::{Image, ImageError};
 use crate::types::{NodeId, SnapshotMeta};
-use crate::wal::{self, FileDisk, SpareJob, is_full};
-
-/// The images of a node.
-pub type Images = wal::Images<FileDisk>;
-/// One on its way to a peer.
-pub type Outgoing = wal::Outgoing<FileDisk>;
-/// One on its way from a peer.
-pub type Incoming = wal::Incoming<FileDisk>;
-/// One that has come, or is being written.
-pub type Part = wal::Part<FileDisk>;
+use crate::wal::{FileDisk, SpareJob, is_full};
 
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
 /// The longest rest between two pieces of an image: a node that is to stop does not wait longer.
 const REST_MAX: Duration = Duration::from_millis(20);
-
-/// Work for the snapshot thread.
-pub enum SnapshotWork {
-    /// Write this image.
-    Write(Box<Image>),
-    /// All chunks of an image have come.
-    Arrived {
-        /// From this peer.
-        from: NodeId,
-        /// The image it says it is.
-        meta: SnapshotMeta,
-        /// The file that they are in.
-        part: Part,
-    },
-    /// Free the memory of a state that has been replaced.
-    Discard(Box<dyn Send>),
-    /// Make a spare log segment.
-    Spare(SpareJob<FileDisk>),
-    /// The log has a spare segment, however it came by it.
-    SpareThere,
-    /// End.
-    Stop,
-}
-
-/// Loads the image that the log refers to.
-pub fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Image, Fatal> {
-    let path = config.dir.join(Images::name(meta));
-    let path = path.display();
-    let remedy = "Move this node's data directory away and start it with an empty one, so that it \
-                  learns from its peers";
-    let mut file = images.open(meta).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            Fatal::Data(format!("{path}: missing, but the log relies on it. {remedy}"))
-        }
-        _ => Fatal::Io(error.to_string()),
-    })?;
-    match Image::read(&mut file) {
-        Ok(image) if image.meta() == meta => Ok(image),
-        Ok(_) => Err(Fatal::Data(format!("{path}: holds another snapshot. {remedy}"))),
-        Err(ImageError::Io(error)) => Err(Fatal::Io(format!("{path}: {error}"))),
-        Err(error @ ImageError::NewerFormat(_)) => {
-            Err(Fatal::Data(format!("{path}: {error}: upgrade this program")))
-        }
-        Err(error) => Err(Fatal::Data(format!("{path}: {error}. {remedy}"))),
-    }
-}
 
 /// Makes an image durable; its length in bytes.
 fn write(images: &Images, image: Image, stop: &Stop) -> io::Result<u64> {

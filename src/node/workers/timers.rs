@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::wall_micros;
-use crate::node::Shared;
+use crate::node::shared::Shared;
 use crate::replica::{Alarm, Input};
 
 /// How often a node that waits for other members says so.
@@ -16,7 +16,7 @@ const REMIND: Duration = Duration::from_secs(5);
 pub fn run_heartbeat(shared: &Shared, stopped: &Receiver<()>) {
     let mut remind_at = Instant::now() + REMIND;
     while !shared.stop.is_set() {
-        let _ = stopped.recv_deadline(shared.core.deadline(Alarm::Heartbeat));
+        let _ = stopped.recv_deadline(shared.core.watch(Alarm::Heartbeat));
         let wall = Input::Clock(wall_micros());
         shared.core.step([wall, Input::Alarm(Alarm::Heartbeat)]);
         if Instant::now() >= remind_at {
@@ -41,7 +41,7 @@ fn remind(shared: &Shared) {
 /// Raises `alarm` until the node ends. A note in `sooner` says that the deadline has come closer.
 pub fn run(shared: &Shared, alarm: Alarm, sooner: &Receiver<()>) {
     while !shared.stop.is_set() {
-        match sooner.recv_deadline(shared.core.deadline(alarm)) {
+        match sooner.recv_deadline(shared.core.watch(alarm)) {
             Ok(()) => {}
             Err(RecvTimeoutError::Timeout) => shared.core.step([Input::Alarm(alarm)]),
             Err(RecvTimeoutError::Disconnected) => return,

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::node::queues::WalWork;
+use crate::node::queues::{Log, SnapshotWork, WalWork};
+use crate::node::shared::Shared;
 use crate::node::stop::Fatal;
-use crate::node::workers::snapshot::SnapshotWork;
-use crate::node::{Log, Shared};
 use crate::replica::{Envelope, Input, JobNo};
 use crate::wal::WalError;
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::protocol::Limits;
 use crate::testing::linearizability::{Action, Seen};
 use crate::testing::sim::cluster::World;
 use crate::testing::sim::events::Event;
@@ -72,11 +73,13 @@ impl World {
         let pieces = self.rng.chance(1, 5);
         let alone = self.load.clients[client].open.is_empty() && !pieces;
         let writes = parts.iter().any(|(_, action)| *action != Action::Get);
-        let one_batch = alone && writes && parts.len() <= self.plan.batch_commands_max;
-        let group = (one_batch && !eventual).then_some(first as u64);
         let mut bytes = Vec::new();
+        parts.iter().for_each(|(key, action)| encode(key, action, eventual, &mut bytes));
+        let Limits { batch_commands_max, batch_bytes_max, .. } = self.plan.limits;
+        let fits = parts.len() <= batch_commands_max && bytes.len() <= batch_bytes_max;
+        let one_batch = alone && writes && fits;
+        let group = (one_batch && !eventual).then_some(first as u64);
         for (key, action) in parts {
-            encode(&key, &action, eventual, &mut bytes);
             let (number, invoked) = (self.load.requests.len(), self.load.moment());
             let end = End::Open;
             let request =

@@ -88,6 +88,8 @@ pub struct World {
     /// The first broken invariant, and how.
     pub failure: Option<(&'static str, String)>,
     pub steps: u64,
+    /// Requests that were asked for together with others.
+    pub joined: u64,
 }
 
 impl World {
@@ -117,6 +119,7 @@ impl World {
             calm: false,
             failure: None,
             steps: 0,
+            joined: 0,
         };
         for node in 0..size {
             world.nodes[node].incarnation = world.rng.bits();
@@ -157,8 +160,7 @@ impl World {
 
     /// What a node's monotonic clock shows.
     pub fn local(&self, node: usize) -> Now {
-        let rate = 1_000_000 + i128::from(self.nodes[node].rate_ppm);
-        Now((i128::from(self.now.0) * rate / 1_000_000) as u64)
+        local(self.now, self.nodes[node].rate_ppm)
     }
 
     /// When a node's monotonic clock will show `at`.
@@ -246,9 +248,7 @@ impl World {
             Event::Synced { node, .. } => self.synced(node),
             Event::SyncAgain { node, .. } => self.synced(node),
             Event::Spare { node, .. } => self.make_spare(node),
-            Event::Overlay { node, writes, connection, .. } => {
-                self.overlay(node, &writes, connection);
-            }
+            Event::Complete { node, after, .. } => self.complete(node, *after),
             Event::Apply { node, .. } => self.apply_next(node),
             Event::ImageWritten { node, .. } => self.image_written(node),
             Event::SendChunk { from, to, generation, .. } => self.send_chunk(from, to, generation),
@@ -258,8 +258,8 @@ impl World {
             Event::ImageVerified { node, .. } => self.image_verified(node),
             Event::Stopped { node, patience, .. } => self.stopped(node, patience),
             Event::Bytes { connection, bytes, .. } => self.bytes(connection, bytes),
-            Event::Wake { connection, .. } => self.wake(connection),
-            Event::Deadline { connection, wait, .. } => self.deadline(connection, wait),
+            Event::Lane { node, lane, .. } => self.lane_turn(node, lane),
+            Event::HasRoom { connection, .. } => self.has_room(connection),
             Event::Replies { connection, bytes } => self.replies(connection, &bytes),
             Event::Client(client) => self.client(client),
             Event::GiveUp { connection, operation } => self.give_up(connection, operation),
@@ -292,4 +292,10 @@ impl World {
     pub fn running(&self) -> BTreeSet<usize> {
         (0..self.nodes.len()).filter(|&node| self.nodes[node].process.is_some()).collect()
     }
+}
+
+/// What a monotonic clock shows that runs too fast by `rate_ppm` millionths.
+pub fn local(now: Now, rate_ppm: i64) -> Now {
+    let rate = 1_000_000 + i128::from(rate_ppm);
+    Now((i128::from(now.0) * rate / 1_000_000) as u64)
 }

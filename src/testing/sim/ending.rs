@@ -57,6 +57,7 @@ impl World {
             restored: self.oracle.restored,
             requests: requests.len() as u64,
             answered: answered as u64,
+            joined: self.joined,
             eventual: self.promises.acknowledged(),
             undecided,
             lines: Vec::new(),
@@ -97,7 +98,7 @@ impl World {
 
     fn describe(&self) -> String {
         let nodes = self.nodes.iter().map(|node| {
-            let status = node.process.as_ref().map(|process| process.replica.status());
+            let status = node.process.as_ref().map(|process| process.shell.replica().status());
             let standing = node.process.as_ref().map(|process| &process.view.hard.standing);
             format!("\n    {} {standing:?} {status:?}", node.id)
         });
@@ -109,7 +110,7 @@ impl World {
         let highest = self.nodes.last().map(|node| node.id);
         self.nodes.iter().all(|node| {
             let process = node.process.as_ref().filter(|process| !process.stopping);
-            let status = process.map(|process| process.replica.status());
+            let status = process.map(|process| process.shell.replica().status());
             status.is_some_and(|status| {
                 let serves = status.quorum && status.role != RoleName::Joining;
                 status.leader == highest && serves && status.commit == self.oracle.commits()
@@ -189,7 +190,7 @@ impl World {
     fn all_agree(&self) -> bool {
         let reached = |node: &crate::testing::sim::cluster::Node| {
             let process = node.process.as_ref()?;
-            let status = process.replica.status();
+            let status = process.shell.replica().status();
             let idle =
                 process.writer.applied().index == process.handed && status.durable == status.last;
             idle.then_some((process.handed, process.digest))

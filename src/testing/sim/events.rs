@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use crate::clock::Now;
 use crate::replica::{Alarm, Chunk};
+use crate::service::AfterStep;
 use crate::testing::sim::faults::Undo;
 use crate::testing::sim::network::Packet;
-use crate::types::Writes;
 
 /// What a process waits for with a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +61,11 @@ pub enum Event {
         node: usize,
         life: u64,
     },
-    /// A thread puts eventual writes into the overlay, and answers the client that they are of.
-    Overlay {
+    /// A thread does the rest of its turn at the shell.
+    Complete {
         node: usize,
         life: u64,
-        writes: Writes,
-        connection: Option<usize>,
+        after: Box<AfterStep>,
     },
     Apply {
         node: usize,
@@ -105,18 +104,17 @@ pub enum Event {
         connection: usize,
         bytes: Vec<u8>,
     },
-    /// The thread that serves a connection wakes up.
-    Wake {
+    /// A loop wakes up.
+    Lane {
         node: usize,
         life: u64,
-        connection: usize,
+        lane: usize,
     },
-    /// The time for a request is over.
-    Deadline {
+    /// A slow client has taken its replies.
+    HasRoom {
         node: usize,
         life: u64,
         connection: usize,
-        wait: u64,
     },
     /// Bytes of a node come to its client.
     Replies {
@@ -142,14 +140,14 @@ impl Event {
             | Event::Sign { node, life, .. }
             | Event::SyncAgain { node, life }
             | Event::Spare { node, life }
-            | Event::Overlay { node, life, .. }
+            | Event::Complete { node, life, .. }
             | Event::Apply { node, life }
             | Event::ImageWritten { node, life }
             | Event::ImageVerified { node, life }
             | Event::Stopped { node, life, .. }
             | Event::Bytes { node, life, .. }
-            | Event::Wake { node, life, .. }
-            | Event::Deadline { node, life, .. }
+            | Event::Lane { node, life, .. }
+            | Event::HasRoom { node, life, .. }
             | Event::ChunkArrives { to: node, life, .. }
             | Event::Connect { from: node, life, .. }
             | Event::Pull { from: node, life, .. }

@@ -8,16 +8,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::replica::{Envelope, Input, Message, WalRecord};
-use crate::store::Applied;
+use crate::replica::{Envelope, Message, WalRecord};
+use crate::service::Taken;
 use crate::testing::sim::cluster::World;
-use crate::testing::sim::events::Event;
 use crate::testing::sim::faults::Fault;
-use crate::testing::sim::sessions::Answer;
+use crate::testing::sim::sessions::Connection;
 use crate::testing::sim::workload::{End, Request};
-use crate::types::{
-    Command, Entry, Index, Key, Outcome, Payload, RequestId, Version, Write, Writes,
-};
+use crate::types::{Command, Entry, Index, Key, Outcome, Payload, Version, Write};
 
 /// An acknowledged write that no crash has lost is durable after this time.
 const SYNCED_WITHIN: Duration = Duration::from_secs(1);
@@ -125,48 +122,36 @@ impl World {
         }
     }
 
-    /// The replica has taken the writes of a request.
-    pub fn accepted(&mut self, node: usize, id: RequestId, writes: Writes) {
+    /// A node holds stamped writes; they become visible there in a moment.
+    pub fn note_taken(&mut self, node: usize, taken: &Taken) {
+        let Some(life) = self.life(node) else { return };
+        let writes = &taken.writes;
+        let stamped_here = taken.by == Some(self.nodes[node].id);
         let own = writes.iter().map(|write| write.version);
         let own = own.filter(|version| usize::from(version.origin()) == node).min();
         let left = self.promises.left[node];
-        if own.is_some_and(|version| version <= left) {
+        if stamped_here && own.is_some_and(|version| version <= left) {
             let how = format!("#{node}: {own:?} after {left:?}");
             self.fail("a node's versions never fall", how);
         }
-        let connection = self.accepted_by(node, id);
-        self.taken_in(node, writes, connection);
-    }
-
-    /// A node holds writes; they become visible there in a moment.
-    pub fn taken_in(&mut self, node: usize, writes: Writes, connection: Option<usize>) {
-        let Some(life) = self.life(node) else { return };
-        raise(&mut self.promises.memory[node], &writes);
+        raise(&mut self.promises.memory[node], writes);
         for write in writes.iter() {
             self.promises.taken[node].entry(write.version).or_insert(self.now);
-        }
-        for write in writes.iter() {
             self.promises.note(write);
             if usize::from(write.version.origin()) == node {
                 self.promises.stampers.entry(write.version).or_insert(life);
             }
         }
-        let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
-        self.schedule(self.now + late, Event::Overlay { node, life, writes, connection });
+        self.note_stamped(node, taken);
     }
 
-    /// Writes become visible, and whoever asked for them has the answer.
-    pub fn overlay(&mut self, node: usize, writes: &[Write], connection: Option<usize>) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let existed = process.writer.store().put_overlay(writes);
-        let Some(number) = connection.filter(|number| self.connections[*number].is_open()) else {
-            return;
-        };
-        let by = writes.first().and_then(|write| process.replica.origin(write.version));
-        let known = &self.connections[number].written;
-        let falls = writes.iter().find(|write| version(known, &write.key) >= write.version);
-        if let Some(write) = falls.cloned() {
-            let how = format!("#{node}: {write:?} after {:?}", version(known, &write.key));
+    /// A connection learns that its writes are stamped: they are newer than those before, readable
+    /// on its node, and from now on acknowledged.
+    pub fn check_stamped(&mut self, number: usize, writes: &[Write]) {
+        let Connection { node, written, .. } = &self.connections[number];
+        let falls = writes.iter().find(|write| version(written, &write.key) >= write.version);
+        if let Some(write) = falls {
+            let how = format!("#{node}: {write:?} after {:?}", version(written, &write.key));
             return self.fail("a session's later write is newer", how);
         }
         raise(&mut self.connections[number].written, writes);
@@ -174,7 +159,6 @@ impl World {
             let acked = self.promises.acked.entry(write.key.clone()).or_default();
             acked.push(write.version);
         }
-        self.answer(number, Answer::Stamped(existed, by));
     }
 
     /// Versions leave their node.
@@ -286,19 +270,17 @@ impl World {
         }
     }
 
-    /// An entry that is no batch was applied.
-    pub fn merged(&mut self, node: usize, index: Index, applied: &Applied) {
-        let Applied::Checkpoint { digest } = *applied else { return };
+    /// A node's state has this digest at a checkpoint.
+    pub fn check_checkpoint(&mut self, node: usize, index: Index, digest: u64) {
         if *self.promises.digests.entry(index).or_insert(digest) != digest {
             self.fail("equal logs have equal digests", format!("#{node} at {index}"));
         }
-        self.step(node, vec![Input::CheckpointApplied { index, digest }]);
     }
 
     /// True if every eventual write is in the log.
     pub fn all_drained(&self) -> bool {
         self.nodes.iter().filter_map(|node| node.process.as_ref()).all(|process| {
-            let backlog = process.replica.status().backlog;
+            let backlog = process.shell.replica().status().backlog;
             backlog.0 == 0 && process.writer.store().overlaid() == 0
         })
     }

@@ -187,7 +187,7 @@ impl World {
     fn leader(&self) -> Option<usize> {
         let leaders = self.running().into_iter().filter_map(|node| {
             let process = self.nodes[node].process.as_ref()?;
-            process.replica.is_leader().then_some((process.reached.0, node))
+            process.shell.replica().is_leader().then_some((process.reached.0, node))
         });
         leaders.max().map(|(_, node)| node)
     }
@@ -335,7 +335,7 @@ impl World {
     /// A stopping process looks whether it has finished; at last it goes anyway.
     pub fn stopped(&mut self, node: usize, patience: u32) {
         let Some(process) = &self.nodes[node].process else { return };
-        let idle = process.replica.is_idle() && process.waiting.is_empty();
+        let idle = process.shell.is_idle();
         if patience > 0 && !idle {
             let (life, patience) = (process.life, patience - 1);
             let at = self.now + Duration::from_millis(20);

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::replica::{Apply, Envelope, Message, ReadId, Status, WalRecord};
+use crate::replica::{Envelope, Input, Message, Status, WalRecord};
+use crate::service::{
+    Answers, ApplyWork, Consequence, RequestHandle, Superseded, consequence, own_request,
+};
 use crate::store::Applied;
 use crate::testing::sim::cluster::World;
 use crate::testing::sim::process::Process;
-use crate::testing::sim::sessions::Answer;
 use crate::testing::sim::trace::{mix, mix_bytes};
 use crate::types::{
     Command, Entry, Index, Key, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term, Version,
@@ -159,12 +161,13 @@ impl World {
 
     /// What is handed to apply is committed: the same everywhere, for ever, and durable on a
     /// majority when it is first known.
-    pub fn check_apply(&mut self, node: usize, apply: &Apply) {
-        match apply {
-            Apply::Entries(entries) => {
+    pub fn check_apply(&mut self, node: usize, work: &ApplyWork) {
+        match work {
+            ApplyWork::Entries(entries) => {
                 entries.iter().for_each(|entry| self.check_committed(node, entry));
             }
-            Apply::Restore(meta) => {
+            ApplyWork::Restore(image) => {
+                let meta = image.meta();
                 let known = self.oracle.committed(meta.index).map(|known| known.term);
                 if known != Some(meta.term) {
                     let how = format!("#{node} restores {meta:?}, committed is {known:?}");
@@ -175,7 +178,7 @@ impl World {
                     process.handed = meta.index;
                 }
             }
-            Apply::Snapshot(_) => {}
+            ApplyWork::Snapshot(_) | ApplyWork::Read(..) => {}
         }
     }
 
@@ -215,8 +218,8 @@ impl World {
     /// After each step of a replica.
     pub fn check_step(&mut self, node: usize) {
         let Some(process) = &mut self.nodes[node].process else { return };
-        let status = process.replica.status();
-        let leads = process.replica.is_leader();
+        let status = process.shell.replica().status();
+        let leads = process.shell.replica().is_leader();
         let began = leads && !std::mem::replace(&mut process.led, leads);
         process.led = leads;
         if began {
@@ -225,7 +228,8 @@ impl World {
         let term_start = process.led_from;
         let before = std::mem::replace(&mut process.reached, (status.term, status.commit));
         let text = || format!("#{node}: {status:?}");
-        let waiting = process.waiting.len();
+        let is_write = |handle: &&RequestHandle| matches!(handle, RequestHandle::Write(_));
+        let waiting = process.shell.waiting().filter(is_write).count();
         let broken = if status.term < before.0 || status.commit < before.1 {
             Some("term and commit never fall")
         } else if status.commit != process.handed {
@@ -301,21 +305,11 @@ impl World {
         }
     }
 
-    /// A read waits for an index that covers all that anybody knew to be committed when it was
-    /// asked for.
-    pub fn check_granted(&mut self, node: usize, read: ReadId, index: Index) {
-        let Some(process) = &self.nodes[node].process else { return };
-        let asked = process.reading.get(&read).map_or(0, |(_, committed)| *committed);
-        if index < asked {
-            let how = format!("#{node}: index {index} for a read asked for at {asked}");
-            self.fail("a read covers what was committed before it", how);
-        }
-    }
-
     /// The store of one node applies one entry.
-    pub fn apply_entry(&mut self, node: usize, entry: &Entry) {
+    pub fn apply_entry(&mut self, node: usize, entry: &Entry, answers: &mut Answers) {
         self.check_merge(node, entry);
         let spoilt = self.spoil_entry(node, entry);
+        let id = self.nodes[node].id;
         let Some(process) = &mut self.nodes[node].process else { return };
         let store = process.writer.store();
         let least = versions_before(entry, |key| store.version(key));
@@ -324,7 +318,7 @@ impl World {
             Err(error) => return self.fail("committed entries can be applied", error.to_string()),
         };
         process.digest = Process::digest(process.digest, entry, hash_applied(&applied));
-        let digest = process.digest;
+        let (digest, life) = (process.digest, process.life);
         if matches!(applied, Applied::Done(_))
             && let Some((key, version)) =
                 least.iter().find(|(key, least)| store.version(key) < *least)
@@ -333,24 +327,39 @@ impl World {
             return self.fail("versions do not fall", how);
         }
         self.check_digest(node, entry.index, digest);
-        self.merged(node, entry.index, &applied);
-        let Payload::Batch { proposal, .. } = &entry.payload else { return };
-        let waiting = self.nodes[node].process.as_mut();
-        let connection = waiting.and_then(|process| process.waiting.remove(&proposal.id));
-        match (applied, connection) {
-            (Applied::Done(outcomes), connection) => {
-                self.check_executed(proposal.id, entry.index);
-                if let Some(connection) = connection {
+        if let (Payload::Batch { proposal, .. }, Applied::Done(_)) = (&entry.payload, &applied) {
+            self.check_executed(proposal.id, entry.index);
+        }
+        let own = own_request(entry, id, life);
+        let copy = matches!(applied, Applied::Duplicate | Applied::Stale);
+        if let Some(own) = own.filter(|own| copy && self.is_waited_for(node, *own)) {
+            let how = format!("{own:?} at {}", entry.index);
+            return self.fail("the first copy of a request is answered", how);
+        }
+        match consequence(entry.index, own, applied) {
+            Ok(Some(Consequence::Outcomes(own, outcomes))) => {
+                if self.is_waited_for(node, own) {
                     self.check_majority(entry.index, entry.term);
-                    self.answer(connection, Answer::Outcomes(outcomes));
+                }
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.shell.applied([(own, outcomes)], answers);
                 }
             }
-            (Applied::Duplicate | Applied::Stale, Some(connection)) => {
-                let how = format!("connection {connection}, {:?} at {}", proposal.id, entry.index);
-                self.fail("the first copy of a request is answered", how);
+            Ok(Some(Consequence::Tell(input))) => {
+                if let Input::CheckpointApplied { index, digest } = input {
+                    self.check_checkpoint(node, index, digest);
+                }
+                self.step(node, vec![input]);
             }
-            _ => {}
+            Ok(None) => {}
+            Err(Superseded) => self.exit(node, "a later process of this node was here"),
         }
+    }
+
+    /// True if a client of the node waits for this request.
+    fn is_waited_for(&self, node: usize, id: RequestId) -> bool {
+        let process = self.nodes[node].process.as_ref();
+        process.is_some_and(|process| process.shell.waits_for(RequestHandle::Write(id)))
     }
 
     /// The digest of the state as of `index`, which somebody has applied.

@@ -18,7 +18,8 @@
 //! | `cluster`, `events` | nodes, the queue of events, virtual time |
 //! | `plan` | what a seed makes of the world |
 //! | `process` | what a node's threads do around its replica, in the order that effects ask for |
-//! | `sessions` | what its threads do for clients |
+//! | `outside` | the decisions of a turn, in order |
+//! | `sessions`, `loops` | what its threads do for clients: real drivers, joined in real rounds |
 //! | `storage` | what they do with its disk: the log, images, spare segments |
 //! | `disk`, `view` | a directory that can fail, and the model of what must be found in it |
 //! | `network` | links, connections, messages that are late, lost, doubled, out of order |
@@ -67,8 +68,10 @@ mod events;
 mod eventual;
 mod faults;
 mod invariants;
+mod loops;
 mod mutant;
 mod network;
+mod outside;
 mod plan;
 mod process;
 mod sessions;
@@ -170,6 +173,8 @@ pub struct Report {
     pub requests: u64,
     /// Requests that ended with their results.
     pub answered: u64,
+    /// How often a client's request was asked for together with others of its loop.
+    pub joined: u64,
     /// Eventual writes that were acknowledged and not lost within their first second.
     pub eventual: u64,
     /// Keys whose history was too tangled to be judged within the budget.

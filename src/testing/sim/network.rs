@@ -280,7 +280,7 @@ impl World {
                 return self.schedule_pull(from, to, Duration::from_millis(1));
             }
             let Some(process) = &mut self.nodes[from].process else { return };
-            match process.replica.pull(now, peer, bytes_max) {
+            match process.shell.pull(now, peer, bytes_max) {
                 Some(Pull::Message(envelope)) => self.post(from, envelope),
                 Some(Pull::Snapshot(meta)) => self.send_image(from, to, generation, meta),
                 None => return,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::protocol::Limits;
 use crate::replica::Settings;
 use crate::replica::progress::Window;
 use crate::rng::Rng;
@@ -25,9 +26,9 @@ pub struct Plan {
     /// How many of 100 batches of replies their client takes slowly.
     pub slow_clients: u64,
     pub request_timeout: Duration,
-    pub batch_commands_max: usize,
-    /// Bytes of replies after which a session has them written.
-    pub output_bytes_max: usize,
+    /// How many loops serve a node's clients; 0: each client has a thread.
+    pub loops: usize,
+    pub limits: Limits,
     pub settings: Settings,
     pub travel: Travel,
     /// How late a thread wakes up.
@@ -102,14 +103,21 @@ impl Plan {
         };
         Plan {
             nodes: any(&[1, 3, 3, 3, 3, 5, 5, 5, 7]) as usize,
-            clients: any(&[2, 4, 8]) as usize,
+            clients: any(&[2, 4, 8, 16]) as usize,
             pipeline: any(&[1, 1, 3]),
             think_micros: any(&[5_000, 20_000, 60_000]),
             client_micros: any(&[20, 500, 5_000]),
             slow_clients: any(&[0, 0, 2, 20]),
             request_timeout: millis(any(&[300, 1_000, 3_000])),
-            batch_commands_max: any(&[1, 2, 4096, 4096]) as usize,
-            output_bytes_max: any(&[1, 10, 1 << 20, 1 << 20]) as usize,
+            loops: any(&[0, 1, 1, 2]) as usize,
+            limits: Limits {
+                batch_commands_max: any(&[1, 2, 4096, 4096]) as usize,
+                batch_bytes_max: any(&[300, 1 << 20, 1 << 20]) as usize,
+                output_bytes_max: any(&[1, 10, 1 << 20, 1 << 20]) as usize,
+                stamp_writes_max: any(&[1, 2, 1024, 1024]) as usize,
+                request_bytes_max: any(&[300, 1 << 20, 1 << 20, 1 << 20]) as usize,
+                ..Limits::default()
+            },
             settings,
             travel,
             wake_micros: any(&[50, 500, 5_000]),

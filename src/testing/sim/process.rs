@@ -1,39 +1,32 @@
 //! One node's process: the replica, the store and what the node's threads do around them, with the
 //! order that [`Effects`] asks for.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Now;
 use crate::replica::detector::{FailureDetector, Liveness};
-use crate::replica::{
-    Alarm, Apply, Effects, Envelope, Input, ReadId, Recovered, Replica, Settings,
-};
+use crate::replica::{Alarm, Envelope, Input, Recovered, Replica, Settings};
+use crate::service::{AfterStep, Answers, ApplyWork, Failure, ParkedReads, Shell};
 use crate::store::{Image, Writer};
 use crate::testing::sim::Mutant;
 use crate::testing::sim::cluster::{Node, SKEW_MICROS, World};
-use crate::testing::sim::disk::{Batch, Death, Unfinished, Unreadable};
+use crate::testing::sim::disk::{Death, Unfinished, Unreadable};
 use crate::testing::sim::events::{Event, Timer};
+use crate::testing::sim::loops::Lane;
+use crate::testing::sim::outside::{Deed, Deeds};
 use crate::testing::sim::storage::Storage;
 use crate::testing::sim::trace::mix;
 use crate::testing::sim::view::View;
-use crate::types::{Entry, Index, RequestId, SnapshotMeta};
+use crate::types::{Entry, Index};
 use crate::wal::WalError;
 
-/// Work of the apply thread.
-#[derive(Debug)]
-pub enum Work {
-    Entries(Vec<Entry>),
-    Restore(Box<Image>),
-    Snapshot(SnapshotMeta),
-}
-
-/// See the module.
+/// One node's process.
 #[derive(Debug)]
 pub struct Process {
     /// The same as its boot.
     pub life: u64,
-    pub replica: Replica,
+    pub shell: Shell,
     pub writer: Writer,
     pub detector: FailureDetector,
     /// What the replica has decided so far, durable or not.
@@ -42,15 +35,12 @@ pub struct Process {
     pub digest: u64,
     /// Committed entries up to here were handed to apply.
     pub handed: Index,
-    pub work: VecDeque<Work>,
+    /// The queue of the apply thread.
+    pub work: VecDeque<ApplyWork>,
     working: bool,
-    /// The connections that wait for something.
-    pub waiting: BTreeMap<RequestId, usize>,
-    /// With how much was committed when they were asked for.
-    pub reading: BTreeMap<ReadId, (usize, Index)>,
-    pub accepting: BTreeMap<RequestId, usize>,
-    /// Reads that wait for an index to be applied.
-    pub granted: Vec<(Index, ReadId)>,
+    reads: ParkedReads,
+    /// The loops, or threads, that serve its clients.
+    pub lanes: Vec<Lane>,
     /// When each timer is due to be looked at: heartbeat, election, drain, detector.
     timers: [Option<Now>; 4],
     /// Peers that a pull is under way for.
@@ -140,9 +130,12 @@ impl World {
         let peers: Vec<_> = settings.peers().collect();
         let detector = FailureDetector::new(now, settings.election_timeout, peers);
         let (view, handed) = (View::new(&recovered), recovered.snapshot.index);
+        let life = settings.boot;
+        let replica = Replica::new(now, settings, recovered, self.rng.fork());
         Process {
-            life: settings.boot,
-            replica: Replica::new(now, settings, recovered, self.rng.fork()),
+            life,
+            shell: Shell::new(replica, writer.store()),
+            lanes: self.lanes(),
             writer,
             detector,
             view,
@@ -150,10 +143,7 @@ impl World {
             handed,
             work: VecDeque::new(),
             working: false,
-            waiting: BTreeMap::new(),
-            reading: BTreeMap::new(),
-            accepting: BTreeMap::new(),
-            granted: Vec::new(),
+            reads: ParkedReads::default(),
             timers: [None; 4],
             pulls: BTreeSet::new(),
             storage: Storage::default(),
@@ -247,73 +237,80 @@ impl World {
         self.schedule(at, Event::Start(node));
     }
 
-    /// Steps a replica with what happened, in one go, and carries out what follows.
+    /// Tells a replica what happened, in one turn of its shell.
     pub fn step(&mut self, node: usize, inputs: Vec<Input>) {
-        let now = self.local(node);
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let mut effects = Effects::default();
-        for input in inputs {
-            process.replica.step(now, input, &mut effects);
-        }
-        self.carry_out(node, effects);
-        self.check_step(node);
-        self.schedule_timers(node);
+        self.turn(node, |process, now| {
+            inputs.into_iter().for_each(|input| process.shell.step(now, input));
+        });
     }
 
-    pub fn carry_out(&mut self, node: usize, effects: Effects) {
-        let Effects { persist, after_persist, job, send, pull, apply, .. } = effects;
-        if let Some(broken) = effects.fatal {
-            return self.fail("the replica finds no broken invariant", broken);
+    /// One turn at a node's shell, as `node::core` gives it to a thread: `act` uses the shell, then
+    /// its decisions are carried out, and the rest of the turn follows a little later. `None` if
+    /// the node has no process.
+    pub fn turn<T>(&mut self, node: usize, act: impl FnOnce(&mut Process, Now) -> T) -> Option<T> {
+        let now = self.local(node);
+        let process = self.nodes[node].process.as_mut()?;
+        let (mut deeds, mut after) = (Deeds::default(), AfterStep::default());
+        let result = act(process, now);
+        process.shell.route(&mut deeds, &mut after);
+        self.carry_out(node, deeds, after);
+        self.check_step(node);
+        self.schedule_timers(node);
+        Some(result)
+    }
+
+    fn carry_out(&mut self, node: usize, Deeds(deeds): Deeds, mut after: AfterStep) {
+        match after.failure.take() {
+            Some(Failure::Broken(broken)) => {
+                return self.fail("the replica finds no broken invariant", broken);
+            }
+            Some(Failure::Diverged(index)) => {
+                let how = format!("#{node} at {index}");
+                return self.fail("no state differs from the others", how);
+            }
+            None => {}
         }
-        if let Some(index) = effects.diverged {
-            return self.fail("no state differs from the others", format!("#{node} at {index}"));
-        }
-        for event in &effects.events {
+        for event in std::mem::take(&mut after.events) {
             self.note(node, [3, 0, 0], || format!("-- {event:?}"));
         }
-        let left_out = self.left_out(node, &persist);
-        self.check_records(node, &persist);
-        for (id, writes) in effects.stamped {
-            self.accepted(node, id, writes);
-        }
-        if job > 0 {
-            self.note(node, [10, job, 0], || format!("writes job {job}: {persist:?}"));
-            self.persist(node, Batch { job, records: persist, after: after_persist });
-        }
-        for envelope in send {
-            self.post(node, envelope);
-        }
-        for item in apply {
-            self.hand_to_apply(node, item);
+        // Before anything leaves: the versions that left earlier bound the new ones from below.
+        after.taken.iter().for_each(|taken| self.note_taken(node, taken));
+        let mut left_out = Vec::new();
+        for deed in deeds {
+            match deed {
+                Deed::Persist(batch) => {
+                    let (job, records) = (batch.job, &batch.records);
+                    left_out = self.left_out(node, records);
+                    self.check_records(node, records);
+                    self.note(node, [10, job, 0], || format!("writes job {job}: {records:?}"));
+                    self.persist(node, batch);
+                }
+                Deed::Post(envelope) => self.post(node, envelope),
+                Deed::Apply(work) => self.hand_to_apply(node, work),
+                Deed::Pull(peer) => {
+                    let to = self.position(peer);
+                    let process = self.nodes[node].process.as_mut();
+                    if process.is_some_and(|process| process.pulls.insert(to)) {
+                        let delay = Duration::from_micros(self.rng.below(self.plan.wake_micros));
+                        self.schedule_pull(node, to, delay);
+                    }
+                }
+            }
         }
         self.check_left_out(node, &left_out);
-        for (read, index) in effects.reads {
-            self.check_granted(node, read, index);
-            if let Some(process) = &mut self.nodes[node].process {
-                process.granted.push((index, read));
-            }
+        if let Some(life) = self.life(node).filter(|_| !after.is_empty()) {
+            // The thread may be held up between its turn and the rest.
+            let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
+            let after = Box::new(after);
+            self.schedule(self.now + late, Event::Complete { node, life, after });
         }
-        self.serve_reads(node);
-        for (id, why) in effects.refuse {
-            self.refused(node, id, why);
-        }
-        for writes in effects.spread {
-            self.taken_in(node, writes, None);
-        }
-        for (id, why) in effects.refuse_stamps {
-            self.accept_refused(node, id, why);
-        }
-        for (read, why) in effects.refuse_reads {
-            self.read_refused(node, read, why);
-        }
-        for peer in pull {
-            let to = self.position(peer);
-            let fresh = self.nodes[node].process.as_mut().is_some_and(|p| p.pulls.insert(to));
-            if fresh {
-                let delay = Duration::from_micros(self.rng.below(self.plan.wake_micros));
-                self.schedule_pull(node, to, delay);
-            }
-        }
+    }
+
+    /// The rest of a turn: stamped writes become visible, and answers go to their inboxes.
+    pub fn complete(&mut self, node: usize, after: AfterStep) {
+        let Some(process) = &self.nodes[node].process else { return };
+        after.complete(&process.writer.store());
+        self.wake_lanes(node);
     }
 
     /// A message leaves its process.
@@ -325,16 +322,8 @@ impl World {
         self.send(envelope);
     }
 
-    fn hand_to_apply(&mut self, node: usize, apply: Apply) {
-        self.check_apply(node, &apply);
-        let work = match apply {
-            Apply::Entries(entries) => Work::Entries(entries),
-            Apply::Snapshot(meta) => Work::Snapshot(meta),
-            Apply::Restore(meta) => match self.take_arrived(node, meta) {
-                Some(image) => Work::Restore(image),
-                None => return self.fail("a snapshot has an image", format!("restore {meta:?}")),
-            },
-        };
+    fn hand_to_apply(&mut self, node: usize, work: ApplyWork) {
+        self.check_apply(node, &work);
         let Some(process) = &mut self.nodes[node].process else { return };
         process.work.push_back(work);
         if !std::mem::replace(&mut process.working, true) {
@@ -350,37 +339,42 @@ impl World {
 
     /// The apply thread does one piece of work.
     pub fn apply_next(&mut self, node: usize) {
+        let now = self.local(node);
         let Some(process) = &mut self.nodes[node].process else { return };
         let work = process.work.pop_front();
         process.working = !process.work.is_empty();
+        let mut answers = Answers::default();
         match work {
-            Some(Work::Entries(entries)) => entries.iter().for_each(|e| self.apply_entry(node, e)),
-            Some(Work::Restore(image)) => self.restore(node, *image),
-            Some(Work::Snapshot(meta)) => self.take_image(node, meta),
+            Some(ApplyWork::Entries(entries)) => {
+                entries.iter().for_each(|entry| self.apply_entry(node, entry, &mut answers));
+            }
+            Some(ApplyWork::Read(index, reply_to)) => {
+                process.reads.park(now, index, reply_to, &mut answers);
+            }
+            Some(ApplyWork::Restore(image)) => self.restore(node, *image, &mut answers),
+            Some(ApplyWork::Snapshot(meta)) => self.take_image(node, meta),
             None => {}
         }
-        self.serve_reads(node);
-        if self.nodes[node].process.as_ref().is_some_and(|process| process.working) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.reads.wake(process.writer.applied().index, &mut answers);
+        let working = process.working;
+        answers.deliver();
+        self.wake_lanes(node);
+        if working {
             self.schedule_apply(node);
         }
     }
 
-    /// Results do not come with an image: whoever waits for one of them learns that it is lost.
-    fn restore(&mut self, node: usize, image: Image) {
+    fn restore(&mut self, node: usize, image: Image, answers: &mut Answers) {
         let meta = image.meta();
         let (digest, spoilt) = (self.digest_at(meta.index), self.spoil_image(image));
         self.note(node, [6, meta.index, 0], || format!("restores {meta:?}"));
         let Some(process) = &mut self.nodes[node].process else { return };
         process.writer.restore(spoilt);
         process.digest = digest;
-        process.replica.restored(process.writer.latest());
-        let waiting = process.waiting.keys().copied();
-        let requests = process.writer.requests();
-        let lost: Vec<_> = waiting.filter(|id| requests.contains(*id)).collect();
-        for id in lost {
-            process.replica.cancel(id);
-        }
-        self.results_lost(node);
+        let Process { shell, writer, .. } = process;
+        let requests = writer.requests();
+        shell.restored(writer.latest(), |id| requests.contains(id), answers);
     }
 
     /// A deadline is over, or was a moment ago.
@@ -389,7 +383,7 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return };
         process.timers[place(timer)] = None;
         let inputs = match timer {
-            Timer::Alarm(alarm) if now >= process.replica.deadline(alarm) => {
+            Timer::Alarm(alarm) if now >= process.shell.replica().deadline(alarm) => {
                 let wall = (alarm == Alarm::Heartbeat).then_some(Input::Clock(wall));
                 wall.into_iter().chain([Input::Alarm(alarm)]).collect()
             }
@@ -414,7 +408,7 @@ impl World {
         for timer in alarms.into_iter().chain([Timer::Detector]) {
             let Some(process) = &mut self.nodes[node].process else { return };
             let deadline = match timer {
-                Timer::Alarm(alarm) => Some(process.replica.deadline(alarm)),
+                Timer::Alarm(alarm) => Some(process.shell.replica().deadline(alarm)),
                 Timer::Detector => process.detector.deadline(),
             };
             let deadline = deadline.filter(|at| *at < Now(u64::MAX));

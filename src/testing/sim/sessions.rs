@@ -1,46 +1,33 @@
-//! The server's side of client connections: real sessions, and what the threads that serve them do.
-//! A thread waits for its client, then for what it has asked of the node, and wakes up a little
-//! later than it could. While it waits for something, what its client sends stays in the socket.
+//! The server's side of client connections: the real driver of each session, fed with bytes that
+//! arrive late, in pieces, and from clients that take their replies slowly. `loops` decides when a
+//! connection has its turn.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::protocol::{Limits, Question, Reply, ServerInfo, Session, Work};
-use crate::replica::pending::cancelled_outcome;
-use crate::replica::{Input, ReadId};
-use crate::testing::sim::Mutant;
-use crate::testing::sim::cluster::World;
+use crate::protocol::{Profile, Question, Reply, ServerInfo, Session};
+use crate::replica::Status;
+use crate::service::{Next, NodeView, Request, SessionDriver, Share, Shell};
+use crate::store::Store;
+use crate::testing::sim::cluster::{World, local};
 use crate::testing::sim::events::Event;
 use crate::testing::sim::eventual::Versions;
 use crate::testing::sim::plan::Plan;
-use crate::types::{
-    Command, Consistency, Key, NodeId, Outcome, Rejected, RequestId, Unknown, Unserved, Write,
-};
+use crate::types::{Command, Consistency, Key, NodeId, Outcome, Rejected, Version, Write};
 
-/// What a thread waits for.
+/// The reason why a connection stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    Client,
-    Write(RequestId),
-    Accept(RequestId),
-    Read(ReadId),
-    /// Its eventual writes are taken, and about to be visible.
-    Visible,
+enum State {
+    /// The client has to send something.
+    Reading,
+    /// A request has no answer yet. What the client sends stays in the socket.
+    Asking,
     /// The client takes its replies slowly.
-    Room,
-}
-
-/// What it waited for.
-#[derive(Debug)]
-pub enum Answer {
-    Outcomes(Vec<Outcome>),
-    Unserved(Unserved),
-    MayRead,
-    Stamped(Vec<bool>, Option<NodeId>),
-    Room,
+    Writing,
 }
 
 /// A client's connection.
@@ -48,17 +35,16 @@ pub struct Connection {
     pub client: usize,
     pub node: usize,
     pub life: u64,
+    /// The loop or thread that serves it.
+    pub lane: usize,
     /// `None` once the connection is closed.
-    session: Option<Box<Session>>,
-    wait: Wait,
-    /// Numbers the waits, so that a deadline knows its own.
-    waits: u64,
-    answer: Option<Answer>,
+    driver: Option<Box<SessionDriver>>,
+    state: State,
     /// Bytes that the session has not taken yet.
     inbox: Vec<u8>,
-    /// When the latest bytes will arrive, each way.
+    /// The time at which the latest bytes arrive, each way.
     latest: [Now; 2],
-    /// The key that an eventual session counts up.
+    /// The key that an eventual session counts up, while that is under way.
     update: Option<Key>,
     /// The newest eventual writes that its client knows to be taken.
     pub written: Versions,
@@ -66,26 +52,78 @@ pub struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "client {} at #{}: {:?}", self.client, self.node, self.wait)
+        write!(f, "client {} at #{}: {:?}", self.client, self.node, self.state)
     }
 }
 
 impl Connection {
     /// True while both ends have it open.
     pub fn is_open(&self) -> bool {
-        self.session.is_some()
+        self.driver.is_some()
     }
 }
 
-/// What all sessions of a node know.
+/// A node as a driver sees it, which remembers what was read for the checks.
+struct View<'a> {
+    now: Now,
+    shell: &'a Shell,
+    store: &'a Store,
+    /// Keys read locally, with what was found.
+    seen: RefCell<Vec<(Key, Outcome)>>,
+    /// The key of an increment of an eventual session.
+    update: Cell<Option<Key>>,
+}
+
+impl NodeView for View<'_> {
+    fn now(&self) -> Now {
+        self.now
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.shell.replica().leader()
+    }
+
+    fn status(&self) -> Status {
+        self.shell.replica().status()
+    }
+
+    fn read(&self, command: &Command<'_>) -> Outcome {
+        self.store.read(command)
+    }
+
+    fn read_local(&self, command: &Command<'_>) -> Outcome {
+        let outcome = self.store.read_newest(command);
+        if let Command::Get { key } = command {
+            self.seen.borrow_mut().push(((*key).into(), outcome.clone()));
+        }
+        outcome
+    }
+
+    fn undrained(&self, commands: &[u8]) -> (Vec<u8>, Version) {
+        if let Some(Command::Increment { key, .. }) =
+            Command::decode_all(commands).find_map(Result::ok)
+        {
+            self.update.set(Some(key.into()));
+        }
+        self.store.undrained(commands)
+    }
+
+    fn trust(&self, version: Version) -> Result<(), Rejected> {
+        self.shell.trust(self.now, version)
+    }
+
+    fn answer(&self, _: &Profile, question: &Question) -> Reply {
+        Reply::Error(format!("{question:?}").into())
+    }
+}
+
+/// The facts and limits that all sessions of a node share.
 fn server_info(node: NodeId, plan: &Plan) -> Arc<ServerInfo> {
-    let Plan { batch_commands_max, output_bytes_max, .. } = *plan;
-    let limits = Limits { batch_commands_max, output_bytes_max, ..Limits::default() };
     Arc::new(ServerInfo {
         node,
         version: "simulated",
         password: None,
-        limits,
+        limits: plan.limits.clone(),
         consistency: Consistency::Strong,
         config: Vec::new(),
     })
@@ -96,15 +134,16 @@ impl World {
     pub fn open_connection(&mut self, client: usize, node: usize) -> Option<usize> {
         let life = self.life(node)?;
         let number = self.connections.len();
-        let server_info = server_info(self.nodes[node].id, &self.plan);
+        let session = Session::new(number as u64, server_info(self.nodes[node].id, &self.plan));
+        let driver = SessionDriver::new(session, self.plan.request_timeout);
+        let lane = self.lane_for(node, number);
         self.connections.push(Connection {
             client,
             node,
             life,
-            session: Some(Box::new(Session::new(number as u64, server_info))),
-            wait: Wait::Client,
-            waits: 0,
-            answer: None,
+            lane,
+            driver: Some(Box::new(driver)),
+            state: State::Reading,
             inbox: Vec::new(),
             latest: [self.now; 2],
             update: None,
@@ -127,7 +166,7 @@ impl World {
         }
     }
 
-    /// When what is sent now arrives, on the way to (0) or from (1) the node.
+    /// The time at which bytes sent now arrive, on the way to (0) or from (1) the node.
     fn travel_time(&mut self, connection: usize, way: usize) -> Now {
         let micros = 1 + self.rng.below(self.plan.client_micros);
         let latest = &mut self.connections[connection].latest[way];
@@ -138,57 +177,84 @@ impl World {
     /// Bytes have come from a client.
     pub fn bytes(&mut self, connection: usize, bytes: Vec<u8>) {
         self.connections[connection].inbox.extend(bytes);
-        if self.connections[connection].wait == Wait::Client {
-            self.serve(connection);
+        if self.connections[connection].state == State::Reading {
+            self.has_turn_soon(connection);
         }
     }
 
-    /// A thread goes on with its session until it has to wait.
-    fn serve(&mut self, number: usize) {
-        while let Some(work) = self.next_work(number) {
-            let waits = match work {
-                Work::Wait => self.flush(number) || !self.feed(number),
-                Work::Flush => self.flush(number),
-                Work::Close => {
+    /// A client has taken its replies.
+    pub fn has_room(&mut self, connection: usize) {
+        self.connections[connection].state = State::Reading;
+        self.has_turn_soon(connection);
+    }
+
+    /// A connection goes on until it has to wait. Its request, if it has one, joins the round.
+    pub fn serve(&mut self, number: usize) -> Option<(Request, usize)> {
+        loop {
+            let Connection { node, state, driver, .. } = &mut self.connections[number];
+            let driver = driver.as_mut().filter(|_| *state == State::Reading)?;
+            let now = local(self.now, self.nodes[*node].rate_ppm);
+            let process = self.nodes[*node].process.as_ref()?;
+            let (seen, update) = (RefCell::default(), Cell::default());
+            let store = process.writer.store();
+            let view = View { now, shell: &process.shell, store: &store, seen, update };
+            let next = driver.next(&view);
+            let commands = driver.commands_under_way();
+            let (seen, update) = (view.seen.into_inner(), view.update.into_inner());
+            for (key, outcome) in seen {
+                self.check_read(number, &key, &outcome);
+            }
+            match next {
+                Next::Ask(request) => {
+                    let connection = &mut self.connections[number];
+                    (connection.state, connection.update) = (State::Asking, update);
+                    return Some((request, commands));
+                }
+                Next::Wait(wait) => {
+                    let node = self.connections[number].node;
+                    let status = self.nodes[node].process.as_ref()?.shell.replica().status();
+                    let driver = self.connections[number].driver.as_mut()?;
+                    driver.finish_wait(wait.holding(&status));
+                }
+                Next::Yield => {
+                    self.has_turn_soon(number);
+                    return None;
+                }
+                Next::Flush => {
+                    if self.flush(number) {
+                        return None;
+                    }
+                }
+                Next::Read => {
+                    if self.flush(number) || !self.feed(number) {
+                        return None;
+                    }
+                }
+                Next::Close => {
                     self.flush(number);
                     self.close_connection(number);
-                    true
+                    return None;
                 }
-                Work::Write { commands, eventual } => self.propose(number, commands, eventual),
-                Work::Read => self.ask_to_read(number),
-                Work::Stamp { writes } => self.ask_to_accept(number, writes),
-                Work::ReadLocal => self.look(number),
-                Work::Ask(question) => self.tell(number, &question),
-            };
-            if waits {
-                return;
             }
         }
     }
 
-    fn next_work(&mut self, number: usize) -> Option<Work> {
-        self.connections[number].session.as_mut().map(|session| session.next())
-    }
-
-    /// Gives the session what has come. False if there is nothing: the thread waits for its client.
+    /// Gives the session what has come. False if there is nothing.
     fn feed(&mut self, number: usize) -> bool {
-        let Connection { session, inbox, wait, .. } = &mut self.connections[number];
-        let Some(session) = session.as_mut().filter(|_| !inbox.is_empty()) else {
-            *wait = Wait::Client;
-            return false;
-        };
-        let space = session.space();
+        let Connection { driver, inbox, .. } = &mut self.connections[number];
+        let Some(driver) = driver.as_mut().filter(|_| !inbox.is_empty()) else { return false };
+        let space = driver.space();
         let len = space.len().min(inbox.len());
         space[..len].copy_from_slice(&inbox[..len]);
         inbox.drain(..len);
-        session.filled(len);
+        driver.filled(len);
         true
     }
 
-    /// Sends the replies. True if the thread has to wait until the client takes them.
+    /// Sends the replies. True if the connection has to wait until the client takes them.
     fn flush(&mut self, number: usize) -> bool {
-        let Some(session) = &mut self.connections[number].session else { return false };
-        let bytes = std::mem::take(session.output());
+        let Some(driver) = &mut self.connections[number].driver else { return false };
+        let bytes = std::mem::take(driver.output());
         if bytes.is_empty() {
             return false;
         }
@@ -196,127 +262,26 @@ impl World {
         self.schedule(at, Event::Replies { connection: number, bytes });
         let slow = !self.calm && self.rng.chance(self.plan.slow_clients, 100);
         if slow {
-            let Connection { node, life, wait, answer, .. } = &mut self.connections[number];
-            (*wait, *answer) = (Wait::Room, Some(Answer::Room));
-            let event = Event::Wake { node: *node, life: *life, connection: number };
+            let Connection { node, life, state, .. } = &mut self.connections[number];
+            *state = State::Writing;
+            let event = Event::HasRoom { node: *node, life: *life, connection: number };
             let at = self.soon(500);
             self.schedule(at, event);
         }
         slow
     }
 
-    /// The thread waits for an answer of its node, until the request's time is over.
-    fn wait_for(&mut self, number: usize, wait: Wait) {
-        let connection = &mut self.connections[number];
-        connection.wait = wait;
-        connection.waits += 1;
-        let (node, life, wait) = (connection.node, connection.life, connection.waits);
-        let at = self.now + self.plan.request_timeout;
-        self.schedule(at, Event::Deadline { node, life, connection: number, wait });
-    }
-
-    fn propose(&mut self, number: usize, commands: bytes::Bytes, eventual: bool) -> bool {
-        let node = self.connections[number].node;
-        let now = self.local(node);
-        let Some(process) = &mut self.nodes[node].process else { return true };
-        let (mut all, newest) =
-            if eventual { process.writer.store().undrained(&commands) } else { Default::default() };
-        if !all.is_empty()
-            && let Err(why) = process.replica.trust(now, newest)
-        {
-            self.finish(number, Answer::Unserved(why.into()));
-            return false;
+    /// A connection has its share of an answer. `writes` are its own stamped writes, if the answer
+    /// is about such.
+    pub fn answered(&mut self, number: usize, share: Share<'_>, writes: &[Write]) {
+        if !self.connections[number].is_open() {
+            return;
         }
-        let Some(process) = &mut self.nodes[node].process else { return true };
-        all.extend_from_slice(&commands);
-        let first = Command::decode_all(&commands).find_map(Result::ok);
-        self.connections[number].update = match first {
-            Some(Command::Increment { key, .. }) if eventual => Some(key.into()),
-            _ => None,
-        };
-        let id = process.replica.next_request();
-        process.waiting.insert(id, number);
-        self.wait_for(number, Wait::Write(id));
-        self.step(node, vec![Input::Propose { id, commands: all.into() }]);
-        true
-    }
-
-    fn ask_to_read(&mut self, number: usize) -> bool {
-        let node = self.connections[number].node;
-        let Some(process) = &mut self.nodes[node].process else { return true };
-        let id = process.replica.next_read();
-        if self.mutant == Some(Mutant::ReadWithoutQuorum) {
-            self.finish(number, Answer::MayRead);
-            return false;
+        if let Share::Stamped { .. } = &share {
+            self.check_stamped(number, writes);
         }
-        process.reading.insert(id, (number, self.oracle.commits()));
-        self.wait_for(number, Wait::Read(id));
-        self.step(node, vec![Input::Read(id)]);
-        true
-    }
-
-    fn ask_to_accept(&mut self, number: usize, writes: Vec<Write>) -> bool {
-        let node = self.connections[number].node;
-        let Some(process) = &mut self.nodes[node].process else { return true };
-        let id = process.replica.next_stamp();
-        process.accepting.insert(id, number);
-        self.wait_for(number, Wait::Accept(id));
-        self.step(node, vec![Input::Stamp { id, writes }]);
-        true
-    }
-
-    /// Serves eventual reads.
-    fn look(&mut self, number: usize) -> bool {
-        let Connection { node, session, .. } = &mut self.connections[number];
-        let (Some(process), Some(session)) = (&self.nodes[*node].process, session) else {
-            return true;
-        };
-        let store = process.writer.store();
-        let mut seen: Vec<(Key, Outcome)> = Vec::new();
-        session.finish_read(Ok(&mut |command| {
-            let outcome = store.read_newest(command);
-            if let Command::Get { key } = command {
-                seen.push(((*key).into(), outcome.clone()));
-            }
-            outcome
-        }));
-        for (key, outcome) in seen {
-            self.check_read(number, &key, &outcome);
-        }
-        false
-    }
-
-    fn tell(&mut self, number: usize, question: &Question) -> bool {
-        let how = format!("{question:?}");
-        if let Some(session) = &mut self.connections[number].session {
-            session.finish_ask(Reply::Error(how.into()));
-        }
-        false
-    }
-
-    /// What a thread waits for has come; it wakes up soon.
-    pub fn answer(&mut self, number: usize, answer: Answer) {
-        let Connection { node, life, answer: slot, .. } = &mut self.connections[number];
-        *slot = Some(answer);
-        let (node, life) = (*node, *life);
-        let at = self.now + Duration::from_micros(self.rng.below(self.plan.wake_micros));
-        self.schedule(at, Event::Wake { node, life, connection: number });
-    }
-
-    /// A thread wakes up and goes on.
-    pub fn wake(&mut self, number: usize) {
-        let Some(answer) = self.connections[number].answer.take() else { return };
-        self.finish(number, answer);
-        self.serve(number);
-    }
-
-    fn finish(&mut self, number: usize, answer: Answer) {
-        let Connection { node, wait, .. } = &mut self.connections[number];
-        let waited = std::mem::replace(wait, Wait::Room);
-        let Some(process) = &self.nodes[*node].process else { return };
-        let leader = process.replica.leader();
-        let update = self.connections[number].update.take();
-        if let (Answer::Outcomes(outcomes), Some(key)) = (&answer, update)
+        if let (Share::Outcomes(outcomes), Some(key)) =
+            (&share, self.connections[number].update.take())
             && let [Outcome::Integer(sum)] = outcomes[..]
         {
             let before = match sum - 1 {
@@ -325,114 +290,18 @@ impl World {
             };
             self.check_read(number, &key, &before);
         }
-        let Connection { node, session, .. } = &mut self.connections[number];
-        let (Some(process), Some(session)) = (&self.nodes[*node].process, session) else { return };
-        match (answer, waited) {
-            (Answer::Outcomes(outcomes), _) => session.finish_write(Ok(outcomes), leader),
-            (Answer::Stamped(existed, by), _) => session.finish_stamp(Ok(existed), by),
-            (Answer::MayRead, _) => {
-                let store = process.writer.store();
-                session.finish_read(Ok(&mut |command| store.read(command)));
-            }
-            (Answer::Unserved(why), Wait::Read(_)) => session.finish_read(Err(why)),
-            (Answer::Unserved(why), Wait::Accept(_) | Wait::Visible) => {
-                session.finish_stamp(Err(why), None);
-            }
-            (Answer::Unserved(why), _) => session.finish_write(Err(why), leader),
-            (Answer::Room, _) => {}
-        }
-    }
-
-    /// The time for what a thread waits for is over.
-    pub fn deadline(&mut self, number: usize, wait: u64) {
-        let connection = &self.connections[number];
-        let (node, waits) = (connection.node, connection.wait);
-        if connection.waits != wait {
-            return;
-        }
-        let Some(process) = &mut self.nodes[node].process else { return };
-        match waits {
-            Wait::Write(id) if process.waiting.remove(&id).is_some() => {
-                let cancelled = process.replica.cancel(id);
-                let why = cancelled_outcome(cancelled, process.replica.leader());
-                self.answer(number, Answer::Unserved(why));
-            }
-            Wait::Accept(id) if process.accepting.remove(&id).is_some() => {
-                let cancelled = process.replica.cancel_stamp(id);
-                let why = cancelled_outcome(cancelled, process.replica.stamper());
-                self.answer(number, Answer::Unserved(why));
-            }
-            Wait::Read(id) if process.reading.remove(&id).is_some() => {
-                self.step(node, vec![Input::CancelRead(id)]);
-                self.answer(number, Answer::Unserved(Rejected::NoLeader.into()));
-            }
-            _ => {}
-        }
-    }
-
-    /// The replica refused a request.
-    pub fn refused(&mut self, node: usize, id: RequestId, why: Unserved) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        match process.waiting.remove(&id) {
-            Some(number) => self.answer(number, Answer::Unserved(why)),
-            None => self.fail("only waiting requests are refused", format!("{id:?}: {why}")),
-        }
-    }
-
-    /// The replica did not take the writes of a request.
-    pub fn accept_refused(&mut self, node: usize, id: RequestId, why: Unserved) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        if let Some(number) = process.accepting.remove(&id) {
-            self.answer(number, Answer::Unserved(why));
-        }
-    }
-
-    /// The replica refused a read.
-    pub fn read_refused(&mut self, node: usize, read: ReadId, why: Rejected) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        if let Some((number, _)) = process.reading.remove(&read) {
-            self.answer(number, Answer::Unserved(why.into()));
-        }
-    }
-
-    /// A connection whose eventual writes were taken.
-    pub fn accepted_by(&mut self, node: usize, id: RequestId) -> Option<usize> {
-        let number = self.nodes[node].process.as_mut()?.accepting.remove(&id)?;
-        self.connections[number].wait = Wait::Visible;
-        Some(number)
-    }
-
-    /// Results that came with an image are lost.
-    pub fn results_lost(&mut self, node: usize) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let requests = process.writer.requests();
-        let waiting = std::mem::take(&mut process.waiting);
-        let (lost, kept) = waiting.into_iter().partition(|(id, _)| requests.contains(*id));
-        process.waiting = kept;
-        let lost: BTreeMap<RequestId, usize> = lost;
-        for number in lost.into_values() {
-            self.answer(number, Answer::Unserved(Unknown::ResultLost.into()));
-        }
-    }
-
-    /// Serves the reads whose index is applied.
-    pub fn serve_reads(&mut self, node: usize) {
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let applied = process.writer.applied().index;
-        let (ready, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut process.granted).into_iter().partition(|(at, _)| *at <= applied);
-        process.granted = waiting;
-        for (_, read) in ready {
-            let process = self.nodes[node].process.as_mut();
-            if let Some((number, _)) = process.and_then(|process| process.reading.remove(&read)) {
-                self.answer(number, Answer::MayRead);
-            }
-        }
+        let Connection { node, state, driver, .. } = &mut self.connections[number];
+        let now = local(self.now, self.nodes[*node].rate_ppm);
+        let (Some(process), Some(driver)) = (&self.nodes[*node].process, driver) else { return };
+        let (seen, update) = (RefCell::default(), Cell::default());
+        let store = process.writer.store();
+        driver.complete(&View { now, shell: &process.shell, store: &store, seen, update }, share);
+        *state = State::Reading;
     }
 
     /// Either end has closed a connection.
     pub fn close_connection(&mut self, number: usize) {
-        self.connections[number].session = None;
+        self.connections[number].driver = None;
         self.connection_lost(number);
     }
 

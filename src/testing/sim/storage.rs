@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::replica::{Chunk, Effects, Input, Standing};
+use crate::replica::{Chunk, Input, Standing};
 use crate::store::{Image, ImageError};
 use crate::testing::MemoryDisk;
 use crate::testing::sim::Mutant;
@@ -30,8 +30,6 @@ pub struct Storage {
     images: VecDeque<Image>,
     /// Images from peers that wait to be verified, or are being verified.
     parts: VecDeque<(usize, SnapshotMeta, Part<MemoryDisk>)>,
-    /// Verified, and not yet taken by the replica.
-    arrived: Option<Image>,
     /// Being received, by peer, with the connection that they come on.
     pub incoming: BTreeMap<usize, (u64, Option<IncomingImage>)>,
     /// Being sent, by peer, in the term in which that began.
@@ -66,13 +64,8 @@ impl World {
         }
         self.nodes[node].disk.push(batch);
         self.begin_sync(node);
-        let now = self.local(node);
-        if self.mutant == Some(Mutant::PersistedTooEarly)
-            && let Some(process) = &mut self.nodes[node].process
-        {
-            let mut effects = Effects::default();
-            process.replica.step(now, Input::Persisted(job), &mut effects);
-            self.carry_out(node, effects);
+        if self.mutant == Some(Mutant::PersistedTooEarly) {
+            self.step(node, vec![Input::Persisted(job)]);
         }
     }
 
@@ -258,24 +251,14 @@ impl World {
         self.note(node, [8, meta.index, u64::from(verified.is_ok())], text);
         match verified {
             Ok(image) => {
-                if let Some(storage) = self.storage(node) {
-                    storage.arrived = Some(image);
-                }
                 self.tidy_images(node);
-                self.step(node, vec![Input::SnapshotArrived { from, meta }]);
-                if let Some(storage) = self.storage(node) {
-                    storage.arrived = None; // The replica had no use for it.
-                }
+                self.turn(node, |process, now| {
+                    process.shell.snapshot_arrived(now, from, Box::new(image));
+                });
             }
             Err(ImageError::Io(error)) if !is_full(&error) => self.exit(node, &error.to_string()),
             Err(_) => {}
         }
-    }
-
-    /// The image that has just come, for the store.
-    pub fn take_arrived(&mut self, node: usize, meta: SnapshotMeta) -> Option<Box<Image>> {
-        let arrived = self.storage(node)?.arrived.take()?;
-        (arrived.meta() == meta).then(|| Box::new(arrived))
     }
 
     /// Begins to send an image.
@@ -287,7 +270,7 @@ impl World {
         };
         self.note(from, [14, to as u64, meta.index], || format!("sends image {meta:?} to {peer}"));
         if let Some(process) = &mut self.nodes[from].process {
-            let term = process.replica.status().term;
+            let term = process.shell.replica().status().term;
             process.storage.outgoing.insert(to, (term, image));
             self.schedule(self.now, Event::SendChunk { from, to, life, generation });
         }

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::config::Config;
+use crate::node::Node;
+use crate::node::shared::Shared;
 use crate::node::tests::{config, eventually, start_as, wait_until_it_serves};
-use crate::node::{Node, Shared};
 use crate::rng::Rng;
 
 /// A client that waits for longer has been forgotten.

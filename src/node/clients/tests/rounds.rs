@@ -3,21 +3,20 @@
 
 use std::sync::Arc;
 use std::thread::scope;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mio::Events;
 
-use crate::node::Shared;
-use crate::node::clients::loops::Idle;
-use crate::node::clients::mailbox::{Loops, Mail};
+use crate::node::clients::loops::PollLoop;
+use crate::node::clients::mailbox::Mail;
 use crate::node::clients::tests::PATIENCE;
-use crate::node::clients::waiter::{Answer, Inbox};
-use crate::node::core::{Core, Request};
+use crate::node::core::Core;
+use crate::node::shared::Shared;
 use crate::node::tests::{eventually, in_time, start, wait_until_it_serves};
 use crate::protocol::Limits;
 use crate::rng::Rng;
-use crate::service::rounds::{Rounds, Settled};
+use crate::service::{Inbox, Request, Rounds, Settled, Share};
 use crate::types::{Command, Outcome, When};
 
 /// Seats of one [`Player`].
@@ -40,7 +39,7 @@ enum Question {
 struct Player<'a> {
     shared: &'a Shared,
     me: usize,
-    idle: Idle,
+    idle: PollLoop,
     rounds: Rounds,
     seats: Vec<Option<Question>>,
     /// For each seat the number that was written last for certain.
@@ -52,7 +51,7 @@ struct Player<'a> {
 }
 
 impl<'a> Player<'a> {
-    fn new(shared: &'a Shared, me: usize, idle: Idle, timeout: Duration) -> Player<'a> {
+    fn new(shared: &'a Shared, me: usize, idle: PollLoop, timeout: Duration) -> Player<'a> {
         let inbox: Arc<dyn Inbox> = Arc::clone(&idle.mailbox) as Arc<dyn Inbox>;
         Player {
             shared,
@@ -90,39 +89,30 @@ impl<'a> Player<'a> {
 
     /// Tells each seat what it is told; there must be a seat that has asked for it.
     fn settle(&mut self, settled: Settled) {
-        let Settled { members, answer, .. } = settled;
-        let mut outcomes = Vec::new();
-        let (mut granted, mut refused) = (false, false);
-        match answer {
-            Answer::Outcomes(of_all) => outcomes = of_all,
-            Answer::MayRead => granted = true,
-            Answer::Unserved(_) => refused = true,
-            other => panic!("{other:?}"),
-        }
-        let mut outcomes = outcomes.into_iter();
-        for &(seat, share) in &members {
-            let question = self.seats[seat].take().expect("an answer to nobody's question");
-            if refused {
-                self.overdue += 1;
-                continue;
-            }
-            self.served += 1;
-            match question {
-                Question::Read => {
-                    assert!(granted && share == 0);
-                    let found =
-                        self.shared.store.read(&Command::Get { key: self.key(seat).as_bytes() });
-                    assert!(number(&found) >= self.written[seat], "{found:?}");
-                }
-                Question::Write(written) => {
-                    let own: Vec<Outcome> = outcomes.by_ref().take(share).collect();
-                    assert_eq!(own.last().map(number), Some(written), "another one's outcome");
-                    self.written[seat] = written;
-                }
-            }
-        }
-        assert_eq!(outcomes.count(), 0, "outcomes that nobody has asked for");
+        let members = settled.share_out(|seat, share| self.tell(seat, share));
         self.rounds.reuse(members);
+    }
+
+    fn tell(&mut self, seat: usize, share: Share<'_>) {
+        let question = self.seats[seat].take().expect("an answer to nobody's question");
+        match (question, share) {
+            (_, Share::Unserved(_)) => {
+                self.overdue += 1;
+                return;
+            }
+            (Question::Read, Share::MayRead) => {
+                let found =
+                    self.shared.store.read(&Command::Get { key: self.key(seat).as_bytes() });
+                assert!(number(&found) >= self.written[seat], "{found:?}");
+            }
+            (Question::Write(written), Share::Outcomes(own)) => {
+                assert_eq!(own.len(), 2, "outcomes that nobody has asked for");
+                assert_eq!(own.last().map(number), Some(written), "another one's outcome");
+                self.written[seat] = written;
+            }
+            (question, share) => panic!("{question:?} is told {share:?}"),
+        }
+        self.served += 1;
     }
 
     /// Takes the answers that have come; how many of them nobody waits for.
@@ -131,7 +121,7 @@ impl<'a> Player<'a> {
         self.idle.mailbox.empty_into(&mut mail);
         let mut late = 0;
         for (ticket, answer) in mail.answers {
-            match self.rounds.answered(&self.shared.core, ticket, answer) {
+            match self.rounds.answered(ticket, answer) {
                 Some(settled) => self.settle(settled),
                 None => late += 1,
             }
@@ -151,19 +141,16 @@ impl<'a> Player<'a> {
                     self.join(seat);
                 }
             }
-            for settled in self.rounds.ask(core) {
-                self.settle(settled);
-            }
+            self.rounds.ask(core.now(), |requests| core.ask(requests));
             if let Some(deadline) = self.rounds.deadline() {
                 let sleeps = self.idle.mailbox.may_sleep();
-                let patience = if sleeps { deadline - Instant::now() } else { Duration::ZERO };
+                let patience = if sleeps { deadline.since(core.now()) } else { Duration::ZERO };
                 self.idle.poll.poll(&mut events, Some(patience)).unwrap();
             }
             late += self.open_mail();
-            if let Some(over) = self.rounds.deadline().filter(|over| *over <= Instant::now()) {
-                for settled in self.rounds.cancel(core, over) {
-                    self.settle(settled);
-                }
+            let now = core.now();
+            for settled in self.rounds.cancel_overdue(now, |handle| core.cancel(handle)) {
+                self.settle(settled);
             }
         }
         assert!(self.rounds.deadline().is_none() && !self.rounds.has_gathered());
@@ -188,7 +175,7 @@ fn each_question_of_a_round_is_settled_once_and_as_its_own_whenever_its_time_is_
         let node = start(scratch.path(), &[]);
         let shared = &node.shared;
         wait_until_it_serves(shared);
-        let (_loops, idle) = Loops::new(timeouts.len()).unwrap();
+        let idle: Vec<PollLoop> = timeouts.iter().map(|_| PollLoop::new().unwrap().0).collect();
         let players: Vec<_> = scope(|scope| {
             let player = |(me, (idle, timeout))| {
                 scope.spawn(move || {

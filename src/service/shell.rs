@@ -1,0 +1,383 @@
+//! The shell: everything between a front end's request and the replica that needs no thread. It
+//! steps the [`Replica`], knows who waits for what, and routes the [`Effects`] of a step to the
+//! [`Outside`] in the order that they demand.
+//!
+//! A node keeps its shell behind one lock (`node/core.rs`); the simulator keeps one for each of its
+//! nodes. A caller's turn has three parts:
+//!
+//! 1. under the lock: [`Shell::step`], [`Shell::ask`] and the like, any number of times;
+//! 2. still under the lock: [`Shell::route`], so that no two turns can reorder what goes to the log,
+//!    to a peer or to the store;
+//! 3. after the lock: [`AfterStep::complete`], for what has no order to keep or may take long.
+//!
+//! **Stamped writes.** A stamped eventual write belongs into the store's overlay before its client
+//! has its answer; otherwise the session would not read its own write. Part 3 puts it there for
+//! every caller alike: an [`Answer::Stamped`] can only come out of [`AfterStep::complete`].
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::completion::{Answer, Answers, ReplyTo};
+use super::outside::{ApplyWork, Outside};
+use crate::clock::Now;
+use crate::replica::{Alarm, Apply, Effects, Event, Input, Pull, ReadId, Replica, pending};
+use crate::store::{Image, Store};
+use crate::types::{
+    Index, NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Version, Write, Writes,
+};
+
+/// A client's request to the replicated state.
+#[derive(Debug)]
+pub enum Request {
+    /// Execute these encoded commands, one after the other: [`Answer::Outcomes`].
+    Write(Bytes),
+    /// Stamp eventual writes, here or on another node: [`Answer::Stamped`].
+    Stamp(Vec<Write>),
+    /// Grant a linearizable read of this node's store: [`Answer::MayRead`].
+    Read,
+}
+
+/// Names a request that was asked for, to cancel it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RequestHandle {
+    /// A [`Request::Write`].
+    Write(RequestId),
+    /// A [`Request::Stamp`].
+    Stamp(RequestId),
+    /// A [`Request::Read`].
+    Read(ReadId),
+}
+
+/// The replica with the requests that wait for it.
+#[derive(Debug)]
+pub struct Shell {
+    replica: Replica,
+    effects: Effects,
+    store: Arc<Store>,
+    /// Everyone who waits for an answer of this shell. Ordered, so that a simulated run replays.
+    waiting: BTreeMap<RequestHandle, ReplyTo>,
+    /// An image that has just arrived, for the `Apply::Restore` that the same step may decide.
+    arrived: Option<Box<Image>>,
+    /// The deadlines that the watchers of these alarms know.
+    election_at: Now,
+    drain_at: Now,
+}
+
+/// Eventual writes on their way into the overlay.
+#[derive(Debug)]
+pub struct Taken {
+    /// The writes, stamped.
+    pub writes: Writes,
+    /// The node that stamped them.
+    pub by: Option<NodeId>,
+    /// The client that waits for them; `None` if they come from a peer, or if it has left.
+    pub reply_to: Option<ReplyTo>,
+}
+
+/// The rest of a turn, to be done without the lock: overlay writes, wake-ups, log lines.
+#[derive(Debug, Default)]
+#[must_use = "it holds clients' answers"]
+pub struct AfterStep {
+    /// Writes for the overlay.
+    pub taken: Vec<Taken>,
+    /// Answers that are ready.
+    pub answers: Answers,
+    /// Events for the node's log.
+    pub events: Vec<Event>,
+    /// The node must stop.
+    pub failure: Option<Failure>,
+}
+
+/// The reason why a node must stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// An invariant of the replica is broken.
+    Broken(String),
+    /// The state at this index differs from the majority's.
+    Diverged(Index),
+}
+
+impl AfterStep {
+    /// True if nothing is left to do.
+    pub fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+            && self.answers.is_empty()
+            && self.events.is_empty()
+            && self.failure.is_none()
+    }
+
+    /// Makes stamped writes readable, then hands all answers over.
+    pub fn complete(mut self, store: &Store) {
+        for Taken { writes, by, reply_to } in self.taken {
+            let existed = store.put_overlay(&writes);
+            if let Some(reply_to) = reply_to {
+                self.answers.push(reply_to, Answer::Stamped { existed, by });
+            }
+        }
+        self.answers.deliver();
+    }
+}
+
+impl Shell {
+    /// A shell around a replica that nothing has stepped yet.
+    pub fn new(replica: Replica, store: Arc<Store>) -> Shell {
+        Shell {
+            replica,
+            effects: Effects::default(),
+            store,
+            waiting: BTreeMap::new(),
+            arrived: None,
+            election_at: Now(u64::MAX),
+            drain_at: Now(u64::MAX),
+        }
+    }
+
+    /// The replica, to look at.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Tells the replica what has happened.
+    pub fn step(&mut self, now: Now, input: Input) {
+        self.replica.step(now, input, &mut self.effects);
+    }
+
+    /// Asks for something on behalf of a client. The answer comes by [`AfterStep`], of this turn or
+    /// of a later one.
+    pub fn ask(&mut self, now: Now, request: Request, reply_to: ReplyTo) -> RequestHandle {
+        let (handle, input) = match request {
+            Request::Write(commands) => {
+                let id = self.replica.next_request();
+                (RequestHandle::Write(id), Input::Propose { id, commands })
+            }
+            Request::Stamp(writes) => {
+                let id = self.replica.next_stamp();
+                (RequestHandle::Stamp(id), Input::Stamp { id, writes })
+            }
+            Request::Read => {
+                let id = self.replica.next_read();
+                (RequestHandle::Read(id), Input::Read(id))
+            }
+        };
+        self.waiting.insert(handle, reply_to);
+        self.step(now, input);
+        handle
+    }
+
+    /// Cancels a request: its answer, which says whether it may still be done. `None` if another
+    /// answer is on its way.
+    pub fn cancel(&mut self, now: Now, handle: RequestHandle) -> Option<Answer> {
+        let waited = self.waiting.remove(&handle).is_some();
+        let unserved = match handle {
+            RequestHandle::Write(_) | RequestHandle::Stamp(_) if !waited => return None,
+            RequestHandle::Write(id) => {
+                pending::cancelled_outcome(self.replica.cancel(id), self.replica.leader())
+            }
+            RequestHandle::Stamp(id) => {
+                pending::cancelled_outcome(self.replica.cancel_stamp(id), self.replica.stamper())
+            }
+            RequestHandle::Read(id) => {
+                if waited {
+                    self.step(now, Input::CancelRead(id));
+                }
+                // Also if it waits to be applied, or has just been granted: a read that nobody
+                // performs has done nothing, and a late answer is dropped by its ticket.
+                Rejected::NoLeader.into()
+            }
+        };
+        Some(Answer::Unserved(unserved))
+    }
+
+    /// The store has applied requests of this node's clients.
+    pub fn applied(
+        &mut self,
+        outcomes: impl IntoIterator<Item = (RequestId, Vec<Outcome>)>,
+        answers: &mut Answers,
+    ) {
+        for (id, outcomes) in outcomes {
+            if let Some(reply_to) = self.waiting.remove(&RequestHandle::Write(id)) {
+                answers.push(reply_to, Answer::Outcomes(outcomes));
+            }
+        }
+    }
+
+    /// A leader's snapshot has replaced the store. `latest` is its highest version. A request that
+    /// `was_applied` finds in it is done, but its outcomes are lost: they do not travel in a
+    /// snapshot.
+    pub fn restored(
+        &mut self,
+        latest: Version,
+        was_applied: impl Fn(RequestId) -> bool,
+        answers: &mut Answers,
+    ) {
+        self.replica.restored(latest);
+        let done = |handle: &RequestHandle, _: &mut ReplyTo| match handle {
+            RequestHandle::Write(id) => was_applied(*id),
+            _ => false,
+        };
+        let lost: Vec<_> = self.waiting.extract_if(.., done).collect();
+        for (handle, reply_to) in lost {
+            if let RequestHandle::Write(id) = handle {
+                self.replica.cancel(id);
+            }
+            answers.push(reply_to, Answer::Unserved(Unknown::ResultLost.into()));
+        }
+    }
+
+    /// A peer's image is verified and durable on this node.
+    pub fn snapshot_arrived(&mut self, now: Now, from: NodeId, image: Box<Image>) {
+        let meta = image.meta();
+        self.arrived = Some(image);
+        self.step(now, Input::SnapshotArrived { from, meta });
+    }
+
+    /// The node ends: everyone who still waits is told so.
+    pub fn cancel_all(&mut self, answers: &mut Answers) {
+        for (handle, reply_to) in mem::take(&mut self.waiting) {
+            let unserved = match handle {
+                RequestHandle::Write(_) | RequestHandle::Stamp(_) => Unknown::Stopped.into(),
+                RequestHandle::Read(_) => Rejected::Stopping.into(),
+            };
+            answers.push(reply_to, Answer::Unserved(unserved));
+        }
+    }
+
+    /// See [`Replica::pull`].
+    pub fn pull(&mut self, now: Now, peer: NodeId, bytes_max: usize) -> Option<Pull> {
+        self.replica.pull(now, peer, bytes_max)
+    }
+
+    /// May a command that depends on an undrained write of this version travel with it into the log?
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn trust(&self, now: Now, version: Version) -> Result<(), Rejected> {
+        self.replica.trust(now, version)
+    }
+
+    /// The time at which the alarm is due. The caller is its watcher: [`Outside::poke`] tells it
+    /// when the deadline comes closer than this.
+    pub fn watch(&mut self, alarm: Alarm) -> Now {
+        let at = self.replica.deadline(alarm);
+        match alarm {
+            Alarm::Heartbeat => {}
+            Alarm::Election => self.election_at = at,
+            Alarm::Drain => self.drain_at = at,
+        }
+        at
+    }
+
+    /// The requests that wait for an answer.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = &RequestHandle> {
+        self.waiting.keys()
+    }
+
+    /// True if a client waits for this request.
+    pub fn waits_for(&self, handle: RequestHandle) -> bool {
+        self.waiting.contains_key(&handle)
+    }
+
+    /// True if this node has nothing left to finish.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.replica.is_idle()
+    }
+
+    /// The snapshot that the log relies on, once everything decided so far is durable.
+    pub fn snapshot(&self) -> SnapshotMeta {
+        self.replica.snapshot()
+    }
+
+    /// Sends the effects of a turn on their way, in the order that [`Effects`] demands.
+    pub fn route(&mut self, outside: &mut impl Outside, after: &mut AfterStep) {
+        let effects = &mut self.effects;
+        // First the log: a message in `send` may follow from a record, and a leader's own append
+        // counts only once its disk has reported this job.
+        if effects.job != 0 {
+            let records = mem::take(&mut effects.persist);
+            let messages = mem::take(&mut effects.after_persist);
+            outside.persist(records, messages, mem::take(&mut effects.job));
+        }
+        for envelope in effects.send.drain(..) {
+            outside.post(envelope);
+        }
+        while let Some(peer) = effects.pull.pop_first() {
+            outside.pull(peer);
+        }
+        for work in effects.apply.drain(..) {
+            let work = match work {
+                Apply::Entries(entries) => ApplyWork::Entries(entries),
+                Apply::Snapshot(meta) => ApplyWork::Snapshot(meta),
+                Apply::Restore(meta) => match self.arrived.take() {
+                    Some(image) => ApplyWork::Restore(image),
+                    // Going on would apply later entries to a state that lacks the earlier ones.
+                    None => {
+                        let broken = format!("no image to restore {meta:?} from");
+                        after.failure = Some(Failure::Broken(broken));
+                        continue;
+                    }
+                },
+            };
+            outside.apply(work);
+        }
+        // Without a Restore the replica had no use for the image: its log is already beyond it.
+        self.arrived = None;
+        self.route_answers(outside, after);
+        self.route_alarms(outside);
+        after.events.append(&mut self.effects.events);
+        let broken = self.effects.fatal.take().map(Failure::Broken);
+        let diverged = self.effects.diverged.take().map(Failure::Diverged);
+        if let Some(failure) = broken.or(diverged) {
+            after.failure.get_or_insert(failure);
+        }
+    }
+
+    /// Finds the clients that the effects have answers for.
+    fn route_answers(&mut self, outside: &mut impl Outside, after: &mut AfterStep) {
+        let Shell { replica, effects, store, waiting, .. } = self;
+        for (id, index) in effects.reads.drain(..) {
+            let Some(reply_to) = waiting.remove(&RequestHandle::Read(id)) else { continue };
+            // ReadIndex (thesis §6.4): the read may go ahead once the store has reached the index.
+            if store.applied() >= index {
+                after.answers.push(reply_to, Answer::MayRead);
+            } else {
+                outside.apply(ApplyWork::Read(index, reply_to));
+            }
+        }
+        for (id, writes) in effects.stamped.drain(..) {
+            let by = writes.first().and_then(|write| replica.origin(write.version));
+            // Also without a client that waits: the writes are stamped, so they are taken.
+            let reply_to = waiting.remove(&RequestHandle::Stamp(id));
+            after.taken.push(Taken { writes, by, reply_to });
+        }
+        for writes in effects.spread.drain(..) {
+            after.taken.push(Taken { writes, by: None, reply_to: None });
+        }
+        let writes = effects.refuse.drain(..).map(|(id, why)| (RequestHandle::Write(id), why));
+        let stamps =
+            effects.refuse_stamps.drain(..).map(|(id, why)| (RequestHandle::Stamp(id), why));
+        let reads =
+            effects.refuse_reads.drain(..).map(|(id, why)| (RequestHandle::Read(id), why.into()));
+        for (handle, unserved) in writes.chain(stamps).chain(reads) {
+            if let Some(reply_to) = waiting.remove(&handle) {
+                after.answers.push(reply_to, Answer::Unserved(unserved));
+            }
+        }
+    }
+
+    /// Wakes the watchers that would sleep too long. The heartbeat's deadline never comes closer:
+    /// its watcher re-reads it each time.
+    fn route_alarms(&mut self, outside: &mut impl Outside) {
+        if self.replica.deadline(Alarm::Election) < self.election_at {
+            outside.poke(Alarm::Election);
+        }
+        let drain_at = self.replica.deadline(Alarm::Drain);
+        if drain_at < self.drain_at {
+            // Remembered at once: every eventual write of a burst brings the same deadline.
+            self.drain_at = drain_at;
+            outside.poke(Alarm::Drain);
+        }
+    }
+}
