@@ -114,7 +114,7 @@ fn wal_error(config: &Config, error: &WalError) -> Fatal {
 }
 
 /// Loads the image that the log refers to.
-fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Image, Fatal> {
+pub fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Image, Fatal> {
     let path = config.dir.join(Images::name(meta));
     let path = path.display();
     let remedy = "Move this node's data directory away and start it with an empty one, so that it \

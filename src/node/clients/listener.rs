@@ -92,7 +92,10 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
 }
 
 /// Hands a new connection to the front end.
-fn hand_over(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+///
+/// # Errors
+/// If there is no thread for it.
+pub fn hand_over(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
     let connection = Connection { stream, address, counted: shared.clients.connect() };
     match shared.config.io {
         Io::Threads => by_the_pool(shared, connection, threads::serve),

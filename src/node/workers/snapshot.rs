@@ -184,9 +184,10 @@ mod tests {
     use super::*;
     use crate::config::{Args, Config};
     use crate::node::Node;
-    use crate::node::clients::waiter::Waiter;
-    use crate::node::core::Request;
+    use crate::node::clients::Waiter;
+    use crate::node::recovery::load;
     use crate::node::tests::ask;
+    use crate::service::Request;
     use crate::store::Writer;
     use crate::types::{Command, Entry, Payload, When};
     use clap::Parser;
@@ -206,7 +207,7 @@ mod tests {
         let waiter = Arc::<Waiter>::default();
         loop {
             let request = Request::Write(commands.clone().into());
-            match ask(&shared.core, request, &waiter, deadline) {
+            match ask(&shared.core, request, &waiter, Duration::from_secs(20)) {
                 Ok(_) => return,
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }

@@ -214,7 +214,7 @@ fn narrow(shared: &Arc<Shared>, listener: &TcpListener) -> TcpStream {
     near.connect(&address.into()).unwrap();
     let (far, from) = listener.accept().unwrap();
     SockRef::from(&far).set_send_buffer_size(ROOM).unwrap();
-    crate::node::clients::serve(shared, far, from).unwrap();
+    crate::node::clients::listener::hand_over(shared, far, from).unwrap();
     let near = TcpStream::from(near);
     near.set_read_timeout(Some(PATIENCE)).unwrap();
     near.set_write_timeout(Some(PATIENCE)).unwrap();
