@@ -25,7 +25,7 @@ use super::peers::link::{Link, LinkNote};
 use super::queues::{ApplyWork, Queues, WalWork};
 use super::stop::{Fatal, Stop};
 use crate::clock::{Clock, Now};
-use crate::replica::pending::cancelled_outcome;
+use crate::replica::pending::Cancelled;
 use crate::replica::{
     Alarm, Apply, Effects, Envelope, Event, Input, Pull, ReadId, Replica, Status,
 };
@@ -261,14 +261,14 @@ impl Core {
             Open::Write(id) => {
                 let mut state = self.state.lock();
                 state.writes.remove(&id.seq)?;
-                let cancelled = state.replica.cancel(id);
-                Some(Answer::Unserved(cancelled_outcome(cancelled, state.replica.leader())))
+                let cancelled = state.replica.cancel(id).unwrap_or(Cancelled::NotPending);
+                Some(Answer::Unserved(cancelled.outcome(state.replica.leader())))
             }
             Open::Stamp(id) => {
                 let mut state = self.state.lock();
                 state.accepts.remove(&id.seq)?;
-                let cancelled = state.replica.cancel_stamp(id);
-                Some(Answer::Unserved(cancelled_outcome(cancelled, state.replica.stamper())))
+                let cancelled = state.replica.cancel_stamp(id).unwrap_or(Cancelled::NotPending);
+                Some(Answer::Unserved(cancelled.outcome(state.replica.stamper())))
             }
             Open::Read(id) => {
                 // A read that waits for apply is not known here any more, and may be answered late.

@@ -10,7 +10,6 @@ use crate::replica::{
     Alarm, Apply, Effects, Envelope, Input, ReadId, Recovered, Replica, Settings,
 };
 use crate::store::{Image, Writer};
-use crate::testing::sim::Mutant;
 use crate::testing::sim::cluster::{Node, SKEW_MICROS, World};
 use crate::testing::sim::disk::{Batch, Death, Unfinished, Unreadable};
 use crate::testing::sim::events::{Event, Timer};
@@ -110,7 +109,6 @@ impl World {
             boot,
             incarnation,
             wall_micros: self.wall(node),
-            mutant: self.mutant.and_then(Mutant::within),
             ..self.plan.settings.clone()
         };
         let (handed, term) = (recovered.snapshot.index, recovered.hard.term);

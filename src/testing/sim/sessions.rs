@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::protocol::{Limits, Question, Reply, ServerInfo, Session, Work};
-use crate::replica::pending::cancelled_outcome;
+use crate::replica::pending::Cancelled;
 use crate::replica::{Input, ReadId};
 use crate::testing::sim::Mutant;
 use crate::testing::sim::cluster::World;
@@ -353,13 +353,13 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return };
         match waits {
             Wait::Write(id) if process.waiting.remove(&id).is_some() => {
-                let cancelled = process.replica.cancel(id);
-                let why = cancelled_outcome(cancelled, process.replica.leader());
+                let cancelled = process.replica.cancel(id).unwrap_or(Cancelled::NotPending);
+                let why = cancelled.outcome(process.replica.leader());
                 self.answer(number, Answer::Unserved(why));
             }
             Wait::Accept(id) if process.accepting.remove(&id).is_some() => {
-                let cancelled = process.replica.cancel_stamp(id);
-                let why = cancelled_outcome(cancelled, process.replica.stamper());
+                let cancelled = process.replica.cancel_stamp(id).unwrap_or(Cancelled::NotPending);
+                let why = cancelled.outcome(process.replica.stamper());
                 self.answer(number, Answer::Unserved(why));
             }
             Wait::Read(id) if process.reading.remove(&id).is_some() => {

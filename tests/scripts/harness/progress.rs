@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use goldenscript::{Command, Context};
 use nodesync::clock::Now;
-use nodesync::replica::progress::{Progress, State, Window};
+use nodesync::replica::progress::{Progress, ProgressState, Window};
 
 pub struct ProgressRunner {
     progress: Progress,
@@ -28,13 +28,13 @@ impl ProgressRunner {
     fn show(&self) -> String {
         let Progress { matched, next, state, .. } = &self.progress;
         let state = match state {
-            State::Probe { waiting: true } => "probe, waiting".to_owned(),
-            State::Probe { waiting: false } => "probe".to_owned(),
-            State::Replicate { inflight, inflight_bytes } => {
+            ProgressState::Probe { waiting: true } => "probe, waiting".to_owned(),
+            ProgressState::Probe { waiting: false } => "probe".to_owned(),
+            ProgressState::Replicate { inflight, inflight_bytes } => {
                 let last: Vec<String> = inflight.iter().map(|(l, _)| l.to_string()).collect();
                 format!("replicate, {inflight_bytes} bytes under way up to [{}]", last.join(" "))
             }
-            State::Snapshot { .. } => format!("{:?}", self.progress.state).to_lowercase(),
+            ProgressState::Snapshot { .. } => format!("{:?}", self.progress.state).to_lowercase(),
         };
         let may_send = if self.progress.may_send(self.window) { "may send" } else { "must wait" };
         format!("matched {matched} next {next}: {state}; {may_send}")

@@ -64,8 +64,8 @@ fn heartbeat(heartbeat: &Heartbeat) -> String {
     };
     add(heartbeat.commit > 0, "commit", heartbeat.commit.to_string());
     add(heartbeat.matched > 0, "matched", heartbeat.matched.to_string());
-    add(heartbeat.asked > 0, "asked", heartbeat.asked.to_string());
-    add(heartbeat.heard > 0, "heard", heartbeat.heard.to_string());
+    add(heartbeat.read_round > 0, "round", heartbeat.read_round.to_string());
+    add(heartbeat.read_round_seen > 0, "round_seen", heartbeat.read_round_seen.to_string());
     add(!heartbeat.voter, "incarnation", heartbeat.incarnation.to_string());
     add(!heartbeat.admitted, "admitted", "no".to_owned());
     add(!heartbeat.fit, "fit", "no".to_owned());
@@ -181,7 +181,7 @@ pub fn event(event: &Event) -> String {
         Event::Founded => "is a founder".to_owned(),
         Event::CatchingUp => "must catch up".to_owned(),
         Event::CaughtUp => "has caught up".to_owned(),
-        Event::QuorumLost { accepts } => format!("sees no quorum: n{accepts} takes writes"),
+        Event::QuorumLost { stamper } => format!("sees no quorum: n{stamper} stamps"),
         Event::QuorumBack => "sees a quorum again".to_owned(),
         Event::ClockJumped { by } => format!("does not believe its clock: {:+} ms", by / 1000),
         Event::FutureWrites { from, ahead } => {
