@@ -1,7 +1,8 @@
-//! The commands of the progress scripts. `progress last=5 window=2 window_bytes=100` makes what a
-//! leader with that last index knows of a new follower; `sent 7 30`, `accepted 6`,
-//! `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true` are what
-//! happens; `overdue after=300` asks. Each shows the progress.
+//! The commands of the progress scripts. `progress last=5 window=2 window_bytes=100` makes the
+//! progress of a new follower at a leader with that last index. `sent 7 30`, `accepted 6`,
+//! `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true` call the method of
+//! that name and show the progress. `overdue after=300` lets time pass and tells whether an answer
+//! is overdue.
 
 use std::error::Error;
 use std::time::Duration;
