@@ -1,6 +1,6 @@
-//! A seeded generator of pseudo-random numbers (SplitMix64; Steele, Lea, Flood 2014). It is our own,
-//! because the seed of a failing simulation must replay in every later version. Secrets do not come
-//! from here but from the operating system.
+//! A seeded generator of pseudo-random numbers (SplitMix64; Steele, Lea, Flood 2014). It is our
+//! own, because the seed of a failing simulation must replay in every later version. Secrets do not
+//! come from here but from the operating system.
 
 /// A stream of pseudo-random numbers, fixed by its seed.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number in `0..bound`; 0 if `bound` is 0. The bias of the remainder is below 2^-32 for bounds
-    /// below 2^32.
+    /// A number in `0..bound`; 0 if `bound` is 0. The bias of the remainder is below 2^-32 for
+    /// bounds below 2^32.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.bits().checked_rem(bound).unwrap_or(0)
     }

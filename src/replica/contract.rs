@@ -35,7 +35,7 @@ pub struct ReadId(pub u64);
 pub enum Alarm {
     /// Send heartbeats, and repeat messages that are overdue.
     Heartbeat,
-    /// Campaign, or repeat a campaign that nobody won.
+    /// Campaign, or repeat a campaign without a winner.
     Election,
     /// Append the eventual writes that have gathered to the log.
     Drain,

@@ -1,9 +1,9 @@
 //! The rights of a node with an empty directory.
 //!
 //! An empty directory has two possible causes. Either the cluster is being founded, and all
-//! directories are empty. Or the node has lost its disk, and with it votes and acknowledgements that
-//! other members rely on. If it voted again, a leader without some committed entries could win. The
-//! node itself cannot tell the two causes apart; the other members can. So:
+//! directories are empty. Or the node has lost its disk, and with it votes and acknowledgements
+//! that other members rely on. If it voted again, a leader without some committed entries could
+//! win. The node itself cannot tell the two causes apart; the other members can. So:
 //!
 //! **A node with an empty directory first hears every other member.** Its heartbeats carry its
 //! *incarnation*, the random number that its directory was created with, and the other members'
@@ -14,10 +14,10 @@
 //! - Otherwise the node may have promised anything up to the highest term that any member is in. It
 //!   enters that term with its vote spent, so it cannot contradict a forgotten vote of that term or
 //!   an earlier one. Then it *catches up*: it stores the leader's entries, but neither votes nor
-//!   campaigns. The log of a leader of that term or a later one holds every entry that was committed
-//!   with the help of a forgotten acknowledgement. The node notes that leader's last index when it
-//!   first hears it after the restart; once it holds the log durably up to there, it is a full
-//!   member again.
+//!   campaigns. The log of a leader of that term or a later one holds every entry that was
+//!   committed with the help of a forgotten acknowledgement. The node notes that leader's last
+//!   index when it first hears it after the restart; once it holds the log durably up to there, it
+//!   is a full member again.
 //!
 //! *Every* member must answer, not just a majority: a candidate that holds a forgotten vote of this
 //! node is in that vote's term, and it may be any one of the members. Answers name the incarnation,
@@ -110,8 +110,8 @@ impl Replica {
             self.hard.standing = Standing::Voter { founders: founders.collect() };
             effects.events.push(Event::Founded);
         } else {
-            // A forgotten vote or acknowledgement is of this term at most. The vote for itself spends
-            // the vote without electing anybody: a node that catches up never campaigns.
+            // A forgotten vote or acknowledgement is of this term at most. The vote for itself
+            // spends the vote but elects no leader: a node that catches up never campaigns.
             let term = answers.values().map(|answer| answer.term).max().unwrap_or(0);
             self.enter_term(term.max(self.hard.term), Some(self.settings.id));
             self.hard.standing = Standing::CatchingUp;

@@ -1,9 +1,9 @@
 //! The replicated log in memory: the latest snapshot, and the entries after a base at or before it.
 //! The segments on disk belong to `wal`.
 //!
-//! Rules: indexes have no gap; terms never fall; entries at or before the snapshot are committed and
-//! never truncated. Some entries before the snapshot stay in memory, so that a peer a little behind
-//! gets them instead of the whole image.
+//! Rules: indexes have no gap; terms never fall; entries at or before the snapshot are committed
+//! and never truncated. Some entries before the snapshot stay in memory, so that a peer a little
+//! behind gets them instead of the whole image.
 
 use std::collections::VecDeque;
 
@@ -103,8 +103,8 @@ impl Log {
         false
     }
 
-    /// True if a log that ends with `last_term` and `last_index` is at least as complete as this one:
-    /// the later last term wins, then the longer log (Raft §5.4.1).
+    /// True if a log that ends with `last_term` and `last_index` is at least as complete as this
+    /// one: the later last term wins, then the longer log (Raft §5.4.1).
     pub fn is_covered_by(&self, last_index: Index, last_term: Term) -> bool {
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }
@@ -150,8 +150,8 @@ mod tests {
     }
 
     proptest! {
-        /// The two halves of the search find exactly the point where the logs part, with at most one
-        /// refusal for each term of either log.
+        /// The two halves of the search find exactly the point where the logs part, with at most
+        /// one refusal for each term of either log.
         #[test]
         fn hints_lead_to_the_point_where_two_logs_part(
             prefix in prop::collection::vec(0u64..2, 0..8),

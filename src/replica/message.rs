@@ -31,7 +31,7 @@ pub enum Message {
     Append(Append),
     /// The answer to an `Append`; `Matched` leaves after the entries are durable.
     AppendAck(AppendAck),
-    /// A candidate asks for a vote (RequestVote, Raft §5.2; pre-vote, thesis §9.6).
+    /// A candidate requests a vote (RequestVote, Raft §5.2; pre-vote, thesis §9.6).
     Vote(VoteRequest),
     /// The answer to a `Vote`; a granted vote leaves after it is durable.
     VoteReply(VoteReply),

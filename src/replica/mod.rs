@@ -342,7 +342,8 @@ impl Replica {
     /// itself, a follower forwards them.
     fn submit_pending(&mut self, now: Now, effects: &mut Effects) {
         match &self.role {
-            // During a transfer they stay pending: the target must be able to catch up with the log.
+            // During a transfer they stay pending: the target must be able to catch up with the
+            // log.
             Role::Leader(leader) if leader.transfer.is_none() => {
                 for proposal in self.pending.take_unsent(now, usize::MAX) {
                     self.append_batch(now, proposal, effects);

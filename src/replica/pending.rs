@@ -1,7 +1,7 @@
 //! The pending proposals of this node's own clients.
 //!
-//! A proposal stays pending until it is committed, under whatever leader: each new leader, and each
-//! new link to the leader, gets all of them again, in order and under their old ids. The state
+//! A proposal stays pending until it is committed, even if the leader changes: each new leader, and
+//! each new link to the leader, gets all of them again, in order and under their old ids. The state
 //! machine drops the copies (thesis §6.3, with the node as the client). So a client of a surviving
 //! node sees a pause at a failover, and no error.
 
@@ -141,8 +141,8 @@ impl PendingProposals {
         self.remove(id.seq).is_some()
     }
 
-    /// Notes that a leader did not append `id`. Returns true if the request is certainly not done; it
-    /// is no longer pending then.
+    /// Notes that a leader did not append `id`. Returns true if the request is certainly not done;
+    /// it is no longer pending then.
     pub fn refused(&mut self, id: RequestId) -> bool {
         let ours = id.node == self.node && id.boot == self.boot;
         // A request that was sent twice may have another copy in a log.

@@ -9,8 +9,9 @@
 //! ```
 //! *Probe* looks for the point where the logs agree: one append under way at a time. *Replicate*
 //! sends ahead, within a window of messages and bytes. *Snapshot* waits until the image is sent and
-//! installed. All transitions are in this file. `matched` falls only when the peer may have lost its
-//! disk: on a new link, or when a probe is refused. Forgetting an acknowledgement is always safe.
+//! installed. All transitions are in this file. `matched` falls only when the peer may have lost
+//! its disk: on a new link, or when a probe is refused. Forgetting an acknowledgement is always
+//! safe.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -153,11 +154,12 @@ impl Progress {
         self.state = ProgressState::Replicate { inflight: VecDeque::new(), inflight_bytes: 0 };
     }
 
-    /// Notes that the follower refused the append after `prev_index`; `next` is the next entry to try.
+    /// Notes that the follower refused the append after `prev_index`; `next` is the next entry to
+    /// try.
     pub fn refused(&mut self, prev_index: Index, next: Index) {
         let is_stale = match &self.state {
-            // The answer to the probe under way counts, even against `matched`: the follower may have
-            // lost its disk. Any other answer is late.
+            // The answer to the probe under way counts, even against `matched`: the follower may
+            // have lost its disk. Any other answer is late.
             ProgressState::Probe { .. } => prev_index.checked_add(1) != Some(self.next),
             // The follower has accepted more since it sent this refusal.
             ProgressState::Replicate { .. } => prev_index <= self.matched,
@@ -174,7 +176,8 @@ impl Progress {
     /// Looks for agreement again, because the messages under way may be lost.
     pub fn probe(&mut self) {
         self.next = match self.state {
-            // A probe without an answer is repeated as it was: a silent follower is not an empty one.
+            // A probe without an answer is repeated as it was: a silent follower is not an empty
+            // one.
             ProgressState::Probe { .. } => self.next,
             ProgressState::Replicate { .. } => self.matched + 1,
             // An append behind the image will tell whether the follower has installed it.
@@ -184,8 +187,8 @@ impl Progress {
         self.state = ProgressState::Probe { waiting: false };
     }
 
-    /// Forgets everything but the wishes of the peer's clients: behind a new link there may be a new
-    /// disk. `last` is the leader's last index.
+    /// Forgets everything but the wishes of the peer's clients: behind a new link there may be a
+    /// new disk. `last` is the leader's last index.
     pub fn link_is_new(&mut self, now: Now, last: Index) {
         *self = Progress {
             heard_at: self.heard_at,

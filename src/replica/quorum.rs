@@ -1,5 +1,5 @@
-//! Majorities. Commits, reads, votes and check-quorum all rest on these few lines. Two majorities of
-//! the same members share a member (Raft §5.2, §5.4.3); no other property is needed.
+//! Majorities. Commits, reads, votes and check-quorum all rest on these few lines. Two majorities
+//! of the same members share a member (Raft §5.2, §5.4.3); no other property is needed.
 
 /// The size of a majority of `members`.
 pub fn majority(members: usize) -> usize {

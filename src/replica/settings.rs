@@ -23,7 +23,7 @@ pub struct Settings {
     /// down.
     pub election_timeout: Duration,
     /// A leader whose disk has not answered for this long steps down. Longer than an election
-    /// timeout, so that a slow sync alone deposes nobody.
+    /// timeout, so that a slow sync alone deposes no leader.
     pub disk_timeout: Duration,
     /// The time that a node of higher rank must have been caught up before it gets the leadership.
     pub takeover_delay: Duration,
@@ -38,8 +38,8 @@ pub struct Settings {
     pub clock_offset_max: Duration,
     /// The time that eventual writes gather before the leader appends them to the log.
     pub drain_interval: Duration,
-    /// The age at which eventual writes that are not in the log yet are written to the disk: half of
-    /// the second within which they must be durable.
+    /// The age at which eventual writes that are not in the log yet are written to the disk: half
+    /// of the second within which they must be durable.
     pub sync_interval: Duration,
     /// The bound on eventual writes that this node holds, in bytes; beyond it sessions wait.
     pub backlog_bytes_max: usize,
@@ -47,8 +47,8 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// The time that a tombstone is kept while a member may hold older writes to its key.
     pub tombstone_horizon: Duration,
-    /// The bytes of entries after which an image is taken. With a large state it is a quarter of the
-    /// last image's length, up to eight times this setting.
+    /// The bytes of entries after which an image is taken. With a large state it is a quarter of
+    /// the last image's length, up to eight times this setting.
     pub snapshot_log_bytes: usize,
     /// The bytes of entries before the snapshot that stay in memory for followers a little behind.
     pub log_retain_bytes: usize,

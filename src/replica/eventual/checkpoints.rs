@@ -1,14 +1,14 @@
 //! Checkpoints in the log. The leader appends one from time to time if entries have come since the
 //! last one. At a checkpoint every replica does two things.
 //!
-//! It drops the tombstones up to the checkpoint's *floor*. The floor is safe in one of two cases. All
-//! members are alive, and each has claimed that it holds no undrained write up to there and will
-//! stamp none. Or the floor lies a whole horizon back, and older undrained writes are declared too
-//! late.
+//! It drops the tombstones up to the checkpoint's *floor*. The floor is safe in one of two cases.
+//! All members are alive, and each has claimed that it holds no undrained write up to there and
+//! will stamp none. Or the floor lies a whole horizon back, and older undrained writes are declared
+//! too late.
 //!
-//! It shows the digest of its state in its heartbeats. Replicas that have applied the same log up to
-//! the same checkpoint have the same state, or one of them is broken. Then the minority stops; of two
-//! halves, the one without the leader.
+//! It shows the digest of its state in its heartbeats. Replicas that have applied the same log up
+//! to the same checkpoint have the same state, or one of them is broken. Then the minority stops;
+//! of two halves, the one without the leader.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::replica::detector::Liveness;
 use crate::replica::{Effects, Replica};
 use crate::types::{Entry, Index, NodeId, Payload, Version};
 
-/// The time for which a difference must last before it is judged: all members get time to show their
-/// digests.
+/// The time for which a difference must last before it is judged: all members get time to show
+/// their digests.
 const JUDGE_AFTER: Duration = Duration::from_secs(1);
 
 /// The latest checkpoint of this node, and the times of the next decisions.
@@ -51,8 +51,8 @@ impl Replica {
         self.eventual.checkpoints.own
     }
 
-    /// This node's drained claim: it holds no undrained write up to this version and will stamp none,
-    /// not even after a restart.
+    /// This node's drained claim: it holds no undrained write up to this version and will stamp
+    /// none, not even after a restart.
     pub(in crate::replica) fn claim_drained(&mut self, now: Now) -> Version {
         if self.eventual.skew.is_doubted() {
             return Version::default();
@@ -67,7 +67,8 @@ impl Replica {
     }
 
     /// Adds a bound for the drained claim to a write to the disk, twice in a checkpoint interval. A
-    /// claim that only the process knew could be broken after a restart with its wall clock set back.
+    /// claim that only the process knew could be broken after a restart with its wall clock set
+    /// back.
     pub(in crate::replica) fn persist_drained_claim(&mut self, now: Now, effects: &mut Effects) {
         if self.eventual.skew.is_doubted() || self.leader().is_none() {
             return;

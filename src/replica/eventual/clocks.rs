@@ -3,13 +3,13 @@
 //!
 //! Three rules protect the versions:
 //!
-//! - The wall clock must advance with the monotonic clock. A jump is believed only if the new time is
-//!   confirmed by as many peers as make a majority together with this node.
+//! - The wall clock must advance with the monotonic clock. A jump is believed only if the new time
+//!   is confirmed by as many peers as make a majority together with this node.
 //! - Versions from peers must not lie further ahead than clocks may differ.
 //! - Of the live members, more must show this node's time than another one (this node counts for
 //!   itself). Otherwise it stamps nothing, and neither its clock nor its drained claims enter the
-//!   log, until the clocks agree again. A heartbeat may be late, so requests wait for a moment before
-//!   they are refused. A last survivor has only itself to believe.
+//!   log, until the clocks agree again. A heartbeat may be late, so requests wait for a moment
+//!   before they are refused. A last survivor has only itself to believe.
 
 use std::time::Duration;
 

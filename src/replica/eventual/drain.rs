@@ -13,14 +13,15 @@ const BATCH_BYTES_MAX: usize = 512 << 10;
 /// The bytes of uncommitted entries beyond which a leader lets eventual writes wait.
 const IN_FLIGHT_BYTES_MAX: usize = 2 << 20;
 
-/// The time, in election timeouts, after which a write that is still not in the log is spread to the
-/// leader again: the message was lost, or the leader had no room.
+/// The time, in election timeouts, after which a write that is still not in the log is spread to
+/// the leader again: the message was lost, or the leader had no room.
 const SPREAD_RESEND_TIMEOUTS: u32 = 5;
 
 /// The time without an answer, in election timeouts, after which a stamp request is sent again.
 const STAMP_RESEND_TIMEOUTS: u32 = 2;
 
-/// The bytes of stamp requests that are sent again at each heartbeat: other messages share the link.
+/// The bytes of stamp requests that are sent again at each heartbeat: other messages share the
+/// link.
 const STAMP_RESEND_BYTES_MAX: usize = 1 << 20;
 
 /// The bytes of writes on the disk from which on the whole outbox is written anew, if they are also
@@ -63,8 +64,9 @@ impl Replica {
     fn take_next(&self, now: Now, cursor: &mut outbox::Cursor) -> Vec<Write> {
         let Eventual { place, reserved, stamped, clock, .. } = &self.eventual;
         let may_leave = |version: Version| {
-            // An own version above the bound on the disk could be stamped again after a crash. A version
-            // with this node's origin above `stamped` is from an earlier directory: it may leave.
+            // An own version above the bound on the disk could be stamped again after a crash. A
+            // version with this node's origin above `stamped` is from an earlier directory: it may
+            // leave.
             let is_own = version.origin() == *place;
             let is_unreserved = (*reserved + 1..=*stamped).contains(&version.tick());
             // A version from the future would push the clocks of all other nodes ahead.
@@ -163,7 +165,8 @@ impl Replica {
         }
     }
 
-    /// At each heartbeat: writes overdue writes to the disk, and sends again what may be lost.
+    /// At each heartbeat: writes overdue writes to the disk, and sends lost requests and writes
+    /// again.
     pub(in crate::replica) fn maintain_outbox(&mut self, now: Now, effects: &mut Effects) {
         self.write_overdue(now, effects);
         let since = now - self.settings.election_timeout * STAMP_RESEND_TIMEOUTS;
@@ -175,8 +178,8 @@ impl Replica {
         self.schedule_outbox(now, effects);
     }
 
-    /// Spreads the whole outbox to the leader again, if the write held longest should be in the log by
-    /// now.
+    /// Spreads the whole outbox to the leader again, if the write held longest should be in the log
+    /// by now.
     fn spread_overdue(&mut self, now: Now) {
         let first = self.eventual.outbox.first();
         let (since, watched) = self.eventual.longest_held;
@@ -212,8 +215,8 @@ impl Replica {
         self.write_up_to(now, due, effects);
     }
 
-    /// Makes the next write to the disk write the whole outbox. After a snapshot only eventual writes
-    /// keep old segments of the log, and writing them anew frees the segments.
+    /// Makes the next write to the disk write the whole outbox. After a snapshot only eventual
+    /// writes keep old segments of the log, and writing them anew frees the segments.
     pub(in crate::replica) fn schedule_rewrite(&mut self) {
         self.eventual.disk.must_rewrite = true;
     }
@@ -227,13 +230,14 @@ impl Replica {
     fn write_up_to(&mut self, now: Now, due: outbox::Cursor, effects: &mut Effects) {
         let (eventual, interval) = (&mut self.eventual, self.settings.sync_interval);
         let (disk, outbox) = (&mut eventual.disk, &mut eventual.outbox);
-        // No write on the disk is held any more: a rewrite makes recovery forget them all. While other
-        // writes are held, once an interval is enough.
+        // No write on the disk is held any more: a rewrite makes recovery forget them all. While
+        // other writes are held, once an interval is enough.
         let may_rewrite = outbox.is_empty() || now.since(disk.rewritten_at) >= interval;
         let is_outdated = may_rewrite && !outbox.is_written();
         let is_too_large = disk.bytes > REWRITE_BYTES_MIN.max(2 * outbox.bytes());
         if disk.bytes > 0 && (is_outdated || is_too_large || disk.must_rewrite) {
-            // The whole outbox, due or not: a write that is not due may have replaced one on the disk.
+            // The whole outbox, due or not: a write that is not due may have replaced one on the
+            // disk.
             let held = outbox.take_all();
             (disk.bytes, disk.rewritten_at) = (outbox::size_of(&held), now);
             disk.must_rewrite = false;

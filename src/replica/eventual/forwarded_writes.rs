@@ -34,8 +34,8 @@ pub struct ForwardedWrites {
 }
 
 impl ForwardedWrites {
-    /// Adds a request, or returns the decision on it if it has come before. Its sender has the answers
-    /// to all its requests below `floor`.
+    /// Adds a request, or returns the decision on it if it has come before. Its sender has the
+    /// answers to all its requests below `floor`.
     pub fn insert(
         &mut self,
         id: RequestId,
@@ -71,7 +71,8 @@ impl ForwardedWrites {
         }
     }
 
-    /// The next waiting request, of each peer in turn after `last`, that was not sent before `since`.
+    /// The next waiting request, of each peer in turn after `last`, that was not sent before
+    /// `since`.
     pub fn next(&self, last: NodeId, since: u64) -> Option<(RequestId, Writes)> {
         let after = self.peers.range(NodeId(last.0.saturating_add(1))..);
         after.chain(self.peers.range(..=last)).find_map(|(&node, peer)| {

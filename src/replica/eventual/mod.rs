@@ -9,9 +9,10 @@
 //!
 //! **The stamper** (`stamp.rs`). The leader stamps. Without a leader, the highest voter that is
 //! alive does, which may be a last survivor alone; a partition has one stamper on each side. Every
-//! other node forwards its clients' writes to the stamper ([`Message::Stamp`](super::Message::Stamp))
-//! and holds a copy of the stamped writes. A node stamps the requests that peers forward to it even
-//! if it believes that another node is the stamper: versions from two nodes never collide.
+//! other node forwards its clients' writes to the stamper
+//! ([`Message::Stamp`](super::Message::Stamp)) and holds a copy of the stamped writes. A node
+//! stamps the requests that peers forward to it even if it believes that another node is the
+//! stamper: versions from two nodes never collide.
 //!
 //! **Versions** come from a hybrid clock (Kulkarni and others, *Logical Physical Clocks*, 2014) and
 //! carry the stamping node's place among the members, so no two are equal. A node's versions never
@@ -19,20 +20,21 @@
 //! bound at or above it ([`WalRecord::Clock`], raised ahead of need). A node that cannot trust its
 //! clock stamps nothing (`clocks.rs`).
 //!
-//! **The way into the log** (`drain.rs`). The leader gathers writes for a moment and appends all that
-//! it holds, in large entries; every other node spreads its writes to the leader. Without a leader
-//! every node spreads them to every peer alive, so that a write survives on as many nodes as
+//! **The way into the log** (`drain.rs`). The leader gathers writes for a moment and appends all
+//! that it holds, in large entries; every other node spreads its writes to the leader. Without a
+//! leader every node spreads them to every peer alive, so that a write survives on as many nodes as
 //! possible. A write leaves the outbox when an entry commits that holds it or a newer write to its
 //! key.
 //!
 //! **Durability.** In health a write is in the log, and on a majority of disks, some milliseconds
-//! after its answer. A write that is not in the log after half a second goes to the node's own disk.
+//! after its answer. A write that is not in the log after half a second goes to the node's own
+//! disk.
 //!
 //! **Back-pressure.** An outbox is bounded in bytes. A session whose write finds no room waits.
 //!
-//! **Checkpoints** (`checkpoints.rs`). From time to time the leader appends a checkpoint. There, the
-//! replicas drop the tombstones that no undrained write can need any more, and compare the digests
-//! of their states.
+//! **Checkpoints** (`checkpoints.rs`). From time to time the leader appends a checkpoint. There,
+//! the replicas drop the tombstones that no undrained write can need any more, and compare the
+//! digests of their states.
 
 mod checkpoints;
 mod clocks;
@@ -195,7 +197,7 @@ impl Eventual {
         self.outbox.settle(writes);
     }
 
-    /// Forgets what was sent to `peer`, because messages on its old link may be lost.
+    /// Treats all writes as not sent to `peer`, because messages on its old link may be lost.
     pub fn link_is_new(&mut self, peer: NodeId) {
         self.spread.remove(&peer);
         self.requests.link_is_new(peer);
@@ -305,8 +307,8 @@ impl Replica {
         }
     }
 
-    /// The ticks that are reserved ahead of need: half of the tolerated clock difference. After a crash
-    /// a node's versions can lie this far ahead of its wall clock.
+    /// The ticks that are reserved ahead of need: half of the tolerated clock difference. After a
+    /// crash a node's versions can lie this far ahead of its wall clock.
     fn reservation(&self) -> u64 {
         let micros = self.settings.clock_offset_max.as_micros() as u64;
         (micros * HybridClock::TICKS / 2).max(2)
@@ -321,8 +323,8 @@ impl Replica {
         self.reserve_up_to(self.eventual.stamped + self.reservation(), effects);
     }
 
-    /// Writes to the disk that this node may have stamped up to `tick`, and never stamps below it after
-    /// a restart.
+    /// Writes to the disk that this node may have stamped up to `tick`, and never stamps below it
+    /// after a restart.
     fn reserve_up_to(&mut self, tick: u64, effects: &mut Effects) {
         self.eventual.reserving.push_back((self.last_job + 1, tick));
         effects.persist.push(WalRecord::Clock(Version::new(tick, Version::LOG)));

@@ -1,10 +1,10 @@
 //! The eventual writes that this node holds and that are not known to be in the log. Of each key it
 //! holds the newest write, so a key that is written often takes the room of one write.
 //!
-//! Writes are numbered as they arrive. The ways into the log and to each peer keep a [`Cursor`], the
-//! number up to which they have taken writes. The disk needs more: if a key is written again and
-//! again, none of its writes would ever grow old enough to be written down. So a write that replaces
-//! one that is not on the disk inherits its age.
+//! Writes are numbered as they arrive. The ways into the log and to each peer keep a [`Cursor`],
+//! the number up to which they have taken writes. The disk needs more: if a key is written again
+//! and again, none of its writes would ever grow old enough to be written down. So a write that
+//! replaces one that is not on the disk inherits its age.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -67,7 +67,8 @@ impl Outbox {
         }
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        // The old key goes first: it may share its memory with the old value, which would stay alive.
+        // The old key goes first: it may share its memory with the old value, which would stay
+        // alive.
         let replaced = self.remove(&write.key).map(|replaced| replaced.age);
         let aged = replaced.and_then(|age| Some((age, self.unwritten.get_mut(age)?)));
         let age = match aged {
@@ -106,8 +107,9 @@ impl Outbox {
         }
     }
 
-    /// The writes that arrived at or after `cursor`, in order of arrival, up to about `bytes_max` but
-    /// at least one; moves the cursor behind them. Stops before a write that `may_leave` refuses.
+    /// The writes that arrived at or after `cursor`, in order of arrival, up to about `bytes_max`
+    /// but at least one; moves the cursor behind them. Stops before a write that `may_leave`
+    /// refuses.
     pub fn take(
         &self,
         cursor: &mut Cursor,

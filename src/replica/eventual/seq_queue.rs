@@ -89,8 +89,8 @@ impl<T> SeqQueue<T> {
     /// The place of the member with this number, even if it has left.
     fn place(&self, number: u64) -> Option<usize> {
         let (first, _) = self.places.front()?;
-        // Numbers rise by at least one with each place, so the member lies at or before this place. It
-        // lies exactly there if no place before it was compacted away.
+        // Numbers rise by at least one with each place, so the member lies at or before this place.
+        // It lies exactly there if no place before it was compacted away.
         let furthest = usize::try_from(number.checked_sub(*first)?).ok()?;
         if self.places.get(furthest).is_some_and(|(found, _)| *found == number) {
             return Some(furthest);

@@ -17,8 +17,8 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// The age, by wall clocks, beyond which a forwarded request is not stamped any more.
 pub(super) const VALID: Duration = Duration::from_secs(1);
 
-/// The multiple of the backlog bound beyond which a node forwards nothing. The stamper has room, but
-/// this node does not learn of commits, so its own outbox keeps growing.
+/// The multiple of the backlog bound beyond which a node forwards nothing. The stamper has room,
+/// but this node does not learn of commits, so its own outbox keeps growing.
 const BACKLOGS_MAX: usize = 2;
 
 /// Gives the writes of a request successive versions.
@@ -58,8 +58,8 @@ impl Replica {
         RequestId { node: self.settings.id, boot: self.settings.boot, seq }
     }
 
-    /// The node that stamps eventual writes, as far as this node knows: the leader if it is alive, or
-    /// else the highest live voter.
+    /// The node that stamps eventual writes, as far as this node knows: the leader if it is alive,
+    /// or else the highest live voter.
     pub fn stamper(&self) -> Option<NodeId> {
         let is_alive = |id: &NodeId| {
             *id == self.settings.id
@@ -85,10 +85,10 @@ impl Replica {
     ) {
         let bytes = outbox::size_of(&writes);
         let requests = &self.eventual.requests;
+        // A blank node would ignore the stamper's answer, so the stamper would stamp the request
+        // again and again.
         let refused = if self.stopping {
             Some(Rejected::Stopping)
-        // A blank node ignores the answers of the stamper, which would stamp the request again and
-        // again.
         } else if self.hard.standing == Standing::Blank {
             Some(Rejected::Joining)
         } else if self.stamper().is_none() {
@@ -107,8 +107,8 @@ impl Replica {
         }
     }
 
-    /// True if a request can be answered now: stamped, because there is room, or refused, because the
-    /// node is stopping.
+    /// True if a request can be answered now: stamped, because there is room, or refused, because
+    /// the node is stopping.
     fn can_answer(&self, bytes: usize) -> bool {
         self.stopping || self.eventual.has_room(bytes, self.settings.backlog_bytes_max)
     }
@@ -173,8 +173,8 @@ impl Replica {
         decisions: Vec<(RequestId, Result<Version, Rejected>)>,
         effects: &mut Effects,
     ) {
-        // A version leaves only when the disk holds a bound at or above it. Otherwise a restarted node
-        // could stamp it a second time.
+        // A version leaves only when the disk holds a bound at or above it. Otherwise a restarted
+        // node could stamp it a second time.
         let is_unreserved = self.is_withholding();
         if is_unreserved {
             self.reserve(effects);
@@ -235,8 +235,8 @@ impl Replica {
         }
     }
 
-    /// The reason for which this node does not stamp requests of `from`, if there is one. Also raises
-    /// the clock above all versions that the clients of `from` may have seen.
+    /// The reason for which this node does not stamp requests of `from`, if there is one. Also
+    /// raises the clock above all versions that the clients of `from` may have seen.
     fn stamp_refusal(
         &mut self,
         now: Now,
@@ -263,6 +263,7 @@ impl Replica {
         None
     }
 
+    /// Queues the requests of a peer for stamping, and answers those that are decided already.
     fn receive_stamp_requests(
         &mut self,
         from: NodeId,
@@ -273,8 +274,8 @@ impl Replica {
     ) {
         let mut answers = Vec::new();
         for (id, writes) in requests.into_iter().filter(|(id, _)| id.node == from) {
-            // A repeated request gets the decision that it had. A refusal now would claim that it was
-            // not done, although its writes may be in the log.
+            // A repeated request gets the decision that it had. A refusal now would claim that it
+            // was not done, although its writes may be in the log.
             let forwarded = &mut self.eventual.forwarded;
             let decided = forwarded
                 .insert(id, writes, sent, floor)
@@ -286,6 +287,7 @@ impl Replica {
         }
     }
 
+    /// Takes in the stamper's decision on a request of this node's clients.
     fn receive_stamped(
         &mut self,
         now: Now,
@@ -310,7 +312,8 @@ impl Replica {
                 if let Some(ahead) = self.eventual.clock.ahead(now, newest) {
                     self.report_future_writes(now, from, ahead, effects);
                 }
-                // The next write of this node's clients gets a higher version, whatever node stamps it.
+                // The next write of this node's clients gets a higher version, whatever node stamps
+                // it.
                 self.eventual.clock.observe(newest);
                 self.eventual.hold(Some(from), &writes);
                 effects.stamped.push((id, writes));

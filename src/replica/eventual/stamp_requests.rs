@@ -142,7 +142,8 @@ impl StampRequests {
         free.next().map(|(seq, request)| (seq, request.bytes))
     }
 
-    /// The requests to send to `node`, up to about `bytes_max` but at least one. They count as sent.
+    /// The requests to send to `node`, up to about `bytes_max` but at least one. They count as
+    /// sent.
     pub fn send_to(&mut self, now: Now, node: NodeId, bytes_max: usize) -> Vec<(u64, &[Write])> {
         let (mut sent, mut bytes) = (Vec::new(), 0);
         for &seq in &self.ready {
@@ -163,8 +164,8 @@ impl StampRequests {
         sent.into_iter().filter_map(writes).collect()
     }
 
-    /// Notes that the link to `node` is new: its requests may be lost, or another process may have had
-    /// them.
+    /// Notes that the link to `node` is new: its requests may be lost, or another process may have
+    /// had them.
     pub fn link_is_new(&mut self, node: NodeId) {
         for request in self.requests.values_mut().filter(|request| request.is_with(node)) {
             request.may_be_lost = true;
@@ -172,7 +173,8 @@ impl StampRequests {
         }
     }
 
-    /// Notes that `node` has not stamped a request and never will: another node may have it at once.
+    /// Notes that `node` has not stamped a request and never will: another node may have it at
+    /// once.
     pub fn refuse(&mut self, seq: u64, node: NodeId) {
         if let Some(request) = self.requests.get_mut(&seq)
             && request.is_with(node)

@@ -182,8 +182,8 @@ impl Replica {
             prev_index = self.commit;
             prev_term = self.log.term_at(self.commit).unwrap_or(prev_term);
         }
-        // Raft §5.3: without an entry at `prev_index` with `prev_term` the append is refused. The hint
-        // lets the leader skip a whole term with each refusal.
+        // Raft §5.3: without an entry at `prev_index` with `prev_term` the append is refused. The
+        // hint lets the leader skip a whole term with each refusal.
         if self.log.term_at(prev_index) != Some(prev_term) {
             let (hint_index, hint_term) = self.log.hint(prev_index, prev_term);
             let ack = AppendAck::Missing { prev_index, hint_index, hint_term };
@@ -203,8 +203,8 @@ impl Replica {
     fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Effects) {
         for entry in entries {
             match self.log.term_at(entry.index) {
-                // Log Matching (Raft §5.3): the same index and term mean the same entry. It stays, or
-                // a reordered older append would remove entries after it.
+                // Log Matching (Raft §5.3): the same index and term mean the same entry. It stays,
+                // or a reordered older append would remove entries after it.
                 Some(term) if term == entry.term => continue,
                 // Raft §5.3: a conflicting entry gives way, with all that follow it.
                 Some(_) => {
@@ -285,8 +285,8 @@ impl Replica {
 
     /// Takes in the leader's commit index at a follower.
     pub(super) fn learn_commit(&mut self, commit: Index, effects: &mut Effects) {
-        // Raft §5.3: the index is about the leader's log. It holds only for the part of this log that
-        // is known to equal the leader's.
+        // Raft §5.3: the index is about the leader's log. It holds only for the part of this log
+        // that is known to equal the leader's.
         let commit = commit.min(self.verified);
         if commit > self.commit {
             self.commit_to(commit, effects);

@@ -80,7 +80,8 @@ impl Replica {
         self.leader_is_gone(now);
     }
 
-    /// Notes that the leader of this term leads no more: the node of the best rank campaigns at once.
+    /// Notes that the leader of this term leads no more: the node of the best rank campaigns at
+    /// once.
     pub(super) fn leader_is_gone(&mut self, now: Now) {
         if let Role::Follower(follower) = &mut self.role {
             follower.leader = None;
@@ -149,7 +150,8 @@ impl Replica {
         self.role = Role::Candidate(Votes::default());
         self.election_at = now + self.campaign_timeout(now);
         let request = self.vote_request(false, transfer);
-        // Raft figure 2: the term and the vote for itself are durable before a message carries them.
+        // Raft figure 2: the term and the vote for itself are durable before a message carries
+        // them.
         for peer in self.settings.peers() {
             effects.after_persist.push(self.envelope(peer, Message::Vote(request)));
         }
@@ -175,11 +177,11 @@ impl Replica {
         }
         // Raft §5.4.1: only a log at least as complete as ours may win our vote.
         let log_is_complete = self.log.is_covered_by(last_index, last_term);
-        // Thesis §4.2.3: while we hear a leader, refuse candidates, unless the leader itself started
-        // the election.
+        // Thesis §4.2.3: while we hear a leader, refuse candidates, unless the leader itself
+        // started the election.
         let has_live_leader = !transfer && self.has_live_leader(now);
-        // Raft §5.2: one vote a term, and the same answer to a repeated request. A pre-vote promises
-        // nothing, so it never uses up the vote.
+        // Raft §5.2: one vote a term, and the same answer to a repeated request. A pre-vote
+        // promises nothing, so it never uses up the vote.
         let vote_is_free = pre || self.hard.vote.is_none_or(|vote| vote == from);
         let granted = log_is_complete && !has_live_leader && vote_is_free;
         let reply = self.envelope(from, Message::VoteReply(VoteReply { pre, granted }));
@@ -275,8 +277,8 @@ impl Replica {
         }
     }
 
-    /// Follows `leader`, or no leader for now. The pending requests and reads of this node's clients
-    /// go to the new leader.
+    /// Follows `leader`, or no leader for now. The pending requests and reads of this node's
+    /// clients go to the new leader.
     pub(super) fn become_follower(
         &mut self,
         now: Now,

@@ -1,6 +1,6 @@
-//! Heartbeats: each node tells every other that it is alive, at a fixed interval, with its positions
-//! in the log and in the read rounds. These positions suffice to notice and repair the loss of any
-//! single message.
+//! Heartbeats: each node tells every other that it is alive, at a fixed interval, with its
+//! positions in the log and in the read rounds. These positions suffice to notice and repair the
+//! loss of any single message.
 
 use crate::clock::Now;
 use crate::replica::detector::Liveness;
@@ -12,8 +12,8 @@ use crate::types::{Index, NodeId, Term};
 /// in election timeouts.
 pub(super) const UNFIT_TIMEOUTS: u32 = 15;
 
-/// The time without an answer after which a follower sends its requests again, in election timeouts.
-/// A link that stays up loses nothing, so this is the last resort.
+/// The time without an answer after which a follower sends its requests again, in election
+/// timeouts. A link that stays up loses nothing, so this is the last resort.
 const RESEND_TIMEOUTS: u32 = 2;
 
 impl Replica {
@@ -162,8 +162,8 @@ impl Replica {
             }
             return;
         }
-        // The leader has stepped down in its own term. A late heartbeat from before its election does
-        // not count: its log ends before the entry that the term begins with.
+        // The leader has stepped down in its own term. A late heartbeat from before its election
+        // does not count: its log ends before the entry that the term begins with.
         if self.leader() == Some(from) && self.verified > 0 && heartbeat.last >= self.verified {
             return self.leader_is_gone(now);
         }

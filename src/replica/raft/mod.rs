@@ -8,8 +8,8 @@
 //! *follower*, a *pre-candidate*, a *candidate* or the *leader*; each role holds only the state
 //! that it needs ([`Role`]), and there is one way into each (`become_*` in [`election`]).
 //!
-//! **Elections** ([`election`]). A follower that hears no leader for its patience asks the others
-//! for pre-votes (thesis §9.6). A node that still hears a leader refuses, so a node with a bad link
+//! **Elections** ([`election`]). A follower that hears no leader for its patience requests
+//! pre-votes (thesis §9.6). A node that still hears a leader refuses, so a node with a bad link
 //! deposes no leader. Patience grows with rank: of the alive nodes the one with the highest id
 //! campaigns first. A vote goes only to a log that is at least as complete (Raft §5.4.1).
 //!
@@ -27,9 +27,9 @@
 //! **Leadership goes to the highest id** ([`transfer`]): by rank in elections, and by a transfer
 //! when a node of higher rank has come back and caught up (thesis §3.10).
 //!
-//! **Heartbeats** ([`heartbeat`]). Every node sends every other a heartbeat, at a fixed interval and
-//! ahead of bulk data, so that a slow disk or a long append never looks like death. A leader that
-//! does not hear from a majority within the election timeout steps down (check-quorum, thesis
+//! **Heartbeats** ([`heartbeat`]). Every node sends every other a heartbeat, at a fixed interval
+//! and ahead of bulk data, so that a slow disk or a long append never looks like death. A leader
+//! that does not hear from a majority within the election timeout steps down (check-quorum, thesis
 //! §6.2).
 //!
 //! **Snapshots** ([`snapshot`]) bound the log (Raft §7).
@@ -133,7 +133,8 @@ impl Replica {
         }
         if term > self.hard.term {
             // Thesis §4.2.3: while this node hears a leader it ignores candidates of newer terms,
-            // unless the leader itself started the election. A pre-vote never changes the term.
+            // unless the leader itself started the election. Every other message, a pre-vote too,
+            // comes from a term that its sender has entered for good.
             let is_vote = matches!(&message, Message::Vote(v) if !v.pre && !v.transfer);
             if is_vote && self.has_live_leader(now) {
                 return;

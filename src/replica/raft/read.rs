@@ -1,15 +1,15 @@
 //! Linearizable reads without a log entry (ReadIndex, thesis §6.4).
 //!
 //! At the leader, reads gather in `open`. A *round* takes all of them, notes the commit index, and
-//! sends a heartbeat with the round's number to all peers. When a majority, the leader included, has
-//! echoed the number, no newer leader existed when the round began. So the noted index covers every
-//! write that was acknowledged before the reads arrived. One round is under way at a time; reads
-//! that arrive meanwhile take the next one. A follower gathers reads in the same way and sends one
-//! request for all of them to the leader.
+//! sends a heartbeat with the round's number to all peers. When a majority, the leader included,
+//! has echoed the number, no newer leader existed when the round began. So the noted index covers
+//! every write that was acknowledged before the reads arrived. One round is under way at a time;
+//! reads that arrive meanwhile take the next one. A follower gathers reads in the same way and
+//! sends one request for all of them to the leader.
 //!
-//! A follower's request is itself an echo: the follower sent it after its reads had arrived, and was
-//! in the leader's term then. If two nodes are a majority, the leader and this follower are one, and
-//! the leader answers at once.
+//! A follower's request is itself an echo: the follower sent it after its reads had arrived, and
+//! was in the leader's term then. If two nodes are a majority, the leader and this follower are
+//! one, and the leader answers at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

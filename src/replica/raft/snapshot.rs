@@ -40,8 +40,8 @@ impl Replica {
         effects.persist.push(WalRecord::Snapshot(meta));
     }
 
-    /// True if the log has grown enough to be worth an image. An image holds the whole state, so with
-    /// a large state more log must come first.
+    /// True if the log has grown enough to be worth an image. An image holds the whole state, so
+    /// with a large state more log must come first.
     pub(super) fn is_snapshot_due(&self) -> bool {
         let least = self.settings.snapshot_log_bytes as u64;
         let due =
@@ -49,8 +49,8 @@ impl Replica {
         self.bytes_since_snapshot as u64 >= due && !self.snapshot_under_way
     }
 
-    /// Takes a new image from memory, because a follower received the present one and never installed
-    /// it: it may be damaged on this node's disk.
+    /// Takes a new image from memory, because a follower received the present one and never
+    /// installed it: it may be damaged on this node's disk.
     pub(super) fn renew_image(&mut self, effects: &mut Effects) {
         if let Some(term) = self.log.term_at(self.commit)
             && !self.snapshot_under_way
@@ -62,8 +62,9 @@ impl Replica {
         }
     }
 
-    /// The index after which the log in memory is kept when the log on disk begins after `snapshot`.
-    /// At least one entry before `snapshot` stays, and within a bound all that a live follower needs.
+    /// The index after which the log in memory is kept when the log on disk begins after
+    /// `snapshot`. At least one entry before `snapshot` stays, and within a bound all that a live
+    /// follower needs.
     fn retain_after(&self, snapshot: Index) -> Index {
         // A follower that is installing an image will need the entries after that image.
         let needed_after = match &self.role {
@@ -105,7 +106,8 @@ impl Replica {
         if meta.term > self.hard.term {
             self.adopt_term(now, meta.term, effects);
         }
-        // A snapshot behind the commit index says nothing new; a leader holds all committed entries.
+        // A snapshot behind the commit index says nothing new; a leader holds all committed
+        // entries.
         if meta.index > self.commit && !self.is_leader() {
             // Raft §7: without a matching entry the snapshot replaces the whole log.
             if !self.log.restore(meta) {

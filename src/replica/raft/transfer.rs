@@ -6,10 +6,10 @@
 //! Requests wait meanwhile; they do not fail. If the target does not take over within an election
 //! timeout, the leader appends the waiting requests and continues.
 //!
-//! Three rules keep the leadership from flapping between nodes. The target must have been alive, fit
-//! and caught up without a break for `takeover_delay`. A failed transfer is repeated only after a
-//! growing delay. A node that lost the leadership because of its disk or its clock declines it for a
-//! while.
+//! Three rules keep the leadership from flapping between nodes. The target must have been alive,
+//! fit and caught up without a break for `takeover_delay`. A failed transfer is repeated only after
+//! a growing delay. A node that lost the leadership because of its disk or its clock declines it
+//! for a while.
 
 use super::Role;
 use super::heartbeat::UNFIT_TIMEOUTS;
@@ -78,8 +78,8 @@ impl Replica {
         }
     }
 
-    /// At each heartbeat of a leader: ends a transfer that failed, repeats its last message, or starts
-    /// a transfer.
+    /// At each heartbeat of a leader: ends a transfer that failed, repeats its last message, or
+    /// starts a transfer.
     pub(super) fn drive_transfer(&mut self, now: Now, effects: &mut Effects) {
         self.update_readiness(now);
         let (timeout, delay) = (self.settings.election_timeout, self.settings.takeover_delay);

@@ -43,7 +43,7 @@ pub struct Node {
     pub disk: Disk,
     pub jobs: VecDeque<Job>,
     pub store: Store,
-    /// True while its disk jobs wait for `persist`, whatever else is done at once.
+    /// True while its disk jobs wait for `persist`, even if those of other nodes do not.
     pub stalled: bool,
     /// The requests whose clients wait for an answer.
     pub waiters: BTreeSet<RequestId>,
@@ -111,7 +111,7 @@ impl Cluster {
         self.nodes.insert(id, node);
     }
 
-    /// Starts a node from what its disk holds.
+    /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
         let (now, wall) = (self.now, self.wall(id));
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");

@@ -325,7 +325,7 @@ impl Cluster {
 
     fn finish_image(&mut self, id: NodeId, fail: bool, bytes: u64) -> Outcome {
         let (meta, image): (_, Store) =
-            self.node(id).image.take().ok_or("no image was asked for")?;
+            self.node(id).image.take().ok_or("no image was requested")?;
         if fail {
             self.step(id, Input::SnapshotFailed);
         } else {

@@ -1,5 +1,5 @@
-//! The commands of the cluster scripts for eventual writes (`commands.rs` lists them), and the views
-//! of stores and outboxes.
+//! The commands of the cluster scripts for eventual writes (`commands.rs` lists them), and the
+//! views of stores and outboxes.
 
 use nodesync::replica::Input;
 use nodesync::replica::pending::Cancelled;
@@ -99,7 +99,7 @@ impl Cluster {
     /// v49.log; checkpoint 7`
     fn show_outbox(&mut self, id: NodeId) {
         let (status, node) = (self.replica(id).status(), self.node(id));
-        let stamper = status.stamper.map_or("nobody".to_owned(), |id| format!("n{id}"));
+        let stamper = status.stamper.map_or("no node".into(), |id| format!("n{id}"));
         let (writes, bytes) = status.backlog;
         let mut line = format!(": {stamper} stamps; holds {writes} in {bytes} bytes");
         line += &format!("; on disk {}", show::writes(&node.disk.held));
