@@ -137,7 +137,7 @@ fn answer(said: Envelope) -> Option<Envelope> {
         Message::Vote(vote) => Message::VoteReply(VoteReply { pre: vote.pre, granted: true }),
         Message::Heartbeat(heartbeat) => Message::Heartbeat(Heartbeat {
             leader: heartbeat.leader,
-            heard: heartbeat.asked,
+            read_round_seen: heartbeat.read_round,
             incarnation: u64::from(said.to.0),
             admitted: true,
             voter: true,

@@ -1,8 +1,8 @@
-//! A seeded generator of pseudo-random numbers (SplitMix64; Steele, Lea, Flood 2014). Ours and not
-//! a crate's because a seed printed by a failing simulation must replay on every later version. Not
-//! for secrets: those come from the operating system.
+//! A seeded generator of pseudo-random numbers (SplitMix64; Steele, Lea, Flood 2014). It is our
+//! own, because the seed of a failing simulation must replay in every later version. Secrets do not
+//! come from here but from the operating system.
 
-/// A stream of numbers that its seed alone decides.
+/// A stream of pseudo-random numbers, fixed by its seed.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -21,18 +21,18 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number in `0..bound`; 0 if `bound` is 0. (The bias of the remainder is below 2^-32 for the
-    /// small bounds used here.)
+    /// A number in `0..bound`; 0 if `bound` is 0. The bias of the remainder is below 2^-32 for
+    /// bounds below 2^32.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.bits().checked_rem(bound).unwrap_or(0)
     }
 
-    /// True in `numerator` of `denominator` cases.
+    /// True with probability `numerator / denominator`.
     pub fn chance(&mut self, numerator: u64, denominator: u64) -> bool {
         self.below(denominator) < numerator
     }
 
-    /// An independent stream, split off this one.
+    /// A new stream whose seed is the next number of this one.
     pub fn fork(&mut self) -> Rng {
         Rng(self.bits())
     }

@@ -41,9 +41,9 @@ pub fn log(event: &Event) {
             target: "NodeSync",
             "This directory is new to a cluster that exists: catching up before taking part"
         ),
-        Event::QuorumLost { accepts } => log::warn!(
+        Event::QuorumLost { stamper } => log::warn!(
             target: "FAILURE",
-            "Fewer nodes than a majority are alive: strong commands are refused, {accepts} takes \
+            "Fewer nodes than a majority are alive: strong commands are refused, {stamper} takes \
              eventual writes"
         ),
         Event::QuorumBack => {

@@ -1,5 +1,17 @@
-//! What a replica is told ([`Input`]) and what it asks to be done ([`Effects`]), with the order in
-//! which that must happen: the contract between the pure core and whoever drives it.
+//! The contract between the pure core and the threads that drive it: [`Input`] brings events in,
+//! [`Effects`] takes work out.
+//!
+//! **Where does AppendEntries leave?** Through [`Replica::pull`](super::Replica::pull), like every
+//! message whose size grows with the load: a leader's appends and snapshots, a follower's forwarded
+//! proposals and its read requests, eventual writes on their way to be stamped or spread.
+//! [`Effects::pull`] only names the peers that have something to fetch. Every other message leaves
+//! through [`Effects::send`] or [`Effects::after_persist`]: heartbeats, votes, acknowledgements.
+//!
+//! Bulk is pulled and not pushed, because the batch forms at the last moment. A link pulls when it
+//! can write; the append then packs all that the log holds after `next`, so batches grow under load
+//! by themselves. A slow link keeps no queue of copies: it pulls the log once, later. And the lock
+//! around the replica is never held to build appends for a link that cannot send them; under the
+//! lock a pull only clones references to entries, which the link encodes after the lock is free.
 
 use std::collections::BTreeSet;
 
@@ -11,28 +23,28 @@ use crate::types::{
     Entry, Index, NodeId, Rejected, RequestId, SnapshotMeta, Term, Unserved, Write, Writes,
 };
 
-/// Numbers the batches that a replica has asked to be made durable.
+/// The number of a disk job: one step's records, synced together.
 pub type JobNo = u64;
 
-/// Names one wait of a session for the right to read.
+/// The name of one read request of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadId(pub u64);
 
 /// The deadlines of a replica, each watched by a thread of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// Time to tell the peers that this node is alive, and to look after what is overdue.
+    /// Send heartbeats, and repeat messages that are overdue.
     Heartbeat,
-    /// Time to campaign, or to give a campaign up.
+    /// Campaign, or repeat a campaign without a winner.
     Election,
-    /// Time to bring eventual writes into the log.
+    /// Append the eventual writes that have gathered to the log.
     Drain,
 }
 
-/// What happened.
+/// An event that the replica learns of.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A session asks for commands to be executed. `id` comes from
+    /// A session proposes commands. `id` comes from
     /// [`Replica::next_request`](super::Replica::next_request).
     Propose {
         /// The request's name.
@@ -40,144 +52,144 @@ pub enum Input {
         /// Encoded commands, see [`Proposal`](crate::types::Proposal).
         commands: Bytes,
     },
-    /// A session asks for eventual writes to be taken. `id` comes from
-    /// [`Replica::next_stamp`](super::Replica::next_accept).
+    /// A session requests a version for eventual writes. `id` comes from
+    /// [`Replica::next_stamp`](super::Replica::next_stamp).
     Stamp {
         /// The request's name.
         id: RequestId,
         /// The writes, not stamped yet.
         writes: Vec<Write>,
     },
-    /// A session asks for the right to read. The id comes from
+    /// A session requests a linearizable read. The id comes from
     /// [`Replica::next_read`](super::Replica::next_read).
     Read(ReadId),
-    /// Nobody waits for this read any longer.
+    /// The session no longer waits for this read.
     CancelRead(ReadId),
-    /// A peer said something.
+    /// A message from a peer.
     Message(Envelope),
-    /// A deadline has passed (see [`Replica::deadline`](super::Replica::deadline)); too early is
-    /// harmless.
+    /// A deadline has passed (see [`Replica::deadline`](super::Replica::deadline)). An early alarm
+    /// is harmless.
     Alarm(Alarm),
-    /// The detector changed its mind about a peer.
+    /// The detector's verdict on a peer has changed.
     Peer {
         /// The peer.
         peer: NodeId,
-        /// What is thought of it now.
+        /// The new verdict.
         liveness: Liveness,
     },
     /// The peer's port refuses connections: its process is gone.
     PeerGone(NodeId),
-    /// A link to this peer is new: what was sent on the old one may be lost.
+    /// A new link to this peer is up. Messages on the old link may be lost.
     LinkUp(NodeId),
     /// Everything up to and including this job is durable.
     Persisted(JobNo),
-    /// The machine's wall clock, in microseconds since 1970; to be told at each heartbeat.
+    /// The machine's wall clock, in microseconds since 1970. Reported at each heartbeat.
     Clock(u64),
-    /// A [mark](crate::types::Payload::Checkpoint) was applied.
+    /// The store has applied a [checkpoint](crate::types::Payload::Checkpoint).
     CheckpointApplied {
-        /// Where it stands in the log.
+        /// The checkpoint's index in the log.
         index: Index,
         /// The digest of the state there.
         digest: u64,
     },
     /// The image of this snapshot is durable on this node.
     SnapshotTaken {
-        /// What it holds.
+        /// The snapshot.
         meta: SnapshotMeta,
-        /// How long it is.
+        /// The image's length in bytes.
         bytes: u64,
     },
-    /// The image asked for by [`Apply::Snapshot`] could not be written.
+    /// The image requested by [`Apply::Snapshot`] could not be written.
     SnapshotFailed,
     /// An image from a peer is complete, verified and durable on this node.
     SnapshotArrived {
-        /// Who sent it.
+        /// The sender.
         from: NodeId,
-        /// What it holds.
+        /// The snapshot.
         meta: SnapshotMeta,
     },
-    /// The image for this peer was sent, or could not be.
+    /// The transfer of an image to this peer has ended.
     SnapshotSent {
         /// The peer.
         to: NodeId,
-        /// Sent to the end.
+        /// True if all of it was sent.
         sent: bool,
     },
     /// The disk has no room for further log segments, or has room again.
     DiskFull(bool),
-    /// The node is about to stop: hand over, take nothing new.
+    /// The node is about to stop: take no new requests, hand the leadership over.
     Stop,
 }
 
 /// Work for the thread that owns the store, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Apply {
-    /// Committed entries, the first one following the last of the previous work.
+    /// Apply these committed entries. The first one follows the last of the previous work.
     Entries(Vec<Entry>),
-    /// Put the image of this snapshot, which is on this node's disk, in place of everything.
+    /// Replace the whole state by the image of this snapshot, which is on this node's disk.
     Restore(SnapshotMeta),
-    /// Take an image of the state as of the last entry.
+    /// Take an image of the state after the last entry.
     Snapshot(SnapshotMeta),
 }
 
-/// Something worth a line in the node's log.
+/// An event for the node's own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// This node stands for election.
+    /// This node campaigns.
     Campaign {
-        /// In this term (for a pre-vote: the term it would be).
+        /// The term that it campaigns for (with a pre-vote: the term that would follow).
         term: Term,
-        /// Why.
+        /// The reason.
         cause: Cause,
     },
     /// A leader is known.
     Leader {
-        /// Who.
+        /// The leader.
         leader: NodeId,
-        /// Since which term.
+        /// Its term.
         term: Term,
     },
     /// This node no longer leads.
     SteppedDown(Cause),
     /// This node hands the leadership over.
     Transfer {
-        /// To whom.
+        /// The target.
         to: NodeId,
     },
-    /// The hand-over came to nothing in time.
+    /// The target did not take the leadership over in time.
     TransferFailed {
-        /// To whom it should have gone.
+        /// The target.
         to: NodeId,
     },
     /// This node founded the cluster together with all others.
     Founded,
-    /// This node's directory was empty in a cluster that knows it; it has to catch up first.
+    /// This node's directory is empty in a cluster that exists; it has to catch up first.
     CatchingUp,
-    /// It has caught up and is a full member.
+    /// This node has caught up and is a full member.
     CaughtUp,
-    /// Fewer nodes than a majority are alive; this one takes eventual writes.
+    /// Fewer nodes than a majority are alive.
     QuorumLost {
-        /// Who takes them: the highest node alive.
-        accepts: NodeId,
+        /// The node that stamps eventual writes meanwhile: the highest one alive.
+        stamper: NodeId,
     },
     /// A majority is alive again.
     QuorumBack,
     /// The wall clock has jumped so far that it is not believed.
     ClockJumped {
-        /// Microseconds ahead of what it should show; negative if behind.
+        /// Microseconds ahead of the expected time; negative if behind.
         by: i64,
     },
-    /// A peer has sent eventual writes from too far in the future, which were not taken.
+    /// A peer has sent eventual writes from too far in the future.
     FutureWrites {
-        /// Who.
+        /// The peer.
         from: NodeId,
-        /// How far ahead of this node's clock, in microseconds.
+        /// Microseconds ahead of this node's clock.
         ahead: u64,
     },
-    /// At least as many of the members that are alive show another time than this node as show the
-    /// same: it stamps nothing.
+    /// Of the members that are alive, at least as many contradict this node's clock as confirm it:
+    /// this node stamps nothing.
     ClockDoubted {
-        /// How many.
+        /// The number of members that contradict.
         members: usize,
     },
     /// Versions lie further ahead of this node's clock than clocks may differ: it stamps nothing
@@ -185,64 +197,63 @@ pub enum Event {
     ClockBehind,
 }
 
-/// Why an election was held, or a leader stepped down.
+/// The cause of a campaign, or of a leader's step down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Nothing was heard of a leader within the election timeout.
+    /// No leader was heard within the election timeout.
     LeaderSilent,
     /// The leader's process is gone.
     LeaderGone,
     /// The leader handed over.
     Transfer,
-    /// The only member.
+    /// This node is the only member.
     Alone,
     /// No majority was heard within the election timeout.
     QuorumLost,
-    /// The disk has not answered for too long.
+    /// The disk has not answered within the disk timeout.
     DiskStalled,
-    /// Somebody is in a newer term.
+    /// A peer is in a newer term.
     NewerTerm,
 }
 
-/// What shall be done. Filled by [`Replica::step`](super::Replica::step), emptied by whoever
-/// carries it out, in this order.
+/// Work that follows from steps. [`Replica::step`](super::Replica::step) fills it; the driver
+/// carries it out in this order and empties it.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// To be written to the log in this order, then synced.
+    /// Records to write to the log in this order and to sync together.
     pub persist: Vec<WalRecord>,
-    /// To be sent once `persist` and everything before it is durable.
+    /// Messages to send once `persist` and everything before it is durable.
     pub after_persist: Vec<Envelope>,
-    /// The number to report as [`Input::Persisted`] once that is so; 0 if there is nothing to
-    /// write.
+    /// The job to report as [`Input::Persisted`] once that is done; 0 if there is nothing to write.
     pub job: JobNo,
-    /// To be sent at once.
+    /// Messages to send at once.
     pub send: Vec<Envelope>,
-    /// Peers for which [`Replica::pull`](super::Replica::pull) has something.
+    /// Peers for which [`Replica::pull`](super::Replica::pull) has a message.
     pub pull: BTreeSet<NodeId>,
     /// Work for the store, in order.
     pub apply: Vec<Apply>,
-    /// These reads may be served once the index is applied.
+    /// Reads that may be served once the store has applied this index.
     pub reads: Vec<(ReadId, Index)>,
-    /// These eventual writes are taken: to be put into the store's overlay and then answered.
+    /// Stamped writes of this node's clients: put them into the store's overlay, then answer.
     pub stamped: Vec<(RequestId, Writes)>,
-    /// Eventual writes from a peer, for the overlay.
+    /// Stamped writes from peers, for the overlay.
     pub spread: Vec<Writes>,
-    /// These requests end without outcomes.
+    /// Proposals that end without outcomes.
     pub refuse: Vec<(RequestId, Unserved)>,
-    /// These eventual writes end without being taken.
+    /// Eventual writes that end without a version.
     pub refuse_stamps: Vec<(RequestId, Unserved)>,
-    /// These reads cannot be served.
+    /// Reads that cannot be served.
     pub refuse_reads: Vec<(ReadId, Rejected)>,
-    /// For the log.
+    /// Events for the node's own log.
     pub events: Vec<Event>,
-    /// An invariant is broken: the node must stop.
+    /// A broken invariant: the node must stop.
     pub fatal: Option<String>,
-    /// The state differs from that of the other members: the node must stop, and its directory
-    /// must not be used again.
+    /// The checkpoint at which this node's state differs from that of the other members: the node
+    /// must stop, and its directory must not be used again.
     pub diverged: Option<Index>,
 }
 
-/// Something for a peer, see [`Replica::pull`](super::Replica::pull).
+/// The next transmission for a peer, see [`Replica::pull`](super::Replica::pull).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pull {
     /// Send this message.

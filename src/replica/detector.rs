@@ -1,17 +1,13 @@
-//! Who is alive: a pure failure detector.
+//! A pure failure detector: which peers are alive.
 //!
-//! Every node sends every other a beat at each heartbeat interval, leader or not. Silence longer
-//! than the timeout makes a peer *suspected*; any sign of life makes it *alive* again at once. The
-//! verdict may be wrong in both directions (nobody can tell a dead node from a slow one), and
-//! nothing that must be safe depends on it. It decides who campaigns first, whether a request has a
-//! chance at all, and what the log says.
+//! Every node sends every other a heartbeat at each heartbeat interval, leader or not. Silence
+//! longer than the timeout makes a peer *suspected*; any sign of life makes it *alive* again at
+//! once. The verdict may be wrong in both directions, because a dead node looks like a slow one. No
+//! safety property depends on it. It decides who campaigns first, whether a request has a chance,
+//! and which warnings the node logs.
 //!
-//! Whoever looks much later than it meant to has been asleep itself (a stopped process, a starved
-//! machine): what its peers have said meanwhile is still to be read, so it waits a little longer
-//! before it blames them.
-//!
-//! A refused connection is the one certain sign: the machine is up and no process listens. It
-//! counts as suspicion at once. A lost connection alone does not; it may come back in a moment.
+//! A refused connection is the one certain sign: the machine is up and no process listens. It makes
+//! the peer suspected at once. A lost connection alone does not; it may come back in a moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,16 +15,16 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::types::NodeId;
 
-/// What is thought of a peer.
+/// The detector's verdict on a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// Heard of within the timeout.
+    /// The peer was heard within the timeout.
     Alive,
-    /// Silent, or its port refuses connections.
+    /// The peer is silent, or its port refuses connections.
     Suspected,
 }
 
-/// See the module.
+/// The verdicts on all peers, and the moments at which they were last heard.
 #[derive(Clone, Debug)]
 pub struct FailureDetector {
     timeout: Duration,
@@ -36,7 +32,7 @@ pub struct FailureDetector {
 }
 
 impl FailureDetector {
-    /// All peers count as alive, as if heard of now, until the first timeout tells otherwise.
+    /// A detector to which all peers are alive, as if they had been heard now.
     pub fn new(
         now: Now,
         timeout: Duration,
@@ -46,7 +42,7 @@ impl FailureDetector {
         FailureDetector { timeout, peers }
     }
 
-    /// A sign of life. Returns true if the peer was suspected until now.
+    /// Notes a sign of life. Returns true if the peer was suspected until now.
     pub fn heard(&mut self, now: Now, peer: NodeId) -> bool {
         let Some((heard, liveness)) = self.peers.get_mut(&peer) else { return false };
         *heard = now.max(*heard);
@@ -58,13 +54,13 @@ impl FailureDetector {
         self.peers.get(&peer).is_some_and(|(_, liveness)| *liveness == Liveness::Alive)
     }
 
-    /// The peer's port refused a connection. Returns true if it counted as alive until now.
+    /// Notes that the peer's port refused a connection. Returns true if it was alive until now.
     pub fn refused(&mut self, peer: NodeId) -> bool {
         let Some((_, liveness)) = self.peers.get_mut(&peer) else { return false };
         std::mem::replace(liveness, Liveness::Suspected) == Liveness::Alive
     }
 
-    /// The peers whose silence has just become too long, in order of their ids.
+    /// Suspects the peers whose silence has just become too long; returns them in order of ids.
     pub fn overdue(&mut self, now: Now) -> Vec<NodeId> {
         let mut overdue = Vec::new();
         let grace = self.timeout / 2;
@@ -73,6 +69,8 @@ impl FailureDetector {
             if *liveness == Liveness::Suspected || silence < self.timeout {
                 continue;
             }
+            // This thread is late itself: its process was stopped, or the machine is starved. The
+            // peers' heartbeats may still wait to be read, so they get half a timeout more.
             if silence >= self.timeout + grace {
                 *heard = now - (self.timeout - grace);
             } else {
@@ -83,7 +81,7 @@ impl FailureDetector {
         overdue
     }
 
-    /// When [`overdue`](Self::overdue) is worth asking next; `None` while all are suspected.
+    /// The moment of the next possible suspicion; `None` while all peers are suspected.
     pub fn deadline(&self) -> Option<Now> {
         let alive = self.peers.values().filter(|(_, liveness)| *liveness == Liveness::Alive);
         alive.map(|(heard, _)| *heard + self.timeout).min()

@@ -1,25 +1,25 @@
-//! The replicated log as a replica knows it: the latest snapshot, and the entries after some base
-//! at or before it, all in memory (segments on disk are the business of `wal`).
+//! The replicated log in memory: the latest snapshot, and the entries after a base at or before it.
+//! The segments on disk belong to `wal`.
 //!
-//! Rules: indexes have no gap; terms never fall; what lies at or below the snapshot is committed
-//! and never truncated. Entries below the snapshot may be kept a while, so that a peer a little
+//! Rules: indexes have no gap; terms never fall; entries at or before the snapshot are committed
+//! and never truncated. Some entries before the snapshot stay in memory, so that a peer a little
 //! behind gets them instead of the whole image.
 
 use std::collections::VecDeque;
 
 use crate::types::{Entry, Index, SnapshotMeta, Term};
 
-/// See the module.
+/// The entries after a base, and the latest snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
-    /// Position and term of the entry before the first kept one.
+    /// The position of the entry before the first one in memory.
     base: SnapshotMeta,
     entries: VecDeque<Entry>,
     snapshot: SnapshotMeta,
 }
 
 impl Log {
-    /// The log that a restart found: `entries` follow `snapshot` without a gap.
+    /// A recovered log: `entries` follow `snapshot` without a gap.
     pub fn new(snapshot: SnapshotMeta, entries: Vec<Entry>) -> Log {
         let log = Log { base: snapshot, entries: entries.into(), snapshot };
         debug_assert!(log.entries.iter().zip(snapshot.index + 1..).all(|(e, i)| e.index == i));
@@ -36,7 +36,7 @@ impl Log {
         self.base.index
     }
 
-    /// The last index; the base's if there is no entry.
+    /// The last index; the base's if there are no entries.
     pub fn last_index(&self) -> Index {
         self.base.index + self.entries.len() as Index
     }
@@ -46,7 +46,7 @@ impl Log {
         self.entries.back().map_or(self.base.term, |entry| entry.term)
     }
 
-    /// The term at `index`, if it is the base or kept.
+    /// The term at `index`, if that is the base or an entry in memory.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
@@ -54,13 +54,13 @@ impl Log {
         self.get(index).map(|entry| entry.term)
     }
 
-    /// The entry at `index`, if kept.
+    /// The entry at `index`, if it is in memory.
     pub fn get(&self, index: Index) -> Option<&Entry> {
         let offset = index.checked_sub(self.base.index + 1)?;
         self.entries.get(usize::try_from(offset).ok()?)
     }
 
-    /// The entries from `first` to `last`, both included, all of which must be kept.
+    /// The entries from `first` to `last`, both included. All of them must be in memory.
     pub fn range(&self, first: Index, last: Index) -> impl Iterator<Item = &Entry> {
         debug_assert!(first > self.base.index && last <= self.last_index());
         let start = (first - self.base.index - 1) as usize;
@@ -68,21 +68,21 @@ impl Log {
         self.entries.range(start..end.max(start))
     }
 
-    /// Adds an entry behind the last one.
+    /// Appends an entry.
     pub fn push(&mut self, entry: Entry) {
         debug_assert_eq!(entry.index, self.last_index() + 1);
         debug_assert!(entry.term >= self.last_term());
         self.entries.push_back(entry);
     }
 
-    /// Removes `first` and everything after it. The caller has made sure that it is not committed.
+    /// Removes the entries from `first` on. The caller has checked that they are not committed.
     pub fn truncate(&mut self, first: Index) {
         debug_assert!(first > self.snapshot.index);
         self.entries.truncate((first - self.base.index - 1) as usize);
     }
 
-    /// Takes `meta` as the latest snapshot and forgets the entries up to `keep_after`, which lies
-    /// at or before it.
+    /// Makes `meta` the latest snapshot and drops the entries up to `keep_after`, which lies at or
+    /// before it.
     pub fn compact(&mut self, meta: SnapshotMeta, keep_after: Index) {
         debug_assert!(self.term_at(meta.index) == Some(meta.term) && keep_after <= meta.index);
         self.snapshot = meta;
@@ -92,9 +92,9 @@ impl Log {
         }
     }
 
-    /// Puts a snapshot from elsewhere in the place of the log up to it. Entries after it stay only
-    /// if the log agrees with the snapshot's last entry (Raft §7). Returns true if they stayed.
+    /// Replaces the log up to a leader's snapshot. Returns true if the entries after it stayed.
     pub fn restore(&mut self, meta: SnapshotMeta) -> bool {
+        // Raft §7: entries after the snapshot stay only if the log holds the snapshot's last entry.
         if self.term_at(meta.index) == Some(meta.term) {
             self.compact(meta, meta.index);
             return true;
@@ -104,23 +104,22 @@ impl Log {
     }
 
     /// True if a log that ends with `last_term` and `last_index` is at least as complete as this
-    /// one (Raft §5.4.1).
+    /// one: the later last term wins, then the longer log (Raft §5.4.1).
     pub fn is_covered_by(&self, last_index: Index, last_term: Term) -> bool {
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }
 
-    /// Where a leader should look for agreement after this log refused `prev_index` whose term the
-    /// leader says is `prev_term`: the last index at or before it with a term of at most
-    /// `prev_term`.
+    /// The last position at or before `prev_index` with a term of at most `prev_term`. No later
+    /// position can agree with a log that holds `prev_term` at `prev_index`.
     pub fn hint(&self, prev_index: Index, prev_term: Term) -> (Index, Term) {
-        // Terms never fall along the log.
+        // Terms never fall along the log, so a binary search finds the position.
         let older = self.entries.partition_point(|entry| entry.term <= prev_term) as Index;
         let index = (self.base.index + older).min(prev_index).max(self.base.index);
         (index, self.term_at(index).unwrap_or(self.base.term))
     }
 
-    /// The last kept index at or before `index` with a term of at most `term`: the leader's half of
-    /// the search for agreement.
+    /// The last index at or before `index` with a term of at most `term`: the leader's half of the
+    /// search for agreement.
     pub fn last_with_term_at_most(&self, index: Index, term: Term) -> Index {
         self.hint(index, term).0
     }
@@ -151,8 +150,8 @@ mod tests {
     }
 
     proptest! {
-        /// The two halves of the search find exactly where the logs part, in at most one question
-        /// for each term of either log.
+        /// The two halves of the search find exactly the point where the logs part, with at most
+        /// one refusal for each term of either log.
         #[test]
         fn hints_lead_to_the_point_where_two_logs_part(
             prefix in prop::collection::vec(0u64..2, 0..8),
@@ -181,9 +180,9 @@ mod tests {
             prop_assert_eq!(prev as usize, shorter.min(leader.last_index() as usize));
         }
 
-        /// Whatever is compacted, what is kept reads the same.
+        /// Compaction changes no entry that stays.
         #[test]
-        fn compaction_changes_nothing_that_is_kept(
+        fn compaction_changes_no_entry_that_stays(
             steps in prop::collection::vec(0u64..3, 1..20), at in 1usize..20, keep in 0usize..20
         ) {
             let full = log(&terms(&[], &steps, 0));

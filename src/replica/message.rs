@@ -1,5 +1,5 @@
-//! What replicas say to each other, and what a replica keeps on disk. Byte forms are the business
-//! of `wire` and `wal`.
+//! Messages between replicas, and the persistent state of a replica. `wire` and `wal` define their
+//! byte forms.
 
 use std::collections::BTreeMap;
 
@@ -7,120 +7,122 @@ use crate::types::{
     Entry, Index, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, Write, Writes,
 };
 
-/// A message under way. `term` is the sender's current term, whatever the message; a receiver with
-/// an older term adopts it first (Raft §5.1).
+/// A message with its addresses. `term` is the sender's current term, whatever the message; a
+/// receiver with an older term adopts it first (Raft §5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Who sent it.
+    /// The sender.
     pub from: NodeId,
-    /// Who shall have it.
+    /// The receiver.
     pub to: NodeId,
     /// The sender's current term.
     pub term: Term,
-    /// What it says.
+    /// The message.
     pub message: Message,
 }
 
-/// What it says.
+/// A message from one replica to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// "I am alive", from every node to every other at each heartbeat, and the round of a read.
+    /// "I am alive", from every node to every other at each heartbeat interval and for each read
+    /// round.
     Heartbeat(Heartbeat),
     /// The leader's entries (AppendEntries, Raft §5.3).
     Append(Append),
-    /// The answer to an `Append`; an accepting one leaves after the entries are durable.
+    /// The answer to an `Append`; `Matched` leaves after the entries are durable.
     AppendAck(AppendAck),
-    /// A candidate asks for a vote (RequestVote, Raft §5.2; pre-vote, thesis §9.6).
+    /// A candidate requests a vote (RequestVote, Raft §5.2; pre-vote, thesis §9.6).
     Vote(VoteRequest),
-    /// The answer to a `Vote`; a real vote leaves after it is durable.
+    /// The answer to a `Vote`; a granted vote leaves after it is durable.
     VoteReply(VoteReply),
-    /// A follower hands its clients' proposals to the leader, in their order.
+    /// A follower forwards its clients' proposals to the leader, in their order.
     Forward(Vec<Proposal>),
     /// The leader did not append these forwarded proposals.
     Refuse {
-        /// Which ones.
+        /// The proposals.
         ids: Vec<RequestId>,
-        /// Why not.
+        /// The reason.
         reason: Rejected,
     },
-    /// A follower asks how far it must have applied to serve reads (ReadIndex, thesis §6.4).
+    /// A follower requests the index that it must have applied to serve reads (ReadIndex, thesis
+    /// §6.4).
     ReadIndex {
-        /// The follower's number for this question; grows.
+        /// The follower's number for this request; grows.
         position: u64,
     },
-    /// The leader's answer: it led when it was asked, and had committed `index`.
+    /// The leader's answer: it led after the request was sent, and had committed `index`.
     ReadIndexReply {
-        /// The question.
+        /// The request's number.
         position: u64,
-        /// Applying up to here makes every write visible that was acknowledged before the question.
+        /// Every write that was acknowledged before the request lies at or before this index.
         index: Index,
     },
-    /// A node hands its clients' eventual writes, not stamped yet, to the one that stamps them.
+    /// A node forwards its clients' unstamped eventual writes to the node that stamps them.
     Stamp {
         /// The sender's wall clock, in microseconds since 1970: a request that is old when its turn
         /// comes is not stamped.
         sent: u64,
-        /// What is stamped must be newer: the highest version that the sender has seen.
+        /// The highest version that the sender has seen: the new versions must be higher.
         seen: Version,
-        /// The sender's requests of this process below this number have their answers.
+        /// The sender's process has the answers to all its requests below this number.
         floor: u64,
         /// The requests.
         requests: Vec<(RequestId, Writes)>,
     },
-    /// The answer to an `Accept`: for each request the version of its first write, whose others
-    /// follow it as [`Version::plus`] says; or why it was not taken.
+    /// The answer to a `Stamp`: for each request the version of its first write, or the reason for
+    /// refusing it. The request's other writes have the versions that follow
+    /// ([`Version::plus`]).
     Stamped(Vec<(RequestId, Result<Version, Rejected>)>),
-    /// Eventual writes that the sender holds and that are not known to be in the log: to the
-    /// leader, who brings them there; to every peer while there is none.
+    /// Stamped eventual writes that the sender holds and that are not known to be in the log. They
+    /// go to the leader, which appends them; without a leader, to every peer.
     Spread(Writes),
-    /// The leader hands over: the receiver shall campaign at once (TimeoutNow, thesis §3.10).
+    /// The leader hands over: the receiver campaigns at once (TimeoutNow, thesis §3.10).
     Campaign,
 }
 
-/// See [`Message::Heartbeat`].
+/// A sign of life, with the positions that repair a lost message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Whom the sender follows (itself, if it leads).
+    /// The node that the sender follows (itself, if it leads).
     pub leader: Option<NodeId>,
     /// From a leader: its commit index.
     pub commit: Index,
     /// The last index of the sender's log.
     pub last: Index,
-    /// From a follower: how far its durable log is known to equal the leader's of this term.
+    /// From a follower: its durable log is known to equal the leader's of this term up to here.
     pub matched: Index,
-    /// From a leader: its current round of reads, which asks for an answer at once.
-    pub asked: u64,
-    /// From a follower: the latest round it has seen in this term.
-    pub heard: u64,
+    /// From a leader: its current read round. A follower that sees a new one answers at once.
+    pub read_round: u64,
+    /// From a follower: the echo, the latest read round that it has seen in this term.
+    pub read_round_seen: u64,
     /// The random number that the sender's data directory was created with.
     pub incarnation: u64,
-    /// False while the sender's directory is new and it has not yet learned what it may have
-    /// forgotten.
+    /// False while the sender's directory is new and the sender does not know yet whether it has
+    /// forgotten promises.
     pub admitted: bool,
     /// True if the sender may vote and lead.
     pub voter: bool,
-    /// False if the sender should not be handed the leadership now (its disk stalls, it is
-    /// stopping).
+    /// False if the sender declines the leadership now (for example because its disk stalls).
     pub fit: bool,
-    /// The incarnation of the *receiver* that the sender founded the cluster with.
+    /// The *receiver's* incarnation when the sender founded the cluster with it.
     pub founder: Option<u64>,
-    /// The receiver's incarnation, if the sender's latest beat from it said that it may not vote
-    /// yet: proof that what is said here was said after that.
+    /// The receiver's incarnation, if the latest heartbeat from it said that it may not vote yet.
+    /// Proves that this heartbeat was sent after that one.
     pub answers: Option<u64>,
-    /// What the sender's wall clock shows, in microseconds since 1970.
+    /// The sender's wall clock, in microseconds since 1970.
     pub clock: u64,
     /// The sender holds no undrained write up to this version and will make none.
     pub drained: Version,
-    /// The latest mark that the sender has applied, and the digest of its state there.
+    /// The latest checkpoint that the sender has applied, and the digest of its state there.
     pub checkpoint: Option<(Index, u64)>,
 }
 
-/// See [`Message::Append`].
+/// Entries for a follower, with the position that they follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     /// The index before the first entry …
     pub prev_index: Index,
-    /// … and the term there: the receiver must have it (Raft's log matching).
+    /// … and the term there: the receiver's log must match (Log Matching, Raft §5.3).
     pub prev_term: Term,
     /// The leader's commit index.
     pub commit: Index,
@@ -128,28 +130,28 @@ pub struct Append {
     pub entries: Vec<Entry>,
 }
 
-/// See [`Message::AppendAck`].
+/// A follower's answer to an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendAck {
-    /// The receiver's durable log equals the leader's up to here.
+    /// The follower's durable log equals the leader's up to here.
     Matched(Index),
-    /// The receiver has no such `prev_index` and `prev_term`.
+    /// The follower's log has no entry with this `prev_index` and `prev_term`.
     Missing {
         /// The `prev_index` that was refused.
         prev_index: Index,
-        /// The leader should go on from an entry at or before this index …
+        /// The logs can agree only at or before this index …
         hint_index: Index,
-        /// … whose term is at most this one (raft thesis §5.3's accelerated backtracking).
+        /// … in an entry whose term is at most this one (the faster backtracking of Raft §5.3).
         hint_term: Term,
     },
 }
 
-/// See [`Message::Vote`].
+/// A candidate's request for a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteRequest {
-    /// A pre-vote: "would you vote for me in the next term?" Binds nobody.
+    /// A pre-vote: "would you vote for me in the next term?" The answer promises nothing.
     pub pre: bool,
-    /// The leader itself asked for this election, so a live leader is no reason to refuse.
+    /// The leader itself started this election, so a live leader is no reason to refuse.
     pub transfer: bool,
     /// The last index of the candidate's log …
     pub last_index: Index,
@@ -157,24 +159,24 @@ pub struct VoteRequest {
     pub last_term: Term,
 }
 
-/// See [`Message::VoteReply`].
+/// A member's answer to a request for a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteReply {
-    /// Answers a pre-vote.
+    /// True in answer to a pre-vote.
     pub pre: bool,
-    /// Yes or no.
+    /// True if the vote is granted.
     pub granted: bool,
 }
 
-/// A part of a snapshot on its way to a peer. Chunks of one image come in order on one link; the
-/// receiver counts it as arrived when it is whole and its checksum holds.
+/// A part of a snapshot's image on its way to a peer. Chunks of one image arrive in order on one
+/// link; the receiver accepts the image when it is whole and its checksum holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// The sender's term.
     pub term: Term,
-    /// Which snapshot.
+    /// The snapshot.
     pub meta: SnapshotMeta,
-    /// Where in the image file these bytes belong.
+    /// The offset of these bytes in the image file.
     pub offset: u64,
     /// The image file's length.
     pub total: u64,
@@ -182,55 +184,54 @@ pub struct Chunk {
     pub data: bytes::Bytes,
 }
 
-/// What must be durable before a replica may act on it, in the order it was decided.
+/// A decision that must be durable before a replica may act on it, in the order of decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalRecord {
-    /// Replaces the previous one.
+    /// The hard state. Replaces the previous one.
     Hard(HardState),
-    /// Appends an entry. One at or below the last index first removes that index and all after it.
+    /// An entry to append. One at or below the last index first removes all entries from there on.
     Entry(Entry),
-    /// The image of this snapshot is durable: entries up to it are no longer needed, and if the log
-    /// does not hold an entry with that index and term, the whole log gives way to the snapshot.
+    /// A snapshot whose image is durable: entries up to it are no longer needed. If the log has no
+    /// entry with that index and term, the snapshot replaces the whole log (Raft §7).
     Snapshot(SnapshotMeta),
     /// Eventual writes that this node holds and that are not in the log yet.
     Stamped(Writes),
-    /// All eventual writes that this node holds: takes the place of every `Stamped` and `Held`
-    /// before it.
+    /// All eventual writes that this node holds. Replaces every `Stamped` and `Held` before it.
     Held(Writes),
-    /// This node may make versions up to here. Replaces the previous one.
+    /// The highest version that this node may have stamped. Replaces the previous one.
     Clock(Version),
 }
 
-/// Raft's persistent state beside the log (Raft §5, figure 2), and the node's standing.
+/// Raft's persistent state beside the log (Raft figure 2), and the node's standing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The current term.
     pub term: Term,
     /// The vote in this term.
     pub vote: Option<NodeId>,
-    /// What this node may do.
+    /// The node's rights.
     pub standing: Standing,
 }
 
-/// What a node may do, which depends on how much it may have forgotten.
+/// A node's rights, which depend on the promises that it may have forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
-    /// Its directory is new. It may be a founder or may have lost its data; it takes part in
+    /// Its directory is new. The node may be a founder or may have lost its data; it takes part in
     /// nothing until every other member has told it which.
     #[default]
     Blank,
-    /// It may have voted and acknowledged before its directory was wiped. It stores what the leader
-    /// sends, but neither votes nor campaigns until it has caught up.
+    /// It may have voted and acknowledged before its directory was lost. It stores the leader's
+    /// entries, but neither votes nor campaigns until it has caught up.
     CatchingUp,
     /// A full member.
     Voter {
-        /// The incarnations of all members when this node founded the cluster; empty if it came
-        /// back later with an empty directory.
+        /// The incarnations of the other members when this node founded the cluster; empty if the
+        /// node came back later with an empty directory.
         founders: BTreeMap<NodeId, u64>,
     },
 }
 
-/// What a restarted node found on its disk.
+/// The state that a restarted node found on its disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The latest hard state; the default if there was none.
@@ -239,9 +240,9 @@ pub struct Recovered {
     pub snapshot: SnapshotMeta,
     /// The log after the snapshot, without a gap.
     pub entries: Vec<Entry>,
-    /// The eventual writes that it held, in the order in which it took them; some may be in the
+    /// The eventual writes that the node held, in the order of their arrival; some may be in the
     /// log by now.
     pub held: Vec<Write>,
-    /// No version that this node has made lies above this one.
+    /// No version that this node has stamped lies above this one.
     pub clock: Version,
 }

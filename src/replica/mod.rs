@@ -1,27 +1,29 @@
 //! The pure core: one node's part in the consensus, as a value.
 //!
-//! A [`Replica`] never waits, never asks the time, touches no disk and no socket. It is told what
-//! happened ([`Input`]) and when ([`Now`]), and says what shall be done ([`Effects`]). The node's
-//! threads step it under one lock; the simulator steps it under virtual time. Same inputs, same
-//! effects, always: no hash-map order, no global randomness.
+//! A [`Replica`] never waits, never reads a clock, touches no disk and no socket. It receives an
+//! [`Input`] and the current time ([`Now`]), and returns the resulting work as [`Effects`]. The
+//! node's threads step it under one lock; the simulator steps it under virtual time. The same
+//! inputs always give the same effects: no iteration over hash maps, no global randomness.
 //!
-//! | room | what lives there |
+//! | room | contents |
 //! |---|---|
 //! | [`raft`] | elections, replication, reads, transfer: the essay on Raft as it is done here |
-//! | [`joining`] | what a node with an empty directory may do |
-//! | [`pending`] | the requests of this node's own clients, until they are committed |
-//! | [`eventual`] | writes that are answered first and brought into the log later |
+//! | [`joining`] | the rights of a node with an empty directory |
+//! | [`pending`] | the proposals of this node's own clients, until they are committed |
+//! | [`eventual`] | writes that are answered first and enter the log later |
 //! | [`log`], [`progress`], [`quorum`] | the parts that Raft is made of |
-//! | [`detector`] | who is alive; owned by the detector thread, not by the replica |
-//! | `contract` | what a replica is told, and what it asks to be done |
-//! | `message` | what replicas say to each other and keep on disk |
+//! | [`detector`] | the failure detector; owned by its own thread, not by the replica |
+//! | `durability` | disk jobs: which part of the log is durable here |
+//! | `contract` | inputs and effects: the interface to the node's threads |
+//! | `message` | messages between replicas, and their persistent state |
 //!
-//! Rules: nothing a peer says can panic a replica. What must be durable before it is said rides in
+//! Rules: no message from a peer can panic a replica. A message that promises durability rides in
 //! [`Effects::after_persist`]. A broken invariant is reported as [`Effects::fatal`], and the node
 //! stops.
 
 mod contract;
 pub mod detector;
+mod durability;
 pub mod eventual;
 pub mod joining;
 pub mod log;
@@ -43,27 +45,28 @@ use crate::rng::Rng;
 use crate::types::{Index, NodeId, Rejected, RequestId, SnapshotMeta, Term, Version};
 pub use contract::*;
 use detector::Liveness;
+use durability::DiskJob;
 use eventual::Eventual;
 use joining::Joining;
 use log::Log;
 pub use message::*;
-use pending::Pending;
+use pending::PendingProposals;
 use raft::read::FollowerReads;
 use raft::{Leader, Role};
-pub use settings::{Mutant, Settings};
+pub use settings::Settings;
 pub use status::{PeerStatus, RoleName, Status};
 
-/// What this replica has learned of a peer from its beats and from the detector.
+/// The latest news of a peer, from its heartbeats and from the detector.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct PeerState {
     liveness: Liveness,
-    /// The latest beat, whatever its term, …
+    /// The latest heartbeat, whatever its term, …
     heartbeat: Option<Heartbeat>,
-    /// … and when it came.
-    heard: Now,
+    /// … and its arrival.
+    heard_at: Now,
 }
 
-/// See the module.
+/// One node's consensus state. [`step`](Self::step) is its only way forward.
 #[derive(Debug)]
 pub struct Replica {
     settings: Settings,
@@ -71,8 +74,8 @@ pub struct Replica {
     hard: HardState,
     log: Log,
     role: Role,
-    peers: BTreeMap<NodeId, Peer>,
-    pending: Pending,
+    peers: BTreeMap<NodeId, PeerState>,
+    pending: PendingProposals,
     eventual: Eventual,
     follower_reads: FollowerReads,
     next_read: u64,
@@ -81,47 +84,47 @@ pub struct Replica {
     commit: Index,
     /// The log up to here is durable on this node.
     durable: Index,
-    /// Asked to be durable, not reported yet: the job, the last index as of it, when it was asked.
-    jobs: VecDeque<(JobNo, Index, Now)>,
+    /// Jobs that are not reported as durable yet, oldest first.
+    jobs: VecDeque<DiskJob>,
     last_job: JobNo,
     /// In this term, the log is known to equal the leader's up to here.
     verified: Index,
-    /// In this term, the leader's latest round of reads that was seen.
-    round: u64,
+    /// The leader's latest read round that was seen in this term.
+    read_round: u64,
     heartbeat_at: Now,
     election_at: Now,
-    /// Random part of this node's patience, so that equals do not stand at once.
+    /// The random part of this node's patience: keeps nodes of equal rank from campaigning at once.
     jitter: Duration,
-    /// The leader's process is known to be gone: stand at once, ask again soon.
+    /// The leader's process is known to be gone: campaign at once, and repeat soon.
     urgent: bool,
-    /// Bytes of entries applied since the last image was asked for.
+    /// Bytes of entries that were committed since the last image was requested.
     bytes_since_snapshot: usize,
-    /// How long the image is that this process took last.
+    /// The length of the last image that this process took.
     image_bytes: u64,
     snapshot_under_way: bool,
     disk_full: bool,
     stopping: bool,
-    /// Not to be handed the leadership before this moment.
+    /// This node declines the leadership until this moment.
     unfit_until: Now,
     last_cause: Option<Cause>,
-    /// The latest ballot that was told of: in which term it would be, and why.
-    stood: Option<(Term, Cause)>,
+    /// The term and cause of the latest campaign that was reported as an event.
+    reported_campaign: Option<(Term, Cause)>,
 }
 
 impl Replica {
-    /// A replica that goes on from what its disk holds.
+    /// A replica that continues from its recovered state.
     pub fn new(now: Now, settings: Settings, recovered: Recovered, rng: Rng) -> Replica {
         let Recovered { hard, snapshot, entries, held, clock } = recovered;
         let seed = rng.clone().fork().bits();
         let mut eventual = Eventual::new(now, &settings, &held, clock, seed);
         entries.iter().for_each(|entry| eventual.observe(&entry.payload));
         let log = Log::new(snapshot, entries);
-        let peer = Peer { liveness: Liveness::Alive, heartbeat: None, heard: now };
+        let peer = PeerState { liveness: Liveness::Alive, heartbeat: None, heard_at: now };
         let mut replica = Replica {
             durable: log.last_index(),
             commit: snapshot.index,
             peers: settings.peers().map(|id| (id, peer.clone())).collect(),
-            pending: Pending::new(settings.id, settings.boot),
+            pending: PendingProposals::new(settings.id, settings.boot),
             role: Role::follower(now),
             eventual,
             follower_reads: FollowerReads::new(settings.boot << 20),
@@ -133,7 +136,7 @@ impl Replica {
             jobs: VecDeque::new(),
             last_job: 0,
             verified: 0,
-            round: 0,
+            read_round: 0,
             heartbeat_at: now,
             election_at: now,
             jitter: Duration::ZERO,
@@ -145,7 +148,7 @@ impl Replica {
             stopping: false,
             unfit_until: now,
             last_cause: None,
-            stood: None,
+            reported_campaign: None,
             settings,
         };
         replica.draw_jitter();
@@ -158,13 +161,13 @@ impl Replica {
         self.pending.next_id()
     }
 
-    /// Names a read, to be asked for under the same lock.
+    /// Names a read, to be requested under the same lock.
     pub fn next_read(&mut self) -> ReadId {
         self.next_read += 1;
         ReadId(self.next_read)
     }
 
-    /// When the alarm should be raised next.
+    /// The moment at which `alarm` should be raised next.
     pub fn deadline(&self, alarm: Alarm) -> Now {
         match alarm {
             Alarm::Heartbeat => self.heartbeat_at,
@@ -173,7 +176,7 @@ impl Replica {
         }
     }
 
-    /// Takes in what happened at `now` and adds to `effects` what follows from it.
+    /// Takes in an event that happened at `now` and adds the resulting work to `effects`.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {
         let before = (effects.persist.len(), effects.after_persist.len());
         match input {
@@ -195,64 +198,65 @@ impl Replica {
             Input::SnapshotSent { to, sent } => self.snapshot_sent(now, to, sent, effects),
             Input::DiskFull(full) => self.disk_changed(now, full, effects),
             Input::Alarm(Alarm::Drain) => self.drain(now, effects),
-            Input::Stamp { id, writes } => self.accept(id, writes, effects),
+            Input::Stamp { id, writes } => self.request_stamp(id, writes, effects),
             Input::Clock(wall) => self.wall_clock(now, wall, effects),
             Input::CheckpointApplied { index, digest } => self.checkpoint_applied(index, digest),
             Input::Stop => self.stop(now, effects),
         }
-        self.look_after_eventual(now, effects);
+        self.serve_eventual(now, effects);
+        // The disk syncs anyway, so a drained claim can ride along at no cost.
         if effects.persist.len() != before.0 {
-            self.back_claim(now, effects);
+            self.persist_drained_claim(now, effects);
         }
+        // A message that waits for earlier jobs needs a job number too, even with nothing to write.
         if (effects.persist.len(), effects.after_persist.len()) != before {
-            self.last_job += 1;
-            self.jobs.push_back((self.last_job, self.log.last_index(), now));
-            effects.job = self.last_job;
+            self.start_disk_job(now, effects);
         }
         if let Err(broken) = self.check() {
             effects.fatal.get_or_insert(broken);
         }
     }
 
-    /// The next thing to send to `peer`, with at most about `bytes_max` of entries or proposals. To
-    /// be called until `None` whenever [`Effects::pull`] names the peer, by the thread that owns
-    /// the link.
+    /// The next message or snapshot for `peer`, with at most about `bytes_max` of entries or
+    /// proposals. The thread that owns the link calls it, until `None`, whenever [`Effects::pull`]
+    /// names the peer and the link can write (`contract.rs` says why these are pulled).
     pub fn pull(&mut self, now: Now, peer: NodeId, bytes_max: usize) -> Option<Pull> {
         if self.is_leader() {
             return self.pull_append(now, peer, bytes_max);
         }
+        // A follower's proposals first, then eventual writes, then the index for its reads.
         let follows = self.leader() == Some(peer);
         let envelope = if follows && self.pending.has_unsent() {
             let proposals = self.pending.take_unsent(now, bytes_max);
             Some(self.envelope(peer, Message::Forward(proposals)))
         } else {
             self.pull_stamp(now, peer).or_else(|| self.pull_spread(now, peer)).or_else(|| {
-                let position = if follows { self.follower_reads.ask(now) } else { None };
+                let position = if follows { self.follower_reads.request(now) } else { None };
                 position.map(|position| self.envelope(peer, Message::ReadIndex { position }))
             })
         };
         envelope.map(Pull::Message)
     }
 
-    /// Gives a request up. `None` if it is not pending: it has its answer, or is about to.
+    /// Cancels a request. `None` if it is not pending: it has its answer, or is about to.
     pub fn cancel(&mut self, id: RequestId) -> Option<pending::Cancelled> {
         match self.pending.cancel(id.seq) {
-            pending::Cancelled::Unknown => None,
-            known => Some(known),
+            pending::Cancelled::NotPending => None,
+            cancelled => Some(cancelled),
         }
     }
 
-    /// The store has taken in an image whose latest version is this.
+    /// The store has restored an image whose latest version is this.
     pub fn restored(&mut self, latest: Version) {
         self.eventual.restored(latest);
     }
 
-    /// The snapshot that the log relies on, once what was decided so far is durable.
+    /// The snapshot that the log builds on, once all jobs so far are durable.
     pub fn snapshot(&self) -> SnapshotMeta {
         self.log.snapshot()
     }
 
-    /// Whom this node follows (itself, if it leads).
+    /// The node that this node follows (itself, if it leads).
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {
             Role::Leader(_) => Some(self.settings.id),
@@ -266,8 +270,10 @@ impl Replica {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// True if a leader that is about to stop has nothing left to finish.
+    /// True if a stopping node has nothing left to finish: its clients' requests are answered, its
+    /// eventual writes are in the log, and another node leads.
     pub fn is_idle(&self) -> bool {
+        // Without a leader nothing drains; the writes held are on this node's disk by then.
         let drained = self.leader().is_none() || self.eventual.is_idle();
         self.pending.is_empty()
             && drained
@@ -289,19 +295,13 @@ impl Replica {
         matches!(self.hard.standing, Standing::Voter { .. })
     }
 
-    /// True if so many nodes are alive that a majority can agree.
+    /// True if a majority of the members is alive, this node included.
     fn quorum_is_alive(&self) -> bool {
         let alive = self.peers.values().filter(|peer| peer.liveness == Liveness::Alive).count();
         alive + 1 >= quorum::majority(self.settings.members.len())
     }
 
-    /// True while the disk has kept a job waiting for too long.
-    fn disk_is_stalled(&self, now: Now) -> bool {
-        let oldest = self.jobs.front();
-        oldest.is_some_and(|(_, _, asked)| now.since(*asked) > self.settings.disk_timeout)
-    }
-
-    /// True if this node may be handed the leadership.
+    /// True if this node would make a good leader.
     fn is_fit(&self, now: Now) -> bool {
         self.is_voter()
             && !self.stopping
@@ -312,15 +312,18 @@ impl Replica {
     }
 
     fn propose(&mut self, now: Now, id: RequestId, commands: Bytes, effects: &mut Effects) {
+        // A refusal here means: certainly not done. With a quorum but no leader the request is
+        // taken and waits, because an election is near.
         let refused = if self.stopping {
             Some(Rejected::Stopping)
         } else if !self.is_voter() {
             Some(Rejected::Joining)
         } else if !self.quorum_is_alive() {
             Some(Rejected::NoQuorum)
-        } else if let Some(reason) = self.refusal() {
+        } else if let Some(reason) = self.append_refusal() {
             Some(reason)
         } else if !self.pending.is_empty()
+            // A single request always fits, however large it is.
             && self.pending.bytes() + commands.len() > self.settings.pending_bytes_max
         {
             Some(Rejected::Busy)
@@ -332,12 +335,15 @@ impl Replica {
             return;
         }
         self.pending.insert(id, commands);
-        self.hand_over_pending(now, effects);
+        self.submit_pending(now, effects);
     }
 
-    /// Brings pending requests that the present leader has not had on their way to it.
-    fn hand_over_pending(&mut self, now: Now, effects: &mut Effects) {
+    /// Submits the pending proposals that the present leader has not had: a leader appends them
+    /// itself, a follower forwards them.
+    fn submit_pending(&mut self, now: Now, effects: &mut Effects) {
         match &self.role {
+            // During a transfer they stay pending: the target must be able to catch up with the
+            // log.
             Role::Leader(leader) if leader.transfer.is_none() => {
                 for proposal in self.pending.take_unsent(now, usize::MAX) {
                     self.append_batch(now, proposal, effects);
@@ -355,48 +361,29 @@ impl Replica {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.liveness = liveness;
         }
-        self.note_quorum(effects);
+        self.report_quorum(effects);
+        // The peer may have ranked above this node, so this node's patience changes.
         self.reset_election_alarm(now);
     }
 
     fn link_up(&mut self, now: Now, peer: NodeId, effects: &mut Effects) {
         let last = self.log.last_index();
+        // Messages on the old link may be lost, and the peer may be another process: a leader looks
+        // for agreement anew, a follower sends its requests again.
         if let Some(leader) = self.leader_state() {
             if let Some(progress) = leader.progress.get_mut(&peer) {
                 progress.link_is_new(now, last);
             }
         } else if self.leader() == Some(peer) {
             self.pending.send_again();
-            self.follower_reads.ask_again();
+            self.follower_reads.send_again();
         }
         self.eventual.link_is_new(peer);
         effects.pull.insert(peer);
         effects.send.push(self.heartbeat(now, peer));
     }
 
-    fn persisted(&mut self, now: Now, upto: JobNo, effects: &mut Effects) {
-        while let Some((_, last, _)) = self.jobs.pop_front_if(|(job, _, _)| *job <= upto) {
-            self.durable = self.durable.max(last);
-        }
-        self.eventual_persisted(now, upto, effects);
-        self.try_to_finish_catching_up(effects);
-        self.advance_commit(now, effects);
-    }
-
-    /// Entries from `first` on were removed: what is reported durable of them later is about
-    /// entries that no longer count.
-    fn forget_durable_from(&mut self, first: Index) {
-        if self.settings.has(Mutant::StalePersisted) {
-            return;
-        }
-        let last = first.saturating_sub(1);
-        self.durable = self.durable.min(last);
-        for (_, job_last, _) in &mut self.jobs {
-            *job_last = (*job_last).min(last);
-        }
-    }
-
-    /// A leader without room hands over to one who has it.
+    /// A leader without room for its log hands over to a node that has some.
     fn disk_changed(&mut self, now: Now, full: bool, effects: &mut Effects) {
         self.disk_full = full;
         if full {
@@ -410,18 +397,18 @@ impl Replica {
         self.start_transfer_to_best(now, effects);
     }
 
-    /// What must hold after each step, whatever happened. `Err` says what does not.
+    /// Checks the invariants that hold after every step. `Err` names the broken one.
     pub fn check(&self) -> Result<(), String> {
         let (first, last) = (self.log.base_index(), self.log.last_index());
         let snapshot = self.log.snapshot().index;
         let broken = if first > snapshot {
             "entries after the snapshot are missing"
         } else if self.commit < snapshot {
-            "the snapshot holds what is not committed"
+            "the snapshot holds uncommitted entries"
         } else if self.commit > last {
             "the commit index lies beyond the log"
         } else if self.durable > last {
-            "the durable checkpoint lies beyond the log"
+            "the durable index lies beyond the log"
         } else if self.log.last_term() > self.hard.term {
             "the log holds a term that has not begun"
         } else if self.is_leader() && !self.is_voter() {

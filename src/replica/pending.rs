@@ -1,8 +1,9 @@
-//! The proposals of this node's own clients that have no answer yet.
+//! The pending proposals of this node's own clients.
 //!
-//! They stay here until they are committed, whoever leads: each new leader, and each new link to
-//! the leader, gets all of them again, in order and under their old names. The state machine drops
-//! the copies. So a client of a surviving node sees a pause at a failover, and no error.
+//! A proposal stays pending until it is committed, even if the leader changes: each new leader, and
+//! each new link to the leader, gets all of them again, in order and under their old ids. The state
+//! machine drops the copies (thesis §6.3, with the node as the client). So a client of a surviving
+//! node sees a pause at a failover, and no error.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,119 +14,126 @@ use crate::clock::Now;
 use crate::types::{NodeId, Proposal, Rejected, RequestId, Unknown, Unserved};
 
 #[derive(Clone, Debug)]
-struct Item {
+struct PendingProposal {
     commands: Bytes,
-    /// How often it was handed to a leader. Never handed over: certainly not done.
+    /// The number of times that it was sent to a leader; 0 means certainly not done.
     sent_count: u32,
-    /// When it was handed to the present leader.
+    /// The moment at which it was last sent.
     sent_at: Now,
 }
 
-/// What became of a request that nobody waits for any longer.
+/// The state in which a request was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It never left this node's hands: certainly not done.
+    /// It was never sent: certainly not done.
     Unsent,
-    /// A leader has had it: it may still be done.
+    /// It was sent to the node that serves it: it may still be done.
     Sent,
-    /// It is not pending: answered, or never known.
-    Unknown,
+    /// It is not pending: answered already, or never known.
+    NotPending,
 }
 
-/// What a session is told whose request was given up; `server` is who would have served it.
-pub fn cancelled_outcome(cancelled: Option<Cancelled>, server: Option<NodeId>) -> Unserved {
-    match (cancelled, server) {
-        (Some(Cancelled::Unsent), None) => Rejected::NoLeader.into(),
-        (Some(Cancelled::Unsent), Some(_)) => Rejected::Busy.into(),
-        _ => Unknown::TimedOut.into(),
+impl Cancelled {
+    /// The session's answer to its cancelled request. `server` is the node that would have served
+    /// it, if one was known.
+    pub fn outcome(self, server: Option<NodeId>) -> Unserved {
+        match (self, server) {
+            (Cancelled::Unsent, None) => Rejected::NoLeader.into(),
+            // A server was known, but the request was never sent: there was no room for it.
+            (Cancelled::Unsent, Some(_)) => Rejected::Busy.into(),
+            // The request may be in a log by now, so "not done" would be a lie.
+            (Cancelled::Sent | Cancelled::NotPending, _) => Unknown::TimedOut.into(),
+        }
     }
 }
 
-/// See the module.
+/// All pending proposals of one process lifetime, by number.
 #[derive(Clone, Debug)]
-pub struct Pending {
+pub struct PendingProposals {
     node: NodeId,
     boot: u64,
-    items: BTreeMap<u64, Item>,
+    proposals: BTreeMap<u64, PendingProposal>,
     bytes: usize,
     next_seq: u64,
-    /// Items from this number on have not been handed to the present leader.
+    /// Proposals from this number on have not been sent to the present leader.
     unsent_from: u64,
 }
 
-impl Pending {
-    /// Nothing pending, in the process lifetime `boot` of `node`.
-    pub fn new(node: NodeId, boot: u64) -> Pending {
-        Pending { node, boot, items: BTreeMap::new(), bytes: 0, next_seq: 1, unsent_from: 1 }
+impl PendingProposals {
+    /// No proposals, in the process lifetime `boot` of `node`.
+    pub fn new(node: NodeId, boot: u64) -> PendingProposals {
+        let proposals = BTreeMap::new();
+        PendingProposals { node, boot, proposals, bytes: 0, next_seq: 1, unsent_from: 1 }
     }
 
-    /// The name of the next request. Two calls without an [`insert`](Self::insert) between them
-    /// give two names, and the first may stay unused.
+    /// The id of the next request. An id may stay unused.
     pub fn next_id(&mut self) -> RequestId {
         let seq = self.next_seq;
         self.next_seq += 1;
         RequestId { node: self.node, boot: self.boot, seq }
     }
 
-    /// Bytes of commands pending.
+    /// The bytes of all pending commands.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Requests pending.
+    /// The number of pending requests.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.proposals.len()
     }
 
     /// True if nothing is pending.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.proposals.is_empty()
     }
 
-    /// Takes a request in, not handed over yet.
+    /// Adds a request that was not sent yet.
     pub fn insert(&mut self, id: RequestId, commands: Bytes) {
         self.bytes += commands.len();
-        self.items.insert(id.seq, Item { commands, sent_count: 0, sent_at: Now(0) });
+        let proposal = PendingProposal { commands, sent_count: 0, sent_at: Now(0) };
+        self.proposals.insert(id.seq, proposal);
     }
 
-    /// True if something waits to be handed to the leader.
+    /// True if a request waits to be sent to the present leader.
     pub fn has_unsent(&self) -> bool {
-        self.items.range(self.unsent_from..).next().is_some()
+        self.proposals.range(self.unsent_from..).next().is_some()
     }
 
-    /// Hands over what has not been handed to the present leader, in order, up to about `bytes_max`
-    /// but at least one.
+    /// The proposals that the present leader has not had, in order, up to about `bytes_max` but at
+    /// least one. They count as sent.
     pub fn take_unsent(&mut self, now: Now, bytes_max: usize) -> Vec<Proposal> {
-        let Some((&floor, _)) = self.items.first_key_value() else { return Vec::new() };
+        // All requests below the floor are answered, so the state machine may forget their ids.
+        let Some((&floor, _)) = self.proposals.first_key_value() else { return Vec::new() };
         let (mut proposals, mut bytes) = (Vec::new(), 0);
-        for (&seq, item) in self.items.range_mut(self.unsent_from..) {
-            if !proposals.is_empty() && bytes + item.commands.len() > bytes_max {
+        for (&seq, pending) in self.proposals.range_mut(self.unsent_from..) {
+            if !proposals.is_empty() && bytes + pending.commands.len() > bytes_max {
                 break;
             }
-            bytes += item.commands.len();
-            item.sent_count += 1;
-            item.sent_at = now;
+            bytes += pending.commands.len();
+            pending.sent_count += 1;
+            pending.sent_at = now;
             self.unsent_from = seq + 1;
             let id = RequestId { node: self.node, boot: self.boot, seq };
-            proposals.push(Proposal { id, floor, commands: item.commands.clone() });
+            proposals.push(Proposal { id, floor, commands: pending.commands.clone() });
         }
         proposals
     }
 
-    /// Whoever leads now, or whatever link leads there, has had nothing of this yet.
+    /// Marks all requests as not sent, because the leader or the link to it is new.
     pub fn send_again(&mut self) {
         self.unsent_from = 0;
     }
 
-    /// True if the leader has had the oldest request for longer than `patience`.
+    /// True if the oldest request was sent longer than `patience` ago.
     pub fn is_overdue(&self, now: Now, patience: Duration) -> bool {
-        let oldest = self.items.first_key_value();
-        oldest.is_some_and(|(&seq, item)| {
-            seq < self.unsent_from && now.since(item.sent_at) > patience
+        let oldest = self.proposals.first_key_value();
+        oldest.is_some_and(|(&seq, pending)| {
+            seq < self.unsent_from && now.since(pending.sent_at) > patience
         })
     }
 
-    /// `id` is committed. Returns true if it was pending here.
+    /// Notes that `id` is committed. Returns true if it was pending here.
     pub fn committed(&mut self, id: RequestId) -> bool {
         if id.node != self.node || id.boot != self.boot {
             return false;
@@ -133,27 +141,29 @@ impl Pending {
         self.remove(id.seq).is_some()
     }
 
-    /// The leader did not append `id`. Returns true if that makes it certain that it is not done:
-    /// only this leader, and only once, has had it. It is no longer pending then.
+    /// Notes that a leader did not append `id`. Returns true if the request is certainly not done;
+    /// it is no longer pending then.
     pub fn refused(&mut self, id: RequestId) -> bool {
         let ours = id.node == self.node && id.boot == self.boot;
-        let once = self.items.get(&id.seq).is_some_and(|item| item.sent_count <= 1);
-        ours && once && self.remove(id.seq).is_some()
+        // A request that was sent twice may have another copy in a log.
+        let was_sent_once =
+            self.proposals.get(&id.seq).is_some_and(|pending| pending.sent_count <= 1);
+        ours && was_sent_once && self.remove(id.seq).is_some()
     }
 
-    /// Nobody waits for `seq` any longer.
+    /// Removes the request `seq`, for which no session waits any longer.
     pub fn cancel(&mut self, seq: u64) -> Cancelled {
         match self.remove(seq) {
-            Some(Item { sent_count: 0, .. }) => Cancelled::Unsent,
+            Some(PendingProposal { sent_count: 0, .. }) => Cancelled::Unsent,
             Some(_) => Cancelled::Sent,
-            None => Cancelled::Unknown,
+            None => Cancelled::NotPending,
         }
     }
 
-    fn remove(&mut self, seq: u64) -> Option<Item> {
-        let item = self.items.remove(&seq)?;
-        self.bytes -= item.commands.len();
-        Some(item)
+    fn remove(&mut self, seq: u64) -> Option<PendingProposal> {
+        let removed = self.proposals.remove(&seq)?;
+        self.bytes -= removed.commands.len();
+        Some(removed)
     }
 }
 
@@ -163,8 +173,8 @@ mod tests {
 
     const NODE: NodeId = NodeId(3);
 
-    fn pending(count: u64) -> Pending {
-        let mut pending = Pending::new(NODE, 7);
+    fn pending(count: u64) -> PendingProposals {
+        let mut pending = PendingProposals::new(NODE, 7);
         for _ in 0..count {
             let id = pending.next_id();
             pending.insert(id, Bytes::from_static(b"0123456789"));
@@ -176,8 +186,8 @@ mod tests {
         RequestId { node: NODE, boot: 7, seq }
     }
 
-    /// The numbers and the floor of what is handed over.
-    fn taken(pending: &mut Pending, bytes_max: usize) -> (Vec<u64>, Option<u64>) {
+    /// The numbers and the floor of the proposals that are sent.
+    fn taken(pending: &mut PendingProposals, bytes_max: usize) -> (Vec<u64>, Option<u64>) {
         let proposals = pending.take_unsent(Now(0), bytes_max);
         let floors: Vec<u64> = proposals.iter().map(|p| p.floor).collect();
         assert!(floors.windows(2).all(|pair| pair[0] == pair[1]));
@@ -185,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_handed_over_in_order_by_the_bytes_and_at_least_one() {
+    fn requests_are_sent_in_order_by_the_bytes_and_at_least_one() {
         let mut pending = pending(4);
         assert_eq!(taken(&mut pending, 25), (vec![1, 2], Some(1)));
         assert_eq!(taken(&mut pending, 1), (vec![3], Some(1)));
@@ -238,13 +248,13 @@ mod tests {
         taken(&mut pending, 1);
         assert_eq!(pending.cancel(1), Cancelled::Sent);
         assert_eq!(pending.cancel(2), Cancelled::Unsent);
-        assert_eq!(pending.cancel(2), Cancelled::Unknown);
+        assert_eq!(pending.cancel(2), Cancelled::NotPending);
         assert!(pending.is_empty() && !pending.has_unsent());
         assert_eq!(pending.bytes(), 0);
     }
 
     #[test]
-    fn only_what_was_handed_over_can_be_overdue() {
+    fn only_a_sent_request_can_be_overdue() {
         let patience = Duration::from_micros(100);
         let mut pending = pending(2);
         assert!(!pending.is_overdue(Now(1000), patience));

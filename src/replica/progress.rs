@@ -1,16 +1,17 @@
-//! What a leader knows of one follower's log, and how it feeds it.
+//! Replication progress of one follower, as its leader knows it (etcd's Progress).
 //!
 //! ```text
 //!            accepted                     behind the leader's first kept entry
 //!   Probe ─────────────▶ Replicate        Probe ──────────────────────▶ Snapshot
 //!     ▲                      │              ▲                              │
-//!     └── refused, link new, ┘              └─── failed, or no answer ─────┘
-//!         nothing heard of what was sent      (installed: Replicate)
+//!     └── refused, new link, ┘              └─── failed, or no answer ─────┘
+//!         or an answer is overdue             (installed: Replicate)
 //! ```
 //! *Probe* looks for the point where the logs agree: one append under way at a time. *Replicate*
-//! sends ahead, within a window of messages and bytes. *Snapshot* waits for the image to be sent.
-//! All transitions are here. `matched` never falls but when a link is new: the peer may have lost
-//! its disk, and forgetting what it once acknowledged is always safe.
+//! sends ahead, within a window of messages and bytes. *Snapshot* waits until the image is sent and
+//! installed. All transitions are in this file. `matched` falls only when the peer may have lost
+//! its disk: on a new link, or when a probe is refused. Forgetting an acknowledgement is always
+//! safe.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,72 +19,73 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::types::Index;
 
-/// How many times longer installing an image may take than answering an append.
+/// The time that installing an image may take, as a multiple of the time to answer an append.
 const INSTALL_FACTOR: u32 = 40;
 
-/// How a follower is fed.
+/// The way in which a follower gets its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Looking for agreement; `waiting` while an append is under way.
+pub enum ProgressState {
+    /// Looking for the point of agreement.
     Probe {
-        /// An append is under way.
+        /// True while an append is under way.
         waiting: bool,
     },
-    /// Sending ahead; one (last index, bytes) for each append under way, oldest first.
+    /// Sending ahead.
     Replicate {
-        /// Appends under way.
+        /// The appends under way, oldest first: the last index and the bytes of each.
         inflight: VecDeque<(Index, usize)>,
-        /// Their bytes together.
+        /// The sum of their bytes.
         inflight_bytes: usize,
     },
     /// An image up to this index is being sent, or was sent and is being installed.
     Snapshot {
         /// The image's last index.
         index: Index,
-        /// All of it has been sent.
+        /// True once all of it has been sent.
         sent: bool,
     },
 }
 
-/// Bounds on what is under way to one follower.
+/// Bounds on the appends under way to one follower.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Appends.
+    /// The number of appends.
     pub messages_max: usize,
-    /// Bytes of entries.
+    /// The bytes of their entries.
     pub bytes_max: usize,
 }
 
-/// See the module.
+/// One follower's position and state.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The follower's durable log equals ours up to here.
     pub matched: Index,
     /// The next entry to send.
     pub next: Index,
-    /// How it is fed.
-    pub state: State,
-    /// When it last said anything in our term.
-    pub heard: Now,
-    /// When `matched` last grew, or something was first put under way: to notice what got lost.
-    pub moved: Now,
-    /// The highest commit index it was told.
+    /// The way in which it gets its entries.
+    pub state: ProgressState,
+    /// The arrival of its latest message in our term.
+    pub heard_at: Now,
+    /// The moment at which `matched` last grew, or at which the oldest message under way left: an
+    /// answer later than that is overdue.
+    pub moved_at: Now,
+    /// The highest commit index that was sent to it.
     pub commit_sent: Index,
-    /// Its own clients wait for entries up to here to be committed.
+    /// Clients of this follower wait for the commit of entries up to here.
     pub commit_wanted: Index,
-    /// Since when it has been alive, fit and caught up without a break, if it is.
+    /// The moment since which it has been alive, fit and nearly caught up without a break.
     pub ready_since: Option<Now>,
 }
 
 impl Progress {
-    /// A follower of which nothing is known; `last` is the leader's last index.
+    /// An unknown follower; `last` is the leader's last index.
     pub fn new(now: Now, last: Index) -> Progress {
         Progress {
             matched: 0,
             next: last + 1,
-            state: State::Probe { waiting: false },
-            heard: now,
-            moved: now,
+            state: ProgressState::Probe { waiting: false },
+            heard_at: now,
+            moved_at: now,
             commit_sent: 0,
             commit_wanted: 0,
             ready_since: None,
@@ -93,140 +95,149 @@ impl Progress {
     /// True if an append may be sent now.
     pub fn may_send(&self, window: Window) -> bool {
         match &self.state {
-            State::Probe { waiting } => !waiting,
-            State::Replicate { inflight, inflight_bytes } => {
+            ProgressState::Probe { waiting } => !waiting,
+            ProgressState::Replicate { inflight, inflight_bytes } => {
                 inflight.len() < window.messages_max && *inflight_bytes < window.bytes_max
             }
-            State::Snapshot { .. } => false,
+            ProgressState::Snapshot { .. } => false,
         }
     }
 
-    /// An append that ends with `last` and holds `bytes` of entries is on its way.
+    /// Notes that an append with entries up to `last`, of `bytes` together, was sent.
     pub fn sent(&mut self, now: Now, last: Index, bytes: usize, commit: Index) {
         self.commit_sent = self.commit_sent.max(commit);
         match &mut self.state {
-            State::Probe { waiting } => {
+            ProgressState::Probe { waiting } => {
                 *waiting = true;
-                self.moved = now;
+                self.moved_at = now;
             }
-            State::Replicate { inflight, inflight_bytes } => {
+            ProgressState::Replicate { inflight, inflight_bytes } => {
                 if inflight.is_empty() {
-                    self.moved = now;
+                    self.moved_at = now;
                 }
                 inflight.push_back((last, bytes));
                 *inflight_bytes += bytes;
                 self.next = last + 1;
             }
-            State::Snapshot { .. } => debug_assert!(false, "nothing is sent beside a snapshot"),
+            ProgressState::Snapshot { .. } => {
+                debug_assert!(false, "nothing is sent beside a snapshot")
+            }
         }
     }
 
-    /// The follower holds our log durably up to `index`. Returns true if that is news.
+    /// Notes that the follower holds our log durably up to `index`. Returns true if that is news.
     pub fn accepted(&mut self, now: Now, index: Index) -> bool {
-        let news = index > self.matched;
-        if news {
+        let is_news = index > self.matched;
+        if is_news {
             self.matched = index;
-            self.moved = now;
+            self.moved_at = now;
         }
         match &mut self.state {
-            // Less than what is being probed for is old news, such as a beat brings.
-            State::Probe { .. } if index + 1 >= self.next => self.replicate(),
-            State::Probe { .. } => {}
-            State::Replicate { inflight, inflight_bytes } => {
+            // A lower index than the probed one comes from a heartbeat: it answers no probe.
+            ProgressState::Probe { .. } if index + 1 >= self.next => self.replicate(),
+            ProgressState::Probe { .. } => {}
+            // An acknowledgement covers all earlier appends too.
+            ProgressState::Replicate { inflight, inflight_bytes } => {
                 self.next = self.next.max(index + 1);
                 while let Some((_, bytes)) = inflight.pop_front_if(|(last, _)| *last <= index) {
                     *inflight_bytes -= bytes;
                 }
             }
-            State::Snapshot { index: image, .. } if index >= *image => self.replicate(),
-            State::Snapshot { .. } => {}
+            ProgressState::Snapshot { index: image, .. } if index >= *image => self.replicate(),
+            ProgressState::Snapshot { .. } => {}
         }
-        news
+        is_news
     }
 
     fn replicate(&mut self) {
         self.next = self.matched + 1;
-        self.state = State::Replicate { inflight: VecDeque::new(), inflight_bytes: 0 };
+        self.state = ProgressState::Replicate { inflight: VecDeque::new(), inflight_bytes: 0 };
     }
 
-    /// The follower refused the append after `prev_index`; `next` is where to try now. While
-    /// sending ahead, an answer to something older than what it has accepted since is no news. A
-    /// probe's answer is believed even against `matched`: the follower may have lost its disk.
+    /// Notes that the follower refused the append after `prev_index`; `next` is the next entry to
+    /// try.
     pub fn refused(&mut self, prev_index: Index, next: Index) {
-        let stale = match &self.state {
-            State::Probe { .. } => prev_index.checked_add(1) != Some(self.next),
-            State::Replicate { .. } => prev_index <= self.matched,
-            State::Snapshot { .. } => true,
+        let is_stale = match &self.state {
+            // The answer to the probe under way counts, even against `matched`: the follower may
+            // have lost its disk. Any other answer is late.
+            ProgressState::Probe { .. } => prev_index.checked_add(1) != Some(self.next),
+            // The follower has accepted more since it sent this refusal.
+            ProgressState::Replicate { .. } => prev_index <= self.matched,
+            ProgressState::Snapshot { .. } => true,
         };
-        if !stale {
+        if !is_stale {
+            // A peer may send any index: `next` stays within the log.
             self.next = next.clamp(1, prev_index.max(1));
             self.matched = self.matched.min(self.next - 1);
-            self.state = State::Probe { waiting: false };
+            self.state = ProgressState::Probe { waiting: false };
         }
     }
 
-    /// What was under way may be lost: look for agreement again. A probe without an answer is sent
-    /// again as it was: a follower that says nothing must not be taken for one that has nothing.
+    /// Looks for agreement again, because the messages under way may be lost.
     pub fn probe(&mut self) {
         self.next = match self.state {
-            State::Probe { .. } => self.next,
-            State::Replicate { .. } => self.matched + 1,
-            State::Snapshot { index, sent: true } => index + 1,
-            State::Snapshot { sent: false, .. } => self.next,
+            // A probe without an answer is repeated as it was: a silent follower is not an empty
+            // one.
+            ProgressState::Probe { .. } => self.next,
+            ProgressState::Replicate { .. } => self.matched + 1,
+            // An append behind the image will tell whether the follower has installed it.
+            ProgressState::Snapshot { index, sent: true } => index + 1,
+            ProgressState::Snapshot { sent: false, .. } => self.next,
         };
-        self.state = State::Probe { waiting: false };
+        self.state = ProgressState::Probe { waiting: false };
     }
 
-    /// The link is new, and so may be the peer's disk: believe nothing. `last` is our last index.
+    /// Forgets everything but the wishes of the peer's clients: behind a new link there may be a
+    /// new disk. `last` is the leader's last index.
     pub fn link_is_new(&mut self, now: Now, last: Index) {
         *self = Progress {
-            heard: self.heard,
+            heard_at: self.heard_at,
             commit_wanted: self.commit_wanted,
             ..Progress::new(now, last)
         };
     }
 
-    /// An image up to `index` is about to be sent.
+    /// Begins to send an image up to `index`; no append is sent meanwhile.
     pub fn snapshot(&mut self, now: Now, index: Index) {
-        self.state = State::Snapshot { index, sent: false };
-        self.moved = now;
+        self.state = ProgressState::Snapshot { index, sent: false };
+        self.moved_at = now;
     }
 
-    /// The image was sent, or could not be. One that was sent is being verified and installed,
-    /// which takes its time; the follower's acknowledgement ends that.
+    /// Notes that the image was sent, or could not be.
     pub fn snapshot_ended(&mut self, now: Now, all_sent: bool) {
         match &mut self.state {
-            State::Snapshot { sent, .. } if all_sent => {
+            // The follower verifies and installs the image; its acknowledgement ends the state.
+            ProgressState::Snapshot { sent, .. } if all_sent => {
                 *sent = true;
-                self.moved = now;
+                self.moved_at = now;
             }
-            State::Snapshot { .. } => self.probe(),
-            State::Probe { .. } | State::Replicate { .. } => {}
+            ProgressState::Snapshot { .. } => self.probe(),
+            ProgressState::Probe { .. } | ProgressState::Replicate { .. } => {}
         }
     }
 
-    /// True if something is under way whose answer is overdue.
+    /// True if a message is under way whose answer is overdue.
     pub fn is_overdue(&self, now: Now, patience: Duration) -> bool {
         let (under_way, patience) = match &self.state {
-            State::Probe { waiting } => (*waiting, patience),
-            State::Replicate { inflight, .. } => (!inflight.is_empty(), patience),
-            State::Snapshot { sent, .. } => (*sent, patience * INSTALL_FACTOR),
+            ProgressState::Probe { waiting } => (*waiting, patience),
+            ProgressState::Replicate { inflight, .. } => (!inflight.is_empty(), patience),
+            ProgressState::Snapshot { sent, .. } => (*sent, patience * INSTALL_FACTOR),
         };
-        under_way && now.since(self.moved) > patience
+        under_way && now.since(self.moved_at) > patience
     }
 
-    /// The last index of the image that the follower is getting, if it is.
+    /// The last index of the image that the follower is getting, if there is one.
     pub fn image(&self) -> Option<Index> {
         match self.state {
-            State::Snapshot { index, .. } => Some(index),
-            State::Probe { .. } | State::Replicate { .. } => None,
+            ProgressState::Snapshot { index, .. } => Some(index),
+            ProgressState::Probe { .. } | ProgressState::Replicate { .. } => None,
         }
     }
 
-    /// The last index of the image that was sent and that the follower has not acknowledged.
+    /// The last index of an image that was sent in full and is not acknowledged yet.
     pub fn installing(&self) -> Option<Index> {
         match self.state {
-            State::Snapshot { index, sent: true } => Some(index),
+            ProgressState::Snapshot { index, sent: true } => Some(index),
             _ => None,
         }
     }
@@ -234,9 +245,9 @@ impl Progress {
     /// The state's name, for INFO and NODES.
     pub fn state_name(&self) -> &'static str {
         match self.state {
-            State::Probe { .. } => "probe",
-            State::Replicate { .. } => "replicate",
-            State::Snapshot { .. } => "snapshot",
+            ProgressState::Probe { .. } => "probe",
+            ProgressState::Replicate { .. } => "replicate",
+            ProgressState::Snapshot { .. } => "snapshot",
         }
     }
 }
@@ -276,7 +287,7 @@ mod tests {
                 }
                 prop_assert!(progress.matched <= said);
                 prop_assert!((1..=LAST + 1).contains(&progress.next));
-                if let State::Replicate { inflight, inflight_bytes } = &progress.state {
+                if let ProgressState::Replicate { inflight, inflight_bytes } = &progress.state {
                     prop_assert!(inflight.len() <= WINDOW.messages_max);
                     let sum: usize = inflight.iter().map(|(_, b)| b).sum();
                     prop_assert_eq!(sum, *inflight_bytes);

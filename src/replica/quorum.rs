@@ -1,37 +1,37 @@
-//! Majorities. Everything that "a quorum agrees on" is decided by these few lines: commits, reads,
-//! votes, whether a leader still leads.
+//! Majorities. Commits, reads, votes and check-quorum all rest on these few lines. Two majorities
+//! of the same members share a member (Raft §5.2, §5.4.3); no other property is needed.
 
-/// How many of `members` are a majority.
+/// The size of a majority of `members`.
 pub fn majority(members: usize) -> usize {
     members / 2 + 1
 }
 
-/// The highest position that a majority has reached, where `positions` holds one for each member.
-/// 0 for no members.
+/// The highest position that a majority has reached; `positions` holds one for each member. The
+/// default for no members.
 pub fn reached_by_majority<T: Ord + Copy + Default>(positions: &mut [T]) -> T {
     positions.sort_unstable_by(|a, b| b.cmp(a));
     positions.get(majority(positions.len()) - 1).copied().unwrap_or_default()
 }
 
-/// The state of a ballot.
+/// The state of an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ballot {
-    /// A majority said yes.
+pub enum VoteResult {
+    /// A majority has granted its vote.
     Won,
-    /// So many said no that no majority can say yes any more.
+    /// Too many have refused: no majority can grant any more.
     Lost,
-    /// Neither yet.
-    Open,
+    /// Still undecided.
+    Pending,
 }
 
-/// Counts a ballot among `members` of which `yes` and `no` have answered.
-pub fn count(members: usize, yes: usize, no: usize) -> Ballot {
-    if yes >= majority(members) {
-        Ballot::Won
-    } else if members - no.min(members) < majority(members) {
-        Ballot::Lost
+/// Counts the votes of `members`, of which `granted` and `refused` have answered.
+pub fn count_votes(members: usize, granted: usize, refused: usize) -> VoteResult {
+    if granted >= majority(members) {
+        VoteResult::Won
+    } else if members - refused.min(members) < majority(members) {
+        VoteResult::Lost
     } else {
-        Ballot::Open
+        VoteResult::Pending
     }
 }
 
@@ -60,14 +60,14 @@ mod tests {
         }
 
         #[test]
-        fn a_ballot_is_lost_exactly_when_the_rest_cannot_win_it(
-            members in 1usize..8, yes in 0usize..8, no in 0usize..8
+        fn an_election_is_lost_exactly_when_the_remaining_votes_cannot_win_it(
+            members in 1usize..8, granted in 0usize..8, refused in 0usize..8
         ) {
-            prop_assume!(yes + no <= members);
-            let verdict = count(members, yes, no);
-            prop_assert_eq!(verdict == Ballot::Won, yes >= majority(members));
-            let best = members - no;
-            prop_assert_eq!(verdict == Ballot::Lost, best < majority(members));
+            prop_assume!(granted + refused <= members);
+            let result = count_votes(members, granted, refused);
+            prop_assert_eq!(result == VoteResult::Won, granted >= majority(members));
+            let best = members - refused;
+            prop_assert_eq!(result == VoteResult::Lost, best < majority(members));
         }
     }
 }

@@ -1,74 +1,61 @@
-//! What a replica is told once and for all.
+//! The fixed parameters of a replica.
 
 use std::time::Duration;
 
 use super::progress::Window;
 use crate::types::NodeId;
 
-/// See the module. Every member must have the same timeouts, or elections lose their order.
+/// A replica's parameters. All members must have the same timeouts, or rank does not decide who
+/// campaigns first.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.
     pub id: NodeId,
     /// All members, this node among them, ascending.
     pub members: Vec<NodeId>,
-    /// This process lifetime; larger than any earlier one of this node.
+    /// The number of this process lifetime; larger than any earlier one of this node.
     pub boot: u64,
-    /// The random number this node's data directory was created with.
+    /// The random number that this node's data directory was created with.
     pub incarnation: u64,
-    /// How often each node tells the others that it is alive.
+    /// The interval between two heartbeats of a node.
     pub heartbeat_interval: Duration,
-    /// After this much silence a leader is given up, by its followers and by itself.
+    /// The silence after which followers replace a leader, and a leader without a majority steps
+    /// down.
     pub election_timeout: Duration,
     /// A leader whose disk has not answered for this long steps down. Longer than an election
-    /// timeout, so that a slow sync alone deposes nobody.
+    /// timeout, so that a slow sync alone deposes no leader.
     pub disk_timeout: Duration,
-    /// How long a higher-ranked node must have been caught up before it is handed the leadership.
+    /// The time that a node of higher rank must have been caught up before it gets the leadership.
     pub takeover_delay: Duration,
-    /// What may be under way to one follower.
+    /// The bound on appends under way to one follower.
     pub window: Window,
-    /// Bytes of this node's own clients' requests that may be pending; beyond, `Rejected::Busy`.
+    /// The bound on pending requests of this node's clients, in bytes; beyond it they are refused
+    /// with `Rejected::Busy`.
     pub pending_bytes_max: usize,
     /// The machine's wall clock at the start, in microseconds since 1970.
     pub wall_micros: u64,
-    /// How far the clocks of two nodes may lie apart.
+    /// The largest tolerated difference between the clocks of two nodes.
     pub clock_offset_max: Duration,
-    /// How long eventual writes gather before they are brought into the log.
+    /// The time that eventual writes gather before the leader appends them to the log.
     pub drain_interval: Duration,
-    /// After this time, eventual writes that are not in the log yet are written to the disk. Half
+    /// The age at which eventual writes that are not in the log yet are written to the disk: half
     /// of the second within which they must be durable.
     pub sync_interval: Duration,
-    /// Bytes of eventual writes that this node holds at most before sessions have to wait.
+    /// The bound on eventual writes that this node holds, in bytes; beyond it sessions wait.
     pub backlog_bytes_max: usize,
-    /// How often the leader marks the log, if anything has happened.
-    pub mark_interval: Duration,
-    /// How long a deletion is remembered while a member may hold older writes to the key.
+    /// The interval between two checkpoints in the log, if anything has happened.
+    pub checkpoint_interval: Duration,
+    /// The time that a tombstone is kept while a member may hold older writes to its key.
     pub tombstone_horizon: Duration,
-    /// Bytes of applied entries after which an image is taken; or a quarter of the last image's
-    /// length, if that is more, up to eight times as many.
+    /// The bytes of entries after which an image is taken. With a large state it is a quarter of
+    /// the last image's length, up to eight times this setting.
     pub snapshot_log_bytes: usize,
-    /// Bytes of entries before the snapshot that are kept for followers that are a little behind.
+    /// The bytes of entries before the snapshot that stay in memory for followers a little behind.
     pub log_retain_bytes: usize,
-    /// A deliberate bug; without effect unless the feature `mutants` is on.
-    pub mutant: Option<Mutant>,
-}
-
-/// A promise that the replica itself breaks, for the simulator to find. Nothing of it is in a
-/// program that was built without the feature `mutants`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// A vote is given to everybody who asks.
-    VoteTwice,
-    /// A candidate's log may be behind.
-    SkipLogCheck,
-    /// An entry of a former term is committed because a majority holds it (Raft §5.4.2, Figure 8).
-    CommitByCounting,
-    /// What is reported durable counts for entries that have taken its place.
-    StalePersisted,
 }
 
 impl Settings {
-    /// Settings with the defaults for a member of a cluster.
+    /// The default settings for member `id` of a cluster.
     pub fn new(id: NodeId, members: Vec<NodeId>) -> Settings {
         let election_timeout = Duration::from_millis(300);
         Settings {
@@ -87,17 +74,11 @@ impl Settings {
             drain_interval: Duration::from_millis(10),
             sync_interval: Duration::from_millis(500),
             backlog_bytes_max: 64 << 20,
-            mark_interval: Duration::from_secs(5),
+            checkpoint_interval: Duration::from_secs(5),
             tombstone_horizon: Duration::from_secs(24 * 3600),
             snapshot_log_bytes: 64 << 20,
             log_retain_bytes: 16 << 20,
-            mutant: None,
         }
-    }
-
-    /// True if the replica shall do this wrong.
-    pub fn has(&self, mutant: Mutant) -> bool {
-        cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
     /// All members but this node.

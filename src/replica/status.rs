@@ -1,74 +1,75 @@
-//! What a replica tells of itself: for INFO, ROLE, NODES and the node's own log.
+//! A replica's report on itself, for INFO, ROLE, NODES and the node's own log.
 
 use super::detector::Liveness;
 use super::raft::Role;
 use super::{Cause, Replica};
 use crate::types::{Index, NodeId, Term};
 
-/// A role's name.
+/// A node's role, as INFO shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoleName {
-    /// Leads.
+    /// The node leads.
     Leader,
-    /// Follows, or waits for a leader.
+    /// It follows a leader, or waits for one.
     Follower,
-    /// Stands for election, or asks whether it should.
+    /// It campaigns, with votes or with pre-votes.
     Candidate,
-    /// Has an empty directory, or is catching up after having had one.
+    /// Its directory was empty, and it is not a full member yet.
     Joining,
 }
 
-/// A moment's view of a replica.
+/// A replica at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// This node.
     pub id: NodeId,
     /// Its role.
     pub role: RoleName,
-    /// Whom it follows (itself, if it leads).
+    /// The node that it follows (itself, if it leads).
     pub leader: Option<NodeId>,
     /// Its term.
     pub term: Term,
-    /// Committed up to here.
+    /// Its commit index.
     pub commit: Index,
     /// The last index of its log.
     pub last: Index,
-    /// Its log is durable up to here.
+    /// The last durable index of its log.
     pub durable: Index,
     /// The latest snapshot's last index.
     pub snapshot: Index,
-    /// Requests of its own clients without an answer, and their bytes.
+    /// The pending proposals of its own clients, and their bytes.
     pub pending: (usize, usize),
     /// True if a majority of members is alive.
     pub quorum: bool,
-    /// Who stamps eventual writes, as far as this node knows.
+    /// The node that stamps eventual writes, as far as this node knows.
     pub stamper: Option<NodeId>,
-    /// Eventual writes that are not known to be in the log, and the room that they take, in bytes.
+    /// The eventual writes that are not known to be in the log, and their size in bytes.
     pub backlog: (usize, usize),
-    /// How many of them are not durable on this node's own disk.
+    /// The number of those that are not durable on this node's own disk.
     pub unsynced: usize,
-    /// False while as many of the members alive show another time as show this node's.
+    /// False while at least as many live members contradict this node's clock as confirm it.
     pub clock_trusted: bool,
-    /// The latest mark that was applied here, and the digest of the state there.
+    /// The latest checkpoint applied here, and the digest of the state there.
     pub checkpoint: Option<(Index, u64)>,
     /// True while the disk has no room for further log segments.
     pub disk_full: bool,
-    /// Why it last stood for election.
+    /// The cause of its last campaign.
     pub last_election_cause: Option<Cause>,
     /// Its peers, ascending.
     pub peers: Vec<PeerStatus>,
 }
 
-/// A moment's view of a peer.
+/// A peer at one moment.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
     /// The peer.
     pub id: NodeId,
-    /// Heard of within the timeout.
+    /// True if it was heard within the timeout.
     pub alive: bool,
-    /// The last index of its log, as it last said.
+    /// The last index of its log, from its latest heartbeat.
     pub last: Option<Index>,
-    /// From a leader: durably equal up to here, and how it is fed.
+    /// At a leader: the peer's durable log equals the leader's up to here, and the replication
+    /// state.
     pub progress: Option<(Index, &'static str)>,
 }
 
@@ -85,7 +86,7 @@ impl RoleName {
 }
 
 impl Cause {
-    /// A word for it.
+    /// The name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::LeaderSilent => "leader-silent",
@@ -100,7 +101,7 @@ impl Cause {
 }
 
 impl Replica {
-    /// A view of this moment.
+    /// This replica at this moment.
     pub fn status(&self) -> Status {
         let role = match &self.role {
             _ if !self.is_voter() => RoleName::Joining,

@@ -167,7 +167,13 @@ fn put_beat(out: &mut Vec<u8>, heartbeat: &Heartbeat) {
     put_option(out, heartbeat.leader.map(|leader| leader.0.into()));
     put_u64s(
         out,
-        &[heartbeat.commit, heartbeat.last, heartbeat.matched, heartbeat.asked, heartbeat.heard],
+        &[
+            heartbeat.commit,
+            heartbeat.last,
+            heartbeat.matched,
+            heartbeat.read_round,
+            heartbeat.read_round_seen,
+        ],
     );
     out.put_u64_le(heartbeat.incarnation);
     for flag in [heartbeat.admitted, heartbeat.voter, heartbeat.fit] {
@@ -293,8 +299,8 @@ fn take_heartbeat(reader: &mut Reader<'_>) -> Result<Heartbeat, Malformed> {
         commit: reader.u64("commit")?,
         last: reader.u64("last index")?,
         matched: reader.u64("matched index")?,
-        asked: reader.u64("round asked")?,
-        heard: reader.u64("round heard")?,
+        read_round: reader.u64("read round")?,
+        read_round_seen: reader.u64("read round seen")?,
         incarnation: reader.u64("incarnation")?,
         admitted: reader.bool("admitted")?,
         voter: reader.bool("voter")?,

@@ -78,7 +78,8 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     let checkpoint = any::<Option<(u64, u64)>>();
     (numbers, options, any::<[bool; 3]>(), checkpoint).prop_map(
         |(numbers, options, flags, checkpoint)| {
-            let [commit, last, matched, asked, heard, incarnation, clock, drained] = numbers;
+            let [commit, last, matched, read_round, read_round_seen, incarnation, clock, drained] =
+                numbers;
             let [admitted, voter, fit] = flags;
             let (leader, founder, answers) = options;
             let leader = leader.map(NodeId);
@@ -87,8 +88,8 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
                 commit,
                 last,
                 matched,
-                asked,
-                heard,
+                read_round,
+                read_round_seen,
                 incarnation,
                 admitted,
                 voter,

@@ -1,12 +1,15 @@
-//! Whether this node's wall clock may be trusted with versions. A clock that runs ahead would make
-//! writes that beat all others until the rest of the world has caught up.
+//! Trust in this node's wall clock. A clock that runs ahead would give its writes versions that win
+//! over all others until the other clocks have caught up.
 //!
-//! Three things are watched. The node's own clock must go along with the monotonic one; a jump is
-//! believed only if so many peers' clocks show the new time that they and this node are a majority.
-//! What peers send must not lie too far ahead. And of the members that are alive, more must show
-//! the time of this node, itself included, than another one: else it stamps nothing, and neither
-//! its clock nor its claims get into the log, until that has changed. (A beat may be late, so for a
-//! moment requests wait before they are refused.) A last survivor has only itself to believe.
+//! Three rules protect the versions:
+//!
+//! - The wall clock must advance with the monotonic clock. A jump is believed only if the new time
+//!   is confirmed by as many peers as make a majority together with this node.
+//! - Versions from peers must not lie further ahead than clocks may differ.
+//! - Of the live members, more must show this node's time than another one (this node counts for
+//!   itself). Otherwise it stamps nothing, and neither its clock nor its drained claims enter the
+//!   log, until the clocks agree again. A heartbeat may be late, so requests wait for a moment
+//!   before they are refused. A last survivor has only itself to believe.
 
 use std::time::Duration;
 
@@ -14,21 +17,21 @@ use crate::clock::Now;
 use crate::replica::detector::Liveness;
 use crate::replica::{Effects, Event, Replica, quorum};
 
-/// For how long others must have shown another time before requests are refused.
+/// The time for which a doubt must last before requests are refused.
 const CERTAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How often the same trouble is told.
-const TELL_INTERVAL: Duration = Duration::from_secs(60);
+/// The interval between two reports of the same trouble.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is known of this node's clock being wrong.
+/// The doubts about this node's clock.
 #[derive(Debug, Default)]
 pub(super) struct Skew {
-    /// Since when too many others have shown another time.
+    /// The moment since which too many peers have contradicted this node's clock.
     since: Option<Now>,
-    /// That has lasted.
+    /// True once the doubt has lasted.
     certain: bool,
-    told: Option<Now>,
-    /// The wall clock shows a time that is not believed.
+    reported_at: Option<Now>,
+    /// True while the wall clock shows a time that is not believed.
     jumped: bool,
 }
 
@@ -38,32 +41,33 @@ impl Skew {
         self.since.is_some()
     }
 
-    /// True if this node's clock has been doubted for a while.
+    /// True if the doubt has lasted.
     pub fn is_certain(&self) -> bool {
         self.certain
     }
 
-    /// True if it is time to tell of the trouble again.
-    pub fn should_tell(&mut self, now: Now) -> bool {
-        let quiet = self.told.is_none_or(|told| now.since(told) >= TELL_INTERVAL);
-        if quiet {
-            self.told = Some(now);
+    /// True if trouble should be reported now. Limits the reports to one in each interval.
+    pub fn should_report(&mut self, now: Now) -> bool {
+        let is_due = self.reported_at.is_none_or(|at| now.since(at) >= REPORT_INTERVAL);
+        if is_due {
+            self.reported_at = Some(now);
         }
-        quiet
+        is_due
     }
 }
 
 impl Replica {
-    /// The wall clock shows `wall`, in microseconds.
+    /// Takes in a reading of the wall clock, in microseconds.
     pub(in crate::replica) fn wall_clock(&mut self, now: Now, wall: u64, effects: &mut Effects) {
         self.eventual.shown = (now, wall);
         let (agree, _) = self.peers_that_show(now, wall);
         let majority = quorum::majority(self.settings.members.len());
-        let confirmed = agree > 0 && agree + 1 >= majority;
-        let jump = self.eventual.clock.set(now, wall, confirmed);
+        // A node alone cannot confirm its own jump.
+        let is_confirmed = agree > 0 && agree + 1 >= majority;
+        let jump = self.eventual.clock.set(now, wall, is_confirmed);
         let skew = &mut self.eventual.skew;
         if let Err(by) = jump
-            && (skew.should_tell(now) || !skew.jumped)
+            && (skew.should_report(now) || !skew.jumped)
         {
             effects.events.push(Event::ClockJumped { by });
         }
@@ -71,37 +75,38 @@ impl Replica {
         self.compare_clocks(now, effects);
     }
 
-    /// A beat or a look at the own clock has changed what is known.
+    /// Compares this node's clock with the clocks in the peers' heartbeats.
     pub(in crate::replica) fn compare_clocks(&mut self, now: Now, effects: &mut Effects) {
         let own = self.eventual.clock.wall(now);
         let (agree, differ) = self.peers_that_show(now, own);
         let skew = &mut self.eventual.skew;
+        // This node counts for itself; a tie is a doubt.
         if agree + 1 > differ {
             (skew.since, skew.certain) = (None, false);
             return;
         }
         let was_certain = skew.certain;
         skew.certain = now.since(*skew.since.get_or_insert(now)) >= CERTAIN_AFTER;
-        if skew.certain && (skew.should_tell(now) || !was_certain) {
+        if skew.certain && (skew.should_report(now) || !was_certain) {
             effects.events.push(Event::ClockDoubted { members: differ });
         }
     }
 
-    /// What this node's wall clock shows, whether it is believed or not, in microseconds since
-    /// 1970. Where all machines have slept, all must be able to see that the others' clocks jumped
-    /// alike.
+    /// The time on this node's wall clock, believed or not, in microseconds since 1970. Heartbeats
+    /// carry it, so that nodes whose machines have all slept can confirm each other's jumps.
     pub(in crate::replica) fn shown_clock(&self, now: Now) -> u64 {
         let (at, wall) = self.eventual.shown;
         wall.saturating_add(now.since(at).as_micros() as u64)
     }
 
-    /// How many peers that are alive show the time `wall`, in microseconds, and how many another.
+    /// The number of live peers that show the time `wall`, in microseconds, and of those that show
+    /// another.
     fn peers_that_show(&self, now: Now, wall: u64) -> (usize, usize) {
         let offset_max = self.settings.clock_offset_max.as_micros() as u64;
         let (mut agree, mut differ) = (0, 0);
         for peer in self.peers.values().filter(|peer| peer.liveness == Liveness::Alive) {
             let Some(heartbeat) = &peer.heartbeat else { continue };
-            let clock = heartbeat.clock.saturating_add(now.since(peer.heard).as_micros() as u64);
+            let clock = heartbeat.clock.saturating_add(now.since(peer.heard_at).as_micros() as u64);
             let count = if clock.abs_diff(wall) <= offset_max { &mut agree } else { &mut differ };
             *count += 1;
         }

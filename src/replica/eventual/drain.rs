@@ -1,4 +1,4 @@
-//! The ways out of the outbox: into the log, to the peers, to the disk.
+//! The ways out of the outbox: into the log (drain), to the peers (spread), to the disk.
 
 use std::borrow::Cow;
 
@@ -7,32 +7,34 @@ use crate::clock::Now;
 use crate::replica::{Effects, Envelope, Event, Message, Replica, WalRecord};
 use crate::types::{Entry, NodeId, Payload, Version, Write};
 
-/// Bytes of writes in one entry, or in one message to a peer.
+/// The bytes of writes in one entry, or in one message to a peer.
 const BATCH_BYTES_MAX: usize = 512 << 10;
 
-/// Bytes of entries that a leader has not committed yet beyond which it lets writes wait.
+/// The bytes of uncommitted entries beyond which a leader lets eventual writes wait.
 const IN_FLIGHT_BYTES_MAX: usize = 2 << 20;
 
-/// After how many election timeouts a leader that was sent a write, and has not brought it into the
-/// log, is sent it again: it was lost, or the leader had no room.
-const RESEND_TIMEOUTS: u32 = 5;
+/// The time, in election timeouts, after which a write that is still not in the log is spread to
+/// the leader again: the message was lost, or the leader had no room.
+const SPREAD_RESEND_TIMEOUTS: u32 = 5;
 
-/// After how many election timeouts without an answer writes are handed over for stamping again.
-const ASK_TIMEOUTS: u32 = 2;
+/// The time without an answer, in election timeouts, after which a stamp request is sent again.
+const STAMP_RESEND_TIMEOUTS: u32 = 2;
 
-/// How many of them at each heartbeat, in bytes: beats and reads share the way.
-const ASK_AGAIN_BYTES_MAX: usize = 1 << 20;
+/// The bytes of stamp requests that are sent again at each heartbeat: other messages share the
+/// link.
+const STAMP_RESEND_BYTES_MAX: usize = 1 << 20;
 
-/// With more bytes of writes than this on the disk, twice as many as are held, they are written
-/// anew, so that the log's older segments can go.
+/// The bytes of writes on the disk from which on the whole outbox is written anew, if they are also
+/// twice the bytes held. Then the log's older segments can go.
 const REWRITE_BYTES_MIN: usize = 16 << 20;
 
 impl Replica {
-    /// There may be something in the outbox that can go on its way.
-    pub(super) fn hand_out(&mut self, now: Now, effects: &mut Effects) {
+    /// Schedules new writes in the outbox for their next way out.
+    pub(super) fn schedule_outbox(&mut self, now: Now, effects: &mut Effects) {
         if self.eventual.outbox.is_empty() {
             return;
         }
+        // A leader lets writes gather for a moment: one entry, and one write of each key.
         if self.is_leader() {
             if self.eventual.outbox.has_news(self.eventual.logged) {
                 let soon = now + self.settings.drain_interval;
@@ -40,10 +42,11 @@ impl Replica {
             }
             return;
         }
+        // To the leader; without one to every peer, so that a write survives on many nodes.
         let leader = self.leader();
         for peer in self.settings.peers().filter(|peer| leader.is_none_or(|l| l == *peer)) {
-            let sent = self.eventual.sent.get(&peer).copied().unwrap_or(0);
-            if self.eventual.outbox.has_news(sent) {
+            let spread = self.eventual.spread.get(&peer).copied().unwrap_or(0);
+            if self.eventual.outbox.has_news(spread) {
                 effects.pull.insert(peer);
             }
         }
@@ -52,40 +55,46 @@ impl Replica {
         }
     }
 
-    /// True if this node has made versions that the disk does not know of.
+    /// True if this node has stamped versions above the bound on its disk.
     pub(super) fn is_withholding(&self) -> bool {
         self.eventual.stamped > self.eventual.reserved
     }
 
-    /// The next writes from the outbox for `cursor`'s owner. Those that the disk does not know of
-    /// yet, and those from too far in the future, have to wait here.
-    fn take_out(&self, now: Now, cursor: &mut outbox::Cursor) -> Vec<Write> {
+    /// The next writes after `cursor` that may leave this node; moves the cursor.
+    fn take_next(&self, now: Now, cursor: &mut outbox::Cursor) -> Vec<Write> {
         let Eventual { place, reserved, stamped, clock, .. } = &self.eventual;
         let may_leave = |version: Version| {
-            // What an earlier directory of this node has stamped comes back from others.
-            let unknown = (*reserved + 1..=*stamped).contains(&version.tick());
-            let own = version.origin() == *place;
-            !(own && unknown) && clock.ahead(now, version.tick()).is_none()
+            // An own version above the bound on the disk could be stamped again after a crash. A
+            // version with this node's origin above `stamped` is from an earlier directory: it may
+            // leave.
+            let is_own = version.origin() == *place;
+            let is_unreserved = (*reserved + 1..=*stamped).contains(&version.tick());
+            // A version from the future would push the clocks of all other nodes ahead.
+            let is_ahead = clock.ahead(now, version.tick()).is_some();
+            !(is_own && is_unreserved) && !is_ahead
         };
         self.eventual.outbox.take(cursor, BATCH_BYTES_MAX, may_leave)
     }
 
-    /// The leader brings what has gathered into the log.
+    /// Appends the writes that have gathered to the log, at a leader.
     pub(in crate::replica) fn drain(&mut self, now: Now, effects: &mut Effects) {
         if now < self.eventual.drain_at {
             return;
         }
         self.eventual.drain_at = Now(u64::MAX);
+        // The next heartbeat schedules the drain again.
         if !self.may_append() || self.eventual.skew.is_doubted() {
-            return; // The heartbeat requests again.
+            return;
         }
+        // Reserve ahead of need, so that the next drain does not wait for the disk.
         let stamped = self.eventual.stamped;
         if stamped > 0 && stamped + self.reservation() / 2 > self.eventual.reserved {
             self.reserve(effects);
         }
+        // Bounded, so that strong writes do not queue behind a backlog of eventual ones.
         while self.bytes_in_flight() < IN_FLIGHT_BYTES_MAX {
             let mut logged = self.eventual.logged;
-            let writes = self.take_out(now, &mut logged);
+            let writes = self.take_next(now, &mut logged);
             self.eventual.logged = logged;
             if writes.is_empty() {
                 break;
@@ -94,27 +103,28 @@ impl Replica {
             let payload = Payload::Merge(writes.into());
             self.append_entry(Entry { index, term, payload }, effects);
         }
+        // Writes that wait for the disk are scheduled when the disk reports.
         if !self.is_withholding() {
-            self.hand_out(now, effects);
+            self.schedule_outbox(now, effects);
         }
     }
 
-    /// What this node holds and `peer` should: the leader, or anybody while there is none.
+    /// The next writes that this node holds for `peer`: the leader, or any peer without a leader.
     pub(in crate::replica) fn pull_spread(&mut self, now: Now, peer: NodeId) -> Option<Envelope> {
         if self.leader().is_some_and(|leader| leader != peer) || self.is_leader() {
             return None;
         }
-        let mut sent = self.eventual.sent.get(&peer).copied().unwrap_or(0);
-        let writes = self.take_out(now, &mut sent);
-        self.eventual.sent.insert(peer, sent);
+        let mut spread = self.eventual.spread.get(&peer).copied().unwrap_or(0);
+        let writes = self.take_next(now, &mut spread);
+        self.eventual.spread.insert(peer, spread);
         if writes.is_empty() {
             return None;
         }
         Some(self.envelope(peer, Message::Spread(writes.into())))
     }
 
-    /// A peer holds these writes. It keeps them until they are in the log, so none is lost if there
-    /// is no room for it here: what there is room for is taken, and the rest comes again.
+    /// Holds the writes of a peer, as far as they are sound and there is room. The peer holds them
+    /// until they are in the log and spreads them again, so none is lost.
     pub(super) fn receive_spread(
         &mut self,
         now: Now,
@@ -122,6 +132,7 @@ impl Replica {
         writes: &[Write],
         effects: &mut Effects,
     ) {
+        // A version from the future would push this node's clock ahead with it.
         let ahead = |write: &Write| self.eventual.clock.ahead(now, write.version.tick());
         let future = writes.iter().filter_map(ahead).max();
         let sound: Cow<'_, [Write]> = match future {
@@ -129,64 +140,67 @@ impl Replica {
             Some(_) => writes.iter().filter(|write| ahead(write).is_none()).cloned().collect(),
         };
         if let Some(ahead) = future {
-            self.tell_of_the_future(now, from, ahead, effects);
+            self.report_future_writes(now, from, ahead, effects);
         }
+        // Stamped writes may fill the outbox to twice the bound for new requests.
         let fitting = self.eventual.fitting(&sound, 2 * self.settings.backlog_bytes_max);
         self.eventual.clock.observe(newest(fitting).tick());
-        let news = self.eventual.take_in(Some(from), fitting);
+        let news = self.eventual.hold(Some(from), fitting);
         if !news.is_empty() {
             effects.spread.push(news.into());
-            self.hand_out(now, effects);
+            self.schedule_outbox(now, effects);
         }
     }
 
-    /// A peer's writes lie further ahead than clocks may differ, in microseconds.
-    pub(super) fn tell_of_the_future(
+    /// Reports that a peer's writes lie `ahead` microseconds ahead, more than clocks may differ.
+    pub(super) fn report_future_writes(
         &mut self,
         now: Now,
         from: NodeId,
         ahead: u64,
         effects: &mut Effects,
     ) {
-        if self.eventual.skew.should_tell(now) {
+        if self.eventual.skew.should_report(now) {
             effects.events.push(Event::FutureWrites { from, ahead });
         }
     }
 
-    /// At each heartbeat: what was not drained in time goes to the disk, or to the leader again.
-    pub(in crate::replica) fn look_after_outbox(&mut self, now: Now, effects: &mut Effects) {
-        self.write_held(now, effects);
-        let (unanswered, stamper) =
-            (now - self.settings.election_timeout * ASK_TIMEOUTS, self.stamper());
-        self.eventual.requests.ask_again(now, unanswered, stamper, ASK_AGAIN_BYTES_MAX);
-        let since = self.valid_since(now);
-        self.eventual.forwarded.expire(since);
-        self.notice_lost(now);
-        self.hand_out(now, effects);
+    /// At each heartbeat: writes overdue writes to the disk, and sends lost requests and writes
+    /// again.
+    pub(in crate::replica) fn maintain_outbox(&mut self, now: Now, effects: &mut Effects) {
+        self.write_overdue(now, effects);
+        let since = now - self.settings.election_timeout * STAMP_RESEND_TIMEOUTS;
+        let stamper = self.stamper();
+        self.eventual.requests.send_again(now, since, stamper, STAMP_RESEND_BYTES_MAX);
+        let valid_since = self.valid_since(now);
+        self.eventual.forwarded.expire(valid_since);
+        self.spread_overdue(now);
+        self.schedule_outbox(now, effects);
     }
 
-    /// The write that has been here longest should have come back in the log by now.
-    fn notice_lost(&mut self, now: Now) {
+    /// Spreads the whole outbox to the leader again, if the write held longest should be in the log
+    /// by now.
+    fn spread_overdue(&mut self, now: Now) {
         let first = self.eventual.outbox.first();
-        let (since, watched) = self.eventual.overdue;
-        let is_late = now.since(since) > self.settings.election_timeout * RESEND_TIMEOUTS;
+        let (since, watched) = self.eventual.longest_held;
+        let is_late = now.since(since) > self.settings.election_timeout * SPREAD_RESEND_TIMEOUTS;
         if first == watched && !is_late {
             return;
         }
-        self.eventual.overdue = (now, first);
+        self.eventual.longest_held = (now, first);
         if first == watched
             && let Some(leader) = self.leader()
         {
-            self.eventual.sent.remove(&leader);
+            self.eventual.spread.remove(&leader);
         }
     }
 
-    /// Writes to the disk what has been held for longer than the sync interval, and now and then
-    /// all that is held, so that the disk may forget what came before.
-    fn write_held(&mut self, now: Now, effects: &mut Effects) {
+    /// Writes the writes that were held for longer than the sync interval to the disk.
+    fn write_overdue(&mut self, now: Now, effects: &mut Effects) {
         if self.disk_full {
             return;
         }
+        // Ages are counted in heartbeats: the outbox ended at `end` at this one.
         let (eventual, interval) = (&mut self.eventual, self.settings.sync_interval);
         let end = eventual.outbox.end();
         if eventual.disk.ends.back().is_none_or(|(_, last)| *last != end) {
@@ -201,28 +215,32 @@ impl Replica {
         self.write_up_to(now, due, effects);
     }
 
-    /// A snapshot has been taken: the log's segments could go, but for eventual writes in them.
-    pub(in crate::replica) fn outlive_held(&mut self) {
-        self.eventual.disk.is_outlived = true;
+    /// Makes the next write to the disk write the whole outbox. After a snapshot only eventual
+    /// writes keep old segments of the log, and writing them anew frees the segments.
+    pub(in crate::replica) fn schedule_rewrite(&mut self) {
+        self.eventual.disk.must_rewrite = true;
     }
 
-    /// Writes all that is held and not written.
+    /// Writes all writes to the disk that are not there yet.
     pub(in crate::replica) fn write_outbox(&mut self, now: Now, effects: &mut Effects) {
         self.write_up_to(now, self.eventual.outbox.end(), effects);
     }
 
-    /// Writes what arrived before `due` and is held.
+    /// Writes the writes that arrived before `due`, or the whole outbox if that is due.
     fn write_up_to(&mut self, now: Now, due: outbox::Cursor, effects: &mut Effects) {
         let (eventual, interval) = (&mut self.eventual, self.settings.sync_interval);
         let (disk, outbox) = (&mut eventual.disk, &mut eventual.outbox);
-        let rested = outbox.is_empty() || now.since(disk.rewritten_at) >= interval;
-        let none_needed = rested && !outbox.is_written();
-        let too_many = disk.bytes > REWRITE_BYTES_MIN.max(2 * outbox.bytes());
-        if disk.bytes > 0 && (none_needed || too_many || disk.is_outlived) {
-            // All of them: one that is not due yet may have taken the place of one on the disk.
+        // No write on the disk is held any more: a rewrite makes recovery forget them all. While
+        // other writes are held, once an interval is enough.
+        let may_rewrite = outbox.is_empty() || now.since(disk.rewritten_at) >= interval;
+        let is_outdated = may_rewrite && !outbox.is_written();
+        let is_too_large = disk.bytes > REWRITE_BYTES_MIN.max(2 * outbox.bytes());
+        if disk.bytes > 0 && (is_outdated || is_too_large || disk.must_rewrite) {
+            // The whole outbox, due or not: a write that is not due may have replaced one on the
+            // disk.
             let held = outbox.take_all();
             (disk.bytes, disk.rewritten_at) = (outbox::size_of(&held), now);
-            disk.is_outlived = false;
+            disk.must_rewrite = false;
             disk.jobs.push_back((self.last_job + 1, held.len()));
             effects.persist.push(WalRecord::Held(held.into()));
             return;

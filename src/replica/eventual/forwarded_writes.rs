@@ -1,41 +1,41 @@
-//! The requests of peers' clients that this node was asked to stamp: those that wait for room, and
-//! what was decided about the others, because a request may come again.
+//! The requests that peers have forwarded to this node to be stamped: the ones that wait for room,
+//! and the decisions on the others, because a request may be sent again.
 
 use std::collections::BTreeMap;
 
 use crate::types::{NodeId, Rejected, RequestId, Version, Writes};
 
-/// The version that a request was given, or why it was given none.
+/// The first version of a stamped request, or the reason for refusing it.
 pub type Decision = Result<Version, Rejected>;
 
-/// A request that waits.
+/// A forwarded request that waits for room.
 #[derive(Debug)]
-struct Waiting {
+struct ForwardedRequest {
     writes: Writes,
-    /// When it was last handed over, by its sender's wall clock, in microseconds.
+    /// The moment at which it was last sent, by its sender's wall clock, in microseconds.
     sent: u64,
 }
 
-/// What one peer has asked for.
+/// The requests of one peer.
 #[derive(Debug, Default)]
-struct Row {
-    /// Its process lifetime.
+struct PeerRequests {
+    /// The peer's process lifetime.
     boot: u64,
-    /// Its requests below this number have their answers.
+    /// The peer has the answers to its requests below this number.
     floor: u64,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, ForwardedRequest>,
     decided: BTreeMap<u64, Decision>,
 }
 
-/// See the module.
+/// The forwarded requests of all peers.
 #[derive(Debug, Default)]
 pub struct ForwardedWrites {
-    rows: BTreeMap<NodeId, Row>,
+    peers: BTreeMap<NodeId, PeerRequests>,
 }
 
 impl ForwardedWrites {
-    /// Takes a request in, whose sender has the answers to all its requests below `floor`. What was
-    /// decided, if it has come before.
+    /// Adds a request, or returns the decision on it if it has come before. Its sender has the
+    /// answers to all its requests below `floor`.
     pub fn insert(
         &mut self,
         id: RequestId,
@@ -43,55 +43,57 @@ impl ForwardedWrites {
         sent: u64,
         floor: u64,
     ) -> Option<Decision> {
-        let row = self.rows.entry(id.node).or_default();
-        if id.boot > row.boot {
-            *row = Row { boot: id.boot, ..Row::default() };
+        let peer = self.peers.entry(id.node).or_default();
+        // A new process of the peer has forgotten the requests of the former one.
+        if id.boot > peer.boot {
+            *peer = PeerRequests { boot: id.boot, ..PeerRequests::default() };
         }
-        if floor > row.floor && id.boot == row.boot {
-            row.floor = floor;
-            row.waiting = row.waiting.split_off(&floor);
-            row.decided = row.decided.split_off(&floor);
+        if floor > peer.floor && id.boot == peer.boot {
+            peer.floor = floor;
+            peer.waiting = peer.waiting.split_off(&floor);
+            peer.decided = peer.decided.split_off(&floor);
         }
-        if id.boot < row.boot || id.seq < row.floor {
+        // A late copy: its sender has the answer, or is gone.
+        if id.boot < peer.boot || id.seq < peer.floor {
             return None;
         }
-        let known = row.decided.get(&id.seq).copied();
-        if known.is_none() {
-            row.waiting.insert(id.seq, Waiting { writes, sent });
+        let decision = peer.decided.get(&id.seq).copied();
+        if decision.is_none() {
+            peer.waiting.insert(id.seq, ForwardedRequest { writes, sent });
         }
-        known
+        decision
     }
 
-    /// Drops the requests handed over before `since`: their senders may have taken them elsewhere.
+    /// Drops the requests sent before `since`: their senders may have sent them to another node.
     pub fn expire(&mut self, since: u64) {
-        for row in self.rows.values_mut() {
-            row.waiting.retain(|_, waiting| waiting.sent >= since);
+        for peer in self.peers.values_mut() {
+            peer.waiting.retain(|_, request| request.sent >= since);
         }
     }
 
-    /// The next request that waits, of each peer in turn after `last`, and was not handed over
-    /// before `since`.
+    /// The next waiting request, of each peer in turn after `last`, that was not sent before
+    /// `since`.
     pub fn next(&self, last: NodeId, since: u64) -> Option<(RequestId, Writes)> {
-        let after = self.rows.range(NodeId(last.0.saturating_add(1))..);
-        after.chain(self.rows.range(..=last)).find_map(|(&node, row)| {
-            let mut waiting = row.waiting.iter();
-            let (&seq, waiting) = waiting.find(|(_, waiting)| waiting.sent >= since)?;
-            Some((RequestId { node, boot: row.boot, seq }, waiting.writes.clone()))
+        let after = self.peers.range(NodeId(last.0.saturating_add(1))..);
+        after.chain(self.peers.range(..=last)).find_map(|(&node, peer)| {
+            let mut waiting = peer.waiting.iter();
+            let (&seq, request) = waiting.find(|(_, request)| request.sent >= since)?;
+            Some((RequestId { node, boot: peer.boot, seq }, request.writes.clone()))
         })
     }
 
-    /// A request was stamped, or refused for good.
+    /// Records the decision on a request.
     pub fn decide(&mut self, id: RequestId, decision: Decision) {
-        let Some(row) = self.rows.get_mut(&id.node).filter(|row| row.boot == id.boot) else {
+        let Some(peer) = self.peers.get_mut(&id.node).filter(|peer| peer.boot == id.boot) else {
             return;
         };
-        row.waiting.remove(&id.seq);
-        row.decided.insert(id.seq, decision);
+        peer.waiting.remove(&id.seq);
+        peer.decided.insert(id.seq, decision);
     }
 
-    /// True if none waits.
+    /// True if no request waits.
     pub fn is_empty(&self) -> bool {
-        self.rows.values().all(|row| row.waiting.is_empty())
+        self.peers.values().all(|peer| peer.waiting.is_empty())
     }
 }
 
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_decided_of_a_request_is_said_again_when_it_comes_again() {
+    fn a_request_that_comes_again_gets_the_same_decision() {
         let mut forwarded = ForwardedWrites::default();
         assert_eq!(insert(&mut forwarded, id(1, 1, 1), 1), None);
         assert_eq!(next(&forwarded, 0), Some(id(1, 1, 1)));

@@ -1,35 +1,40 @@
 //! # The eventual mode
 //!
-//! A second promise over the same keys and the same log. A blind write of an eventual session is
-//! *stamped* with a version by one node, answered, and only then brought into the log; until it is
-//! there, the nodes that know of it hold it in their `outbox.rs` and show it in their store's
-//! overlay. The log merges it: the base takes it if it is the newest of its key. So all replicas
-//! agree at every index, and it does not matter in which order or how often a write comes.
+//! A second promise over the same keys and the same log. One node *stamps* a blind write of an
+//! eventual session with a version and answers it; only then the write enters the log. Until it is
+//! there, the nodes that know it hold it in their outbox (`outbox.rs`) and show it in their store's
+//! overlay. Applying its entry merges it: the base takes the write if it is the newest of its key.
+//! So all replicas agree at every index, and neither the order nor the number of a write's arrivals
+//! matters.
 //!
-//! **Who stamps** (`accept.rs`). The leader. While there is none, the highest voter that is alive,
-//! which may be a last survivor alone; on both sides of a partition there is one. Any other node
-//! hands its clients' writes over ([`Message::Stamp`](super::Message::Stamp)) and holds a copy of
-//! what was stamped. A node that is asked by a peer stamps, whatever it thinks of who should: every
-//! node may.
+//! **The stamper** (`stamp.rs`). The leader stamps. Without a leader, the highest voter that is
+//! alive does, which may be a last survivor alone; a partition has one stamper on each side. Every
+//! other node forwards its clients' writes to the stamper
+//! ([`Message::Stamp`](super::Message::Stamp)) and holds a copy of the stamped writes. A node
+//! stamps the requests that peers forward to it even if it believes that another node is the
+//! stamper: versions from two nodes never collide.
 //!
-//! **Versions** come from a hybrid clock and carry the stamping node's place, so no two are equal.
-//! A node's versions never fall, not even over a restart: before a version leaves it for a peer or
-//! the log, the disk says that the node may have come so far ([`WalRecord::Clock`], in steps that are
-//! taken ahead of need). Nothing is stamped while the clocks cannot be trusted (`clocks.rs`).
+//! **Versions** come from a hybrid clock (Kulkarni and others, *Logical Physical Clocks*, 2014) and
+//! carry the stamping node's place among the members, so no two are equal. A node's versions never
+//! fall, not even over a restart: before a version leaves for a peer or the log, the disk holds a
+//! bound at or above it ([`WalRecord::Clock`], raised ahead of need). A node that cannot trust its
+//! clock stamps nothing (`clocks.rs`).
 //!
-//! **The way into the log** (`drain.rs`). The leader gathers for a moment and appends all that it
-//! holds, in large entries; everybody else sends what he holds to the leader. Without a leader
-//! everybody sends to everybody alive, so that a write lives on as many nodes as there are. A write
-//! leaves the outbox when an entry commits that holds it or a newer one.
+//! **The way into the log** (`drain.rs`). The leader gathers writes for a moment and appends all
+//! that it holds, in large entries; every other node spreads its writes to the leader. Without a
+//! leader every node spreads them to every peer alive, so that a write survives on as many nodes as
+//! possible. A write leaves the outbox when an entry commits that holds it or a newer write to its
+//! key.
 //!
 //! **Durability.** In health a write is in the log, and on a majority of disks, some milliseconds
-//! after its answer. One that is not in the log after half a second is written to the node's own
+//! after its answer. A write that is not in the log after half a second goes to the node's own
 //! disk.
 //!
 //! **Back-pressure.** An outbox is bounded in bytes. A session whose write finds no room waits.
 //!
-//! **Marks** (`checkpoints.rs`). Now and then the leader marks the log: there, tombstones end that no
-//! undrained write can need any more, and the replicas compare the digests of their states.
+//! **Checkpoints** (`checkpoints.rs`). From time to time the leader appends a checkpoint. There,
+//! the replicas drop the tombstones that no undrained write can need any more, and compare the
+//! digests of their states.
 
 mod checkpoints;
 mod clocks;
@@ -55,60 +60,60 @@ use stamp_requests::StampRequests;
 #[derive(Debug)]
 pub(super) struct Eventual {
     clock: HybridClock,
-    /// When the wall clock was last looked at, and what it showed, in microseconds.
+    /// The moment and the value, in microseconds, of the latest reading of the wall clock.
     shown: (Now, u64),
     /// This node's place among the members: the origin of its versions.
     place: u8,
     outbox: Outbox,
-    /// Requests of this node's clients that are not stamped yet.
+    /// Unstamped requests of this node's clients.
     requests: StampRequests,
     /// Requests of peers' clients.
     forwarded: ForwardedWrites,
-    /// Whose turn it was last.
-    last_guest: NodeId,
-    guests_first: bool,
+    /// The peer whose request was stamped last.
+    last_served: NodeId,
+    forwarded_first: bool,
     /// The highest tick that this node has stamped a write with.
     stamped: u64,
-    /// Whom this node followed, and in which term, when it last looked.
+    /// The leader and the term at the latest step.
     known_leader: (Option<NodeId>, u64),
-    /// Who took writes, when it last looked and no majority was alive.
-    stand_in: Option<NodeId>,
-    /// Up to here the outbox is in this leader's log …
+    /// The stamper that was reported when the majority was lost; `None` while a majority is alive.
+    reported_stamper: Option<NodeId>,
+    /// This leader has appended the outbox up to here.
     logged: Cursor,
-    /// … and has been sent to each peer on its present link.
-    sent: BTreeMap<NodeId, Cursor>,
-    /// When what is new shall go into the log.
+    /// The outbox was spread to each peer up to here, on its present link.
+    spread: BTreeMap<NodeId, Cursor>,
+    /// The moment at which the leader appends new writes.
     drain_at: Now,
-    /// Since when a write has been the one held longest, and which; or since it was sent again.
-    overdue: (Now, Option<Cursor>),
-    disk: Disk,
-    /// Versions up to this tick may leave this node.
+    /// The write held longest, and the moment since which it has been that (or was spread again).
+    longest_held: (Now, Option<Cursor>),
+    disk: DiskCopy,
+    /// Versions up to this tick may leave this node: the disk knows of them.
     reserved: u64,
-    /// Up to these ticks they may once the jobs are durable.
+    /// Higher bounds that are on their way to the disk.
     reserving: VecDeque<(JobNo, u64)>,
     skew: clocks::Skew,
     checkpoints: Checkpoints,
-    /// See [`Heartbeat::drained`](super::Heartbeat::drained); as of the latest heartbeat.
-    pub claim: Version,
+    /// The claim of the latest heartbeats, see [`Heartbeat::drained`](super::Heartbeat::drained).
+    pub drained_claim: Version,
 }
 
-/// What is known of the writes on this node's own disk.
+/// The copy of the outbox on this node's own disk.
 #[derive(Debug, Default)]
-struct Disk {
-    /// Bytes of writes on the disk that recovery would find.
+struct DiskCopy {
+    /// The bytes of writes that recovery would find.
     bytes: usize,
-    /// The log behind them could be dropped, were they not there.
-    is_outlived: bool,
-    /// When all of them were last written anew.
+    /// True after a snapshot: only these writes still keep old segments of the log.
+    must_rewrite: bool,
+    /// The moment at which the whole outbox was last written.
     rewritten_at: Now,
-    /// Jobs on their way to the disk, and how many writes each of them holds.
+    /// The jobs on their way to the disk, and the number of writes in each.
     jobs: VecDeque<(JobNo, usize)>,
-    /// The end of the outbox at the latest heartbeats.
+    /// The end of the outbox at recent heartbeats, oldest first.
     ends: VecDeque<(Now, Cursor)>,
 }
 
 impl Eventual {
-    /// Goes on with what the disk held.
+    /// The eventual mode's state, with the writes and the version bound that the disk held.
     pub fn new(
         now: Now,
         settings: &Settings,
@@ -123,7 +128,8 @@ impl Eventual {
         outbox.take_all();
         let last = clock.max(newest(held)).tick();
         let place = settings.members.iter().position(|member| *member == settings.id);
-        let disk = Disk { bytes: outbox::size_of(held), rewritten_at: now, ..Disk::default() };
+        let disk =
+            DiskCopy { bytes: outbox::size_of(held), rewritten_at: now, ..DiskCopy::default() };
         Eventual {
             clock: HybridClock::new(now, settings.wall_micros, settings.clock_offset_max, last),
             shown: (now, settings.wall_micros),
@@ -131,51 +137,51 @@ impl Eventual {
             outbox,
             requests: StampRequests::new(stamp::VALID + settings.clock_offset_max),
             forwarded: ForwardedWrites::default(),
-            last_guest: NodeId(0),
-            guests_first: false,
+            last_served: NodeId(0),
+            forwarded_first: false,
             stamped: 0,
             known_leader: (None, 0),
-            stand_in: None,
+            reported_stamper: None,
             logged: 0,
-            sent: BTreeMap::new(),
+            spread: BTreeMap::new(),
             drain_at: Now(u64::MAX),
-            overdue: (now, None),
+            longest_held: (now, None),
             disk,
             reserved: clock.tick(),
             reserving: VecDeque::new(),
             skew: clocks::Skew::default(),
             checkpoints: Checkpoints::new(now),
-            claim: Version::default(),
+            drained_claim: Version::default(),
         }
     }
 
-    /// When eventual writes shall be brought into the log.
+    /// The moment at which the leader appends new writes to the log.
     pub fn drain_at(&self) -> Now {
         self.drain_at
     }
 
-    /// Writes held, and the room that they take, in bytes.
+    /// The number of writes held, and their size in bytes.
     pub fn backlog(&self) -> (usize, usize) {
         (self.outbox.len(), self.outbox.bytes())
     }
 
-    /// Writes held that are not durable on this node's own disk.
+    /// The number of writes held that are not durable on this node's own disk.
     pub fn unsynced(&self) -> usize {
         let under_way = self.disk.jobs.iter().map(|(_, writes)| writes).sum::<usize>();
         self.outbox.unwritten() + under_way
     }
 
-    /// True if this node's clock has been doubted for a while.
+    /// True if the doubt about this node's clock has lasted.
     pub fn doubts_clock(&self) -> bool {
         self.skew.is_certain()
     }
 
-    /// True if nothing is held and nobody waits.
+    /// True if no write is held and no request waits.
     pub fn is_idle(&self) -> bool {
         self.outbox.is_empty() && self.requests.is_empty() && self.forwarded.is_empty()
     }
 
-    /// The log has come to hold this.
+    /// Raises the clock above the versions of an entry of the log.
     pub fn observe(&mut self, payload: &Payload) {
         let newest = match payload {
             Payload::Noop => return,
@@ -186,32 +192,33 @@ impl Eventual {
         self.clock.observe(newest.tick());
     }
 
-    /// These writes are committed.
+    /// Removes committed writes, and older ones to their keys, from the outbox.
     pub fn settle(&mut self, writes: &[Write]) {
         self.outbox.settle(writes);
     }
 
-    /// A link to `peer` is new: what was handed over on the old one may be lost.
+    /// Treats all writes as not sent to `peer`, because messages on its old link may be lost.
     pub fn link_is_new(&mut self, peer: NodeId) {
-        self.sent.remove(&peer);
+        self.spread.remove(&peer);
         self.requests.link_is_new(peer);
     }
 
-    /// The process of `peer` is gone.
-    pub fn is_gone(&mut self, peer: NodeId) {
-        self.requests.is_gone(peer);
+    /// Notes that the process of `peer` is gone.
+    pub fn peer_gone(&mut self, peer: NodeId) {
+        self.requests.node_gone(peer);
     }
 
-    /// The store has taken in an image whose latest version is this.
+    /// Raises the clock above the latest version of an image that the store has restored.
     pub fn restored(&mut self, latest: Version) {
         self.clock.observe(latest.tick());
     }
 
+    /// True if the outbox has room for `bytes` more. An empty outbox has room for any write.
     fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
         self.outbox.is_empty() || self.outbox.bytes() + bytes <= bytes_max
     }
 
-    /// The first of these writes, as many as there is room for.
+    /// The first of these writes, up to the room in the outbox.
     fn fitting<'a>(&self, writes: &'a [Write], bytes_max: usize) -> &'a [Write] {
         let mut bytes = 0;
         let fits = |write: &&Write| {
@@ -221,15 +228,16 @@ impl Eventual {
         &writes[..writes.iter().take_while(fits).count()]
     }
 
-    /// Takes writes into the outbox that `from` holds too, if somebody else gave them; returns
-    /// those that were news.
-    fn take_in(&mut self, from: Option<NodeId>, writes: &[Write]) -> Vec<Write> {
+    /// Adds writes to the outbox and returns the ones that were news. `from` is the peer that holds
+    /// them too, if there is one.
+    fn hold(&mut self, from: Option<NodeId>, writes: &[Write]) -> Vec<Write> {
         let first = self.outbox.end();
         let news = writes.iter().filter(|write| self.outbox.insert(write)).cloned().collect();
+        // A peer that was up to date stays so: its own writes need not go back to it.
         if let Some(from) = from
-            && let Some(sent) = self.sent.get_mut(&from).filter(|sent| **sent == first)
+            && let Some(spread) = self.spread.get_mut(&from).filter(|spread| **spread == first)
         {
-            *sent = self.outbox.end();
+            *spread = self.outbox.end();
         }
         news
     }
@@ -241,26 +249,28 @@ fn newest(writes: &[Write]) -> Version {
 }
 
 impl Replica {
-    /// After each step: whoever waits for a stamp, for the leader or for room may be served now.
-    pub(super) fn look_after_eventual(&mut self, now: Now, effects: &mut Effects) {
+    /// After each step: stamps or forwards the requests that the step has set free.
+    pub(super) fn serve_eventual(&mut self, now: Now, effects: &mut Effects) {
         let leader = (self.leader(), self.hard.term);
+        // A new term may have cut merge entries off the log: drain or spread the whole outbox anew.
         if self.eventual.known_leader != leader {
             self.eventual.known_leader = leader;
             self.eventual.logged = 0;
-            self.hand_out(now, effects);
+            self.schedule_outbox(now, effects);
         }
         if self.eventual.requests.is_empty() && self.eventual.forwarded.is_empty() {
             return;
         }
+        // A late heartbeat can raise a doubt that the next one dispels: requests wait for that.
         let skew = &self.eventual.skew;
         if skew.is_doubted() && !skew.is_certain() && !self.stopping {
-            return; // They wait: a moment will tell.
+            return;
         }
         let stamper = self.stamper();
-        // Where there is little room, the clients of all nodes shall have their share of it.
-        self.eventual.guests_first = !self.eventual.guests_first;
-        if self.eventual.guests_first {
-            self.stamp_guests(now, effects);
+        // When room is scarce, this node's clients and the peers' clients take turns.
+        self.eventual.forwarded_first = !self.eventual.forwarded_first;
+        if self.eventual.forwarded_first {
+            self.stamp_forwarded(now, effects);
         }
         match stamper {
             Some(stamper) if stamper == self.settings.id => self.stamp_own(now, effects),
@@ -269,61 +279,64 @@ impl Replica {
             }
             _ => {}
         }
-        if !self.eventual.guests_first {
-            self.stamp_guests(now, effects);
+        if !self.eventual.forwarded_first {
+            self.stamp_forwarded(now, effects);
         }
     }
 
-    /// What the leader stamps an entry with.
+    /// The leader's stamp for a batch entry.
     pub(super) fn entry_stamp(&mut self, now: Now) -> Version {
+        // A doubted clock must not push the versions of the log ahead of all other clocks.
         let trusted = !self.eventual.skew.is_doubted();
         Version::new(self.eventual.clock.next(now, trusted), Version::LOG)
     }
 
-    /// Says when a majority is lost, and when it is back.
-    pub(super) fn note_quorum(&mut self, effects: &mut Effects) {
-        let quorum = self.quorum_is_alive();
-        let accepts = if quorum { None } else { self.stamper() };
-        let before = std::mem::replace(&mut self.eventual.stand_in, accepts);
-        match accepts {
-            Some(accepts) if before != Some(accepts) => {
-                effects.events.push(Event::QuorumLost { accepts });
+    /// Reports the loss and the return of the majority.
+    pub(super) fn report_quorum(&mut self, effects: &mut Effects) {
+        let has_quorum = self.quorum_is_alive();
+        let stamper = if has_quorum { None } else { self.stamper() };
+        let before = std::mem::replace(&mut self.eventual.reported_stamper, stamper);
+        match stamper {
+            Some(stamper) if before != Some(stamper) => {
+                effects.events.push(Event::QuorumLost { stamper });
             }
-            None if before.is_some() && quorum => {
+            None if before.is_some() && has_quorum => {
                 effects.events.push(Event::QuorumBack);
             }
             _ => {}
         }
     }
 
-    /// How far versions are let go beyond those that are needed now, in ticks: half of what clocks
-    /// may differ. After a crash this is how far ahead of the wall clock a node can be.
+    /// The ticks that are reserved ahead of need: half of the tolerated clock difference. After a
+    /// crash a node's versions can lie this far ahead of its wall clock.
     fn reservation(&self) -> u64 {
         let micros = self.settings.clock_offset_max.as_micros() as u64;
         (micros * HybridClock::TICKS / 2).max(2)
     }
 
-    /// Asks for versions to be let go further, unless that is under way.
+    /// Reserves more ticks, unless that is under way.
     fn reserve(&mut self, effects: &mut Effects) {
-        let asked = self.eventual.reserving.back().map_or(0, |(_, tick)| *tick);
-        if asked > self.eventual.stamped + self.reservation() / 2 {
+        let requested = self.eventual.reserving.back().map_or(0, |(_, tick)| *tick);
+        if requested > self.eventual.stamped + self.reservation() / 2 {
             return;
         }
         self.reserve_up_to(self.eventual.stamped + self.reservation(), effects);
     }
 
-    /// Tells the disk that this node may have stamped up to this tick, or will never below it.
+    /// Writes to the disk that this node may have stamped up to `tick`, and never stamps below it
+    /// after a restart.
     fn reserve_up_to(&mut self, tick: u64, effects: &mut Effects) {
         self.eventual.reserving.push_back((self.last_job + 1, tick));
         effects.persist.push(WalRecord::Clock(Version::new(tick, Version::LOG)));
     }
 
-    /// Everything up to this job is durable.
+    /// Takes in the report that all jobs up to `upto` are durable.
     pub(super) fn eventual_persisted(&mut self, now: Now, upto: JobNo, effects: &mut Effects) {
         while self.eventual.disk.jobs.pop_front_if(|(job, _)| *job <= upto).is_some() {}
         while let Some((_, tick)) = self.eventual.reserving.pop_front_if(|(job, _)| *job <= upto) {
             self.eventual.reserved = tick;
-            self.hand_out(now, effects);
+            // Writes with versions up to this tick may leave now.
+            self.schedule_outbox(now, effects);
         }
     }
 }

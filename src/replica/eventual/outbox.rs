@@ -1,10 +1,10 @@
-//! The eventual writes that this node holds and that are not known to be in the log: of each key
-//! the newest one. However often a key is written, it takes the room of one write.
+//! The eventual writes that this node holds and that are not known to be in the log. Of each key it
+//! holds the newest write, so a key that is written often takes the room of one write.
 //!
-//! Writes are numbered as they arrive. Whoever takes them somewhere (into the log, to a peer) keeps
-//! a [`Cursor`], the number up to which it has done so. For the disk that would not do: of a key
-//! that is written again and again, no write would ever grow old enough to be worth writing down.
-//! So a write that takes the place of one that is not on the disk takes over its age.
+//! Writes are numbered as they arrive. The ways into the log and to each peer keep a [`Cursor`],
+//! the number up to which they have taken writes. The disk needs more: if a key is written again
+//! and again, none of its writes would ever grow old enough to be written down. So a write that
+//! replaces one that is not on the disk inherits its age.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -14,40 +14,41 @@ use foldhash::fast::FixedState;
 use super::seq_queue::{KEEP, SeqQueue};
 use crate::types::{Key, Version, Write};
 
-/// Every write that arrived before it has been taken along.
+/// An arrival number: all writes that arrived before it were taken.
 pub type Cursor = u64;
 
-/// What a write costs beside its key and value, in bytes: its share of the tables and its
+/// The memory of a write beside its key and value, in bytes: its share of the tables and its
 /// allocations.
 const OVERHEAD: usize = 200;
 
-/// So many versions of writes that have left are not worth a walk.
+/// The number of stale versions up to which the heap is not rebuilt.
 const GONE_MIN: usize = 64;
 
+/// A write in the outbox.
 #[derive(Clone, Debug)]
-struct Held {
+struct HeldWrite {
     write: Write,
-    /// The arrival of the oldest write to this key since one was written to the disk.
+    /// The arrival of the oldest write to this key since the key was last written to the disk.
     age: u64,
 }
 
-/// See the module.
+/// The newest write of each key that is not known to be in the log.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    /// By arrival.
-    held: SeqQueue<Held>,
+    /// The writes, by arrival.
+    held: SeqQueue<HeldWrite>,
     /// The arrival of each key's write.
     arrivals: HashMap<Key, u64, FixedState>,
-    /// By age, the arrivals of those that are not on the disk.
+    /// The arrivals of the writes that are not on the disk, by age.
     unwritten: SeqQueue<u64>,
-    /// Versions and arrivals, the lowest first. Some of them have left.
+    /// The versions with their arrivals, lowest first. Some are stale: their writes have left.
     versions: BinaryHeap<Reverse<(Version, u64)>>,
     bytes: usize,
     next_arrival: u64,
 }
 
 impl Outbox {
-    /// An empty one. `seed` keeps clients from choosing keys that fall into one place of the table.
+    /// An empty outbox. `seed` keeps clients from choosing keys that collide in the table.
     pub fn new(seed: u64) -> Outbox {
         Outbox {
             held: SeqQueue::default(),
@@ -59,14 +60,15 @@ impl Outbox {
         }
     }
 
-    /// Takes a write in. False if one to this key is held that is at least as new.
+    /// Adds a write. Returns false if a write to this key is held that is at least as new.
     pub fn insert(&mut self, write: &Write) -> bool {
         if self.get(&write.key).is_some_and(|held| held.write.version >= write.version) {
             return false;
         }
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        // Removed first, also from under the same key: the old write's key may hold its value.
+        // The old key goes first: it may share its memory with the old value, which would stay
+        // alive.
         let replaced = self.remove(&write.key).map(|replaced| replaced.age);
         let aged = replaced.and_then(|age| Some((age, self.unwritten.get_mut(age)?)));
         let age = match aged {
@@ -80,17 +82,18 @@ impl Outbox {
             }
         };
         self.bytes += size(write);
-        self.held.push(arrival, Held { write: write.clone(), age });
+        self.held.push(arrival, HeldWrite { write: write.clone(), age });
         self.arrivals.insert(write.key.clone(), arrival);
         self.versions.push(Reverse((write.version, arrival)));
         if self.versions.len() > 2 * self.held.len() + GONE_MIN {
-            let version = |(arrival, held): (u64, &Held)| Reverse((held.write.version, arrival));
+            let version =
+                |(arrival, held): (u64, &HeldWrite)| Reverse((held.write.version, arrival));
             self.versions = self.held.from(0).map(version).collect();
         }
         true
     }
 
-    /// These writes are in the log for good: neither they nor older ones to their keys are needed.
+    /// Removes writes that are committed, and older ones to their keys.
     pub fn settle(&mut self, writes: &[Write]) {
         for write in writes {
             if self.held.is_empty() {
@@ -104,8 +107,9 @@ impl Outbox {
         }
     }
 
-    /// The writes that arrived at or after `cursor`, in that order, up to about `bytes_max` but at
-    /// least one; moves the cursor behind them. Stops before one that `may_leave` says no to.
+    /// The writes that arrived at or after `cursor`, in order of arrival, up to about `bytes_max`
+    /// but at least one; moves the cursor behind them. Stops before a write that `may_leave`
+    /// refuses.
     pub fn take(
         &self,
         cursor: &mut Cursor,
@@ -113,7 +117,7 @@ impl Outbox {
         may_leave: impl Fn(Version) -> bool,
     ) -> Vec<Write> {
         let (mut writes, mut bytes) = (Vec::new(), 0);
-        for (arrival, Held { write, .. }) in self.held.from(*cursor) {
+        for (arrival, HeldWrite { write, .. }) in self.held.from(*cursor) {
             let size = size(write);
             let is_full = !writes.is_empty() && bytes + size > bytes_max;
             if is_full || !may_leave(write.version) {
@@ -127,8 +131,7 @@ impl Outbox {
         writes
     }
 
-    /// The writes that are not on the disk and as old as those that arrived before `end`, to be
-    /// written there now.
+    /// The writes that are not on the disk and whose age lies before `end`. They count as written.
     pub fn take_unwritten(&mut self, end: Cursor) -> Vec<Write> {
         let mut due = Vec::new();
         while let Some(arrival) = self.unwritten.pop_below(end) {
@@ -137,18 +140,18 @@ impl Outbox {
         due
     }
 
-    /// All writes in the order in which they arrived, to be written to the disk now.
+    /// All writes in the order of their arrival. They count as written.
     pub fn take_all(&mut self) -> Vec<Write> {
         self.unwritten = SeqQueue::default();
         self.held.from(0).map(|(_, held)| held.write.clone()).collect()
     }
 
-    /// How many of the writes held are not on the disk.
+    /// The number of writes held that are not on the disk.
     pub fn unwritten(&self) -> usize {
         self.unwritten.len()
     }
 
-    /// True if a write that is held is on the disk.
+    /// True if a write held is on the disk.
     pub fn is_written(&self) -> bool {
         self.held.len() > self.unwritten.len()
     }
@@ -158,17 +161,17 @@ impl Outbox {
         self.held.from(cursor).next().is_some()
     }
 
-    /// The number that the next write to arrive will have.
+    /// The number of the next arrival.
     pub fn end(&self) -> Cursor {
         self.next_arrival
     }
 
-    /// The number of the write that has been here longest.
+    /// The number of the write that was held longest.
     pub fn first(&self) -> Option<Cursor> {
         self.held.first()
     }
 
-    /// The lowest version that is held.
+    /// The lowest version held.
     pub fn oldest(&mut self) -> Option<Version> {
         let Outbox { versions, held, .. } = self;
         while let Some(Reverse((version, arrival))) = versions.peek() {
@@ -180,27 +183,27 @@ impl Outbox {
         None
     }
 
-    /// How many writes are held.
+    /// The number of writes held.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// True if none is.
+    /// True if no write is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// The room that they take, in bytes.
+    /// The size of all writes held, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn get(&self, key: &Key) -> Option<&Held> {
+    fn get(&self, key: &Key) -> Option<&HeldWrite> {
         self.held.get(*self.arrivals.get(key)?)
     }
 
-    /// Removes all that is known of a key but its age.
-    fn remove(&mut self, key: &Key) -> Option<Held> {
+    /// Removes a key's write. Its age stays in `unwritten`.
+    fn remove(&mut self, key: &Key) -> Option<HeldWrite> {
         let held = self.held.remove(self.arrivals.remove(key)?)?;
         self.bytes -= size(&held.write);
         if self.held.is_empty() {
@@ -212,7 +215,7 @@ impl Outbox {
     }
 }
 
-/// The room that writes take in an outbox, in bytes.
+/// The size of writes in an outbox, in bytes.
 pub fn size_of(writes: &[Write]) -> usize {
     writes.iter().map(size).sum()
 }

@@ -1,19 +1,19 @@
-//! A queue whose members leave from anywhere, though mostly from the front: each has a number, and
-//! numbers rise. Finding one by its number costs next to nothing, as its place is where it would be
-//! had nobody left before it, or a little ahead.
+//! A queue with numbered members, in rising order, that leave from any place but mostly from the
+//! front. Finding a member by its number is cheap: its place is as far from the front as its number
+//! is above the first one, or nearer.
 
 use std::collections::VecDeque;
 
-/// So many places of members that have left are not worth a walk.
+/// The number of empty places up to which the queue is not compacted.
 const GONE_MIN: usize = 64;
 
-/// Room for more members than this is given back by an empty queue.
+/// The room, in members, that an empty queue keeps.
 pub const KEEP: usize = 1 << 16;
 
-/// See the module.
+/// Members with rising numbers.
 #[derive(Clone, Debug)]
 pub struct SeqQueue<T> {
-    /// With rising numbers, the first one and the last one not gone.
+    /// Numbers and members; `None` if the member has left. The first and the last place are taken.
     places: VecDeque<(u64, Option<T>)>,
     len: usize,
 }
@@ -25,7 +25,7 @@ impl<T> Default for SeqQueue<T> {
 }
 
 impl<T> SeqQueue<T> {
-    /// Puts a member at the end. Its number is higher than all before it.
+    /// Adds a member at the end. Its number is higher than all others.
     pub fn push(&mut self, number: u64, member: T) {
         debug_assert!(self.places.back().is_none_or(|(last, _)| *last < number));
         self.places.push_back((number, Some(member)));
@@ -37,13 +37,13 @@ impl<T> SeqQueue<T> {
         self.places[self.place(number)?].1.as_ref()
     }
 
-    /// The same, to be changed.
+    /// The member with this number, mutably.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut T> {
         let place = self.place(number)?;
         self.places[place].1.as_mut()
     }
 
-    /// Takes the member with this number out.
+    /// Removes the member with this number.
     pub fn remove(&mut self, number: u64) -> Option<T> {
         let place = self.place(number)?;
         let removed = self.places[place].1.take()?;
@@ -59,7 +59,7 @@ impl<T> SeqQueue<T> {
         Some(removed)
     }
 
-    /// Takes the first member out if its number is below `end`.
+    /// Removes the first member if its number is below `end`.
     pub fn pop_below(&mut self, end: u64) -> Option<T> {
         let number = self.first().filter(|number| *number < end)?;
         self.remove(number)
@@ -70,29 +70,30 @@ impl<T> SeqQueue<T> {
         self.places.front().map(|(number, _)| *number)
     }
 
-    /// The members with numbers from `start` on.
+    /// The members with numbers from `start` on, in order.
     pub fn from(&self, start: u64) -> impl Iterator<Item = (u64, &T)> {
         let place = self.places.partition_point(|(number, _)| *number < start);
         self.places.range(place..).filter_map(|(number, member)| Some((*number, member.as_ref()?)))
     }
 
-    /// How many members there are.
+    /// The number of members.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// True if there is none.
+    /// True if there are no members.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Where a member with this number is or was. As numbers rise by one at least, no further from
-    /// the front than the number is above the first.
+    /// The place of the member with this number, even if it has left.
     fn place(&self, number: u64) -> Option<usize> {
         let (first, _) = self.places.front()?;
-        let most = usize::try_from(number.checked_sub(*first)?).ok()?;
-        if self.places.get(most).is_some_and(|(found, _)| *found == number) {
-            return Some(most);
+        // Numbers rise by at least one with each place, so the member lies at or before this place.
+        // It lies exactly there if no place before it was compacted away.
+        let furthest = usize::try_from(number.checked_sub(*first)?).ok()?;
+        if self.places.get(furthest).is_some_and(|(found, _)| *found == number) {
+            return Some(furthest);
         }
         self.places.binary_search_by_key(&number, |(number, _)| *number).ok()
     }

@@ -1,4 +1,5 @@
-//! Who stamps eventual writes, and how a request gets there: here, or by way of a peer.
+//! Stamping: the choice of the stamper, and the way of a request to its version, on this node or on
+//! a peer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,55 +11,55 @@ use crate::replica::pending::Cancelled;
 use crate::replica::{Effects, Envelope, Event, Heartbeat, Message, Replica, Standing};
 use crate::types::{NodeId, Rejected, RequestId, Unknown, Unserved, Version, Write, Writes};
 
-/// How many of its own clients' requests a node hands over in one message at most, in bytes.
-const ACCEPT_BYTES_MAX: usize = 1 << 20;
+/// The bytes of requests in one message to the stamper.
+const REQUEST_BYTES_MAX: usize = 1 << 20;
 
-/// How old a request may be, by wall clocks, when a peer stamps it.
+/// The age, by wall clocks, beyond which a forwarded request is not stamped any more.
 pub(super) const VALID: Duration = Duration::from_secs(1);
 
-/// A node that holds so many times the backlog that is allowed hands nothing over: the leader has
-/// room, but this node does not learn of what gets into the log.
+/// The multiple of the backlog bound beyond which a node forwards nothing. The stamper has room,
+/// but this node does not learn of commits, so its own outbox keeps growing.
 const BACKLOGS_MAX: usize = 2;
 
-/// Gives the writes of a batch their versions.
+/// Gives the writes of a request successive versions.
 fn stamp(writes: impl IntoIterator<Item = Write>, first: Version) -> Writes {
     writes.into_iter().zip(0..).map(|(write, nth)| write.stamped(first.plus(nth))).collect()
 }
 
 impl Replica {
-    /// Names a request for eventual writes, to be asked for under the same lock.
+    /// Names a request for eventual writes, to be made under the same lock.
     pub fn next_stamp(&mut self) -> RequestId {
         let seq = self.eventual.requests.next_seq();
         self.own_id(seq)
     }
 
-    /// Gives a request for eventual writes up. `None` if it has its answer, or is about to.
+    /// Cancels a request for eventual writes. `None` if it has its answer, or is about to.
     pub fn cancel_stamp(&mut self, id: RequestId) -> Option<Cancelled> {
         match self.eventual.requests.cancel(id.seq) {
-            Cancelled::Unknown => None,
-            known => Some(known),
+            Cancelled::NotPending => None,
+            cancelled => Some(cancelled),
         }
     }
 
-    /// The node that has stamped this version; the log has stamped what no node has.
+    /// The node that stamped this version; `None` if the log did.
     pub fn origin(&self, version: Version) -> Option<NodeId> {
         self.settings.members.get(usize::from(version.origin())).copied()
     }
 
-    /// Whether a version that this node holds may get into the log ahead of its turn: no node's
-    /// wrong clock shall spoil what the log stamps after it.
+    /// `Ok` if a version that this node holds may enter the log ahead of its turn. A version from a
+    /// wrong clock would push all later versions of the log ahead.
     pub fn trust(&self, now: Now, version: Version) -> Result<(), Rejected> {
         let Eventual { skew, clock, .. } = &self.eventual;
-        let sound = !skew.is_doubted() && clock.ahead(now, version.tick()).is_none();
-        if sound { Ok(()) } else { Err(Rejected::ClockSkew) }
+        let is_sound = !skew.is_doubted() && clock.ahead(now, version.tick()).is_none();
+        if is_sound { Ok(()) } else { Err(Rejected::ClockSkew) }
     }
 
     fn own_id(&self, seq: u64) -> RequestId {
         RequestId { node: self.settings.id, boot: self.settings.boot, seq }
     }
 
-    /// Who stamps eventual writes, as far as this node knows: the leader if it is alive, or else
-    /// the highest voter that is.
+    /// The node that stamps eventual writes, as far as this node knows: the leader if it is alive,
+    /// or else the highest live voter.
     pub fn stamper(&self) -> Option<NodeId> {
         let is_alive = |id: &NodeId| {
             *id == self.settings.id
@@ -75,7 +76,8 @@ impl Replica {
         })
     }
 
-    pub(in crate::replica) fn accept(
+    /// Takes in [`Input::Stamp`](crate::replica::Input::Stamp): queues the request or refuses it.
+    pub(in crate::replica) fn request_stamp(
         &mut self,
         id: RequestId,
         writes: Vec<Write>,
@@ -83,6 +85,8 @@ impl Replica {
     ) {
         let bytes = outbox::size_of(&writes);
         let requests = &self.eventual.requests;
+        // A blank node would ignore the stamper's answer, so the stamper would stamp the request
+        // again and again.
         let refused = if self.stopping {
             Some(Rejected::Stopping)
         } else if self.hard.standing == Standing::Blank {
@@ -103,79 +107,84 @@ impl Replica {
         }
     }
 
-    /// True if a request need not wait: there is room for it, or there will be none.
-    fn may_decide(&self, bytes: usize) -> bool {
+    /// True if a request can be answered now: stamped, because there is room, or refused, because
+    /// the node is stopping.
+    fn can_answer(&self, bytes: usize) -> bool {
         self.stopping || self.eventual.has_room(bytes, self.settings.backlog_bytes_max)
     }
 
-    /// Stamps what this node's clients ask for, as far as there is room.
+    /// Stamps the requests of this node's clients, as far as there is room.
     pub(super) fn stamp_own(&mut self, now: Now, effects: &mut Effects) {
         while let Some((seq, bytes)) = self.eventual.requests.first_for(now, self.settings.id)
-            && self.may_decide(bytes)
-            && let Some(ask) = self.eventual.requests.remove(seq)
+            && self.can_answer(bytes)
+            && let Some(request) = self.eventual.requests.remove(seq)
         {
             let id = self.own_id(seq);
-            match self.next_versions(now, ask.writes.len(), effects) {
+            match self.next_versions(now, request.writes.len(), effects) {
                 Ok(first) => {
-                    let writes = stamp(ask.writes, first);
-                    self.eventual.take_in(None, &writes);
+                    let writes = stamp(request.writes, first);
+                    self.eventual.hold(None, &writes);
                     effects.stamped.push((id, writes));
-                    self.hand_out(now, effects);
+                    self.schedule_outbox(now, effects);
                 }
                 Err(reason) => {
-                    let handed = ask.was_handed();
-                    effects.refuse_stamps.push((id, unserved(reason, !handed)));
+                    // A peer that has had the request may have stamped it.
+                    let is_certain = !request.was_sent();
+                    effects.refuse_stamps.push((id, unserved(reason, is_certain)));
                 }
             }
         }
     }
 
-    /// Requests that peers handed over before this moment of the wall clock are too old.
+    /// The moment of the wall clock before which forwarded requests are too old.
     pub(super) fn valid_since(&self, now: Now) -> u64 {
         self.eventual.clock.wall(now).saturating_sub(VALID.as_micros() as u64)
     }
 
-    /// The same for peers' clients, one request of each in turn.
-    pub(super) fn stamp_guests(&mut self, now: Now, effects: &mut Effects) {
+    /// Stamps the requests of peers' clients, as far as there is room; one request of each peer in
+    /// turn.
+    pub(super) fn stamp_forwarded(&mut self, now: Now, effects: &mut Effects) {
         let since = self.valid_since(now);
-        let mut stamps: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
-        let mut last = self.eventual.last_guest;
+        let mut decisions: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
+        let mut last = self.eventual.last_served;
         while let Some((id, writes)) = self.eventual.forwarded.next(last, since)
-            && self.may_decide(outbox::size_of(&writes))
+            && self.can_answer(outbox::size_of(&writes))
         {
             last = id.node;
             let first = self.next_versions(now, writes.len(), effects);
             if let Ok(first) = first {
                 let writes = stamp(writes.iter().cloned(), first);
-                self.eventual.take_in(Some(id.node), &writes);
+                self.eventual.hold(Some(id.node), &writes);
                 effects.spread.push(writes);
-                self.hand_out(now, effects);
+                self.schedule_outbox(now, effects);
             }
             self.eventual.forwarded.decide(id, first);
-            stamps.entry(id.node).or_default().push((id, first));
+            decisions.entry(id.node).or_default().push((id, first));
         }
-        self.eventual.last_guest = last;
-        for (peer, stamps) in stamps {
-            self.answer(peer, stamps, effects);
+        self.eventual.last_served = last;
+        for (peer, decisions) in decisions {
+            self.send_stamped(peer, decisions, effects);
         }
     }
 
-    fn answer(
+    fn send_stamped(
         &mut self,
         peer: NodeId,
-        stamps: Vec<(RequestId, Result<Version, Rejected>)>,
+        decisions: Vec<(RequestId, Result<Version, Rejected>)>,
         effects: &mut Effects,
     ) {
-        // A version that the disk does not know of yet must not leave before it does.
-        let unreserved = self.is_withholding();
-        if unreserved {
+        // A version leaves only when the disk holds a bound at or above it. Otherwise a restarted
+        // node could stamp it a second time.
+        let is_unreserved = self.is_withholding();
+        if is_unreserved {
             self.reserve(effects);
         }
-        let answer = self.envelope(peer, Message::Stamped(stamps));
-        let way = if unreserved { &mut effects.after_persist } else { &mut effects.send };
+        let answer = self.envelope(peer, Message::Stamped(decisions));
+        let way = if is_unreserved { &mut effects.after_persist } else { &mut effects.send };
         way.push(answer);
     }
 
+    /// The first of `count` successive versions, or the reason for which this node stamps nothing.
     fn next_versions(
         &mut self,
         now: Now,
@@ -193,7 +202,7 @@ impl Replica {
             return Err(Rejected::ClockSkew);
         }
         let Some(first) = eventual.clock.stamp(now, count as u64) else {
-            if eventual.skew.should_tell(now) {
+            if eventual.skew.should_report(now) {
                 effects.events.push(Event::ClockBehind);
             }
             return Err(Rejected::ClockSkew);
@@ -203,7 +212,7 @@ impl Replica {
         Ok(first)
     }
 
-    /// A peer says something of the eventual mode, which has no terms.
+    /// Takes in a message of the eventual mode, which has no term.
     pub(in crate::replica) fn receive_eventual(
         &mut self,
         now: Now,
@@ -213,12 +222,12 @@ impl Replica {
     ) {
         match message {
             Message::Stamp { sent, seen, floor, requests } => {
-                let refused = self.hear_out(now, from, sent, seen, effects);
-                self.receive_accept(from, (sent, floor), requests, refused, effects);
+                let refused = self.stamp_refusal(now, from, sent, seen, effects);
+                self.receive_stamp_requests(from, (sent, floor), requests, refused, effects);
             }
-            Message::Stamped(stamps) => {
-                for (id, stamp) in stamps {
-                    self.receive_stamp(now, from, id, stamp, effects);
+            Message::Stamped(decisions) => {
+                for (id, decision) in decisions {
+                    self.receive_stamped(now, from, id, decision, effects);
                 }
             }
             Message::Spread(writes) => self.receive_spread(now, from, &writes, effects),
@@ -226,9 +235,9 @@ impl Replica {
         }
     }
 
-    /// Why requests of `from` cannot be stamped, if they cannot: how old they are must be told by
-    /// the two nodes' clocks, and nothing may be stamped below what their clients may have seen.
-    fn hear_out(
+    /// The reason for which this node does not stamp requests of `from`, if there is one. Also
+    /// raises the clock above all versions that the clients of `from` may have seen.
+    fn stamp_refusal(
         &mut self,
         now: Now,
         from: NodeId,
@@ -243,16 +252,19 @@ impl Replica {
         if !matches!(self.hard.standing, Standing::Voter { .. }) {
             return Some(Rejected::Joining);
         }
+        // The age of a request is the difference of two nodes' clocks, and the new version must be
+        // higher than all that its client has seen: neither works if the clocks are too far apart.
         let sent_tick = sent.saturating_mul(HybridClock::TICKS);
         if let Some(ahead) = clock.ahead(now, seen.tick().max(sent_tick)) {
-            self.tell_of_the_future(now, from, ahead, effects);
+            self.report_future_writes(now, from, ahead, effects);
             return Some(Rejected::ClockSkew);
         }
         clock.observe(seen.tick());
         None
     }
 
-    fn receive_accept(
+    /// Queues the requests of a peer for stamping, and answers those that are decided already.
+    fn receive_stamp_requests(
         &mut self,
         from: NodeId,
         (sent, floor): (u64, u64),
@@ -262,7 +274,8 @@ impl Replica {
     ) {
         let mut answers = Vec::new();
         for (id, writes) in requests.into_iter().filter(|(id, _)| id.node == from) {
-            // What has been decided before stands, whatever there is to say now.
+            // A repeated request gets the decision that it had. A refusal now would claim that it
+            // was not done, although its writes may be in the log.
             let forwarded = &mut self.eventual.forwarded;
             let decided = forwarded
                 .insert(id, writes, sent, floor)
@@ -270,44 +283,48 @@ impl Replica {
             answers.extend(decided.map(|decision| (id, decision)));
         }
         if !answers.is_empty() {
-            self.answer(from, answers, effects);
+            self.send_stamped(from, answers, effects);
         }
     }
 
-    fn receive_stamp(
+    /// Takes in the stamper's decision on a request of this node's clients.
+    fn receive_stamped(
         &mut self,
         now: Now,
         from: NodeId,
         id: RequestId,
-        version: Result<Version, Rejected>,
+        decision: Result<Version, Rejected>,
         effects: &mut Effects,
     ) {
+        // An answer to an earlier process of this node does not count.
         if id != self.own_id(id.seq) {
             return;
         }
-        if version == Err(Rejected::Stopping) {
+        // A stopping node stamps nothing any more, so the request goes to the next stamper.
+        if decision == Err(Rejected::Stopping) {
             return self.eventual.requests.refuse(id.seq, from);
         }
-        let Some(ask) = self.eventual.requests.remove_from(id.seq, from) else { return };
-        match version {
+        let Some(request) = self.eventual.requests.remove_from(id.seq, from) else { return };
+        match decision {
             Ok(first) => {
-                let writes = stamp(ask.writes, first);
+                let writes = stamp(request.writes, first);
                 let newest = newest(&writes).tick();
                 if let Some(ahead) = self.eventual.clock.ahead(now, newest) {
-                    self.tell_of_the_future(now, from, ahead, effects);
+                    self.report_future_writes(now, from, ahead, effects);
                 }
-                // What this node's clients write next shall be newer, whoever stamps it.
+                // The next write of this node's clients gets a higher version, whatever node stamps
+                // it.
                 self.eventual.clock.observe(newest);
-                self.eventual.take_in(Some(from), &writes);
+                self.eventual.hold(Some(from), &writes);
                 effects.stamped.push((id, writes));
             }
             Err(reason) => {
-                effects.refuse_stamps.push((id, unserved(reason, ask.is_certain())));
+                effects.refuse_stamps.push((id, unserved(reason, request.is_refusal_certain())));
             }
         }
     }
 
-    /// This node's clients' requests for `peer`, which stamps them.
+    /// The next requests of this node's clients for `peer`, if it is the stamper.
     pub(in crate::replica) fn pull_stamp(&mut self, now: Now, peer: NodeId) -> Option<Envelope> {
         let bytes_max = self.settings.backlog_bytes_max.saturating_mul(BACKLOGS_MAX);
         if self.stamper() != Some(peer) || self.eventual.outbox.bytes() > bytes_max {
@@ -316,9 +333,9 @@ impl Replica {
         let (node, boot) = (self.settings.id, self.settings.boot);
         let (sent, floor) = (self.eventual.clock.wall(now), self.eventual.requests.floor());
         let seen = Version::new(self.eventual.clock.last(), Version::LOG);
-        let handed = self.eventual.requests.hand_to(now, peer, ACCEPT_BYTES_MAX);
+        let sent_now = self.eventual.requests.send_to(now, peer, REQUEST_BYTES_MAX);
         let named = |(seq, writes): (u64, &[Write])| (RequestId { node, boot, seq }, writes.into());
-        let requests: Vec<(RequestId, Writes)> = handed.into_iter().map(named).collect();
+        let requests: Vec<(RequestId, Writes)> = sent_now.into_iter().map(named).collect();
         if requests.is_empty() {
             return None;
         }
@@ -326,7 +343,8 @@ impl Replica {
     }
 }
 
-/// How a request ends that was not stamped; nobody else can have stamped it if that is `certain`.
-fn unserved(reason: Rejected, certain: bool) -> Unserved {
-    if certain { reason.into() } else { Unknown::TimedOut.into() }
+/// The answer to a request that this refusal ends. `is_certain` says that no other node can have
+/// stamped it.
+fn unserved(reason: Rejected, is_certain: bool) -> Unserved {
+    if is_certain { reason.into() } else { Unknown::TimedOut.into() }
 }

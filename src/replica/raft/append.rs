@@ -1,15 +1,16 @@
-//! Replication: proposals become entries, entries become appends, acknowledgements become commits.
+//! Replication (Raft §5.3): proposals become entries, entries become appends, acknowledgements
+//! become commits.
 
 use super::Role;
 use crate::clock::Now;
+use crate::replica::progress::ProgressState;
 use crate::replica::{
-    Append, AppendAck, Apply, Effects, Message, Mutant, Pull, Replica, WalRecord, quorum,
+    Append, AppendAck, Apply, Effects, Message, Pull, Replica, WalRecord, quorum,
 };
 use crate::types::{Entry, Index, NodeId, Payload, Proposal, Rejected, SnapshotMeta};
 
 impl Replica {
-    /// The leader appends a proposal to its log and to whatever its followers fetch next, unless a
-    /// copy of it is on its way already.
+    /// Appends a proposal to the leader's log, unless an uncommitted copy is in the log already.
     pub(in crate::replica) fn append_batch(
         &mut self,
         now: Now,
@@ -17,6 +18,8 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let Role::Leader(leader) = &mut self.role else { return };
+        // A forwarded request may arrive twice. A copy of a committed one is appended and later
+        // dropped by the state machine; a copy of an uncommitted one would only waste a log entry.
         if !leader.uncommitted.insert(proposal.id) {
             return;
         }
@@ -25,6 +28,7 @@ impl Replica {
         self.append_entry(Entry { index, term, payload }, effects);
     }
 
+    /// Appends an entry to the leader's log: to the disk and to the followers in parallel.
     pub(in crate::replica) fn append_entry(&mut self, entry: Entry, effects: &mut Effects) {
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.encoded_len();
@@ -34,7 +38,7 @@ impl Replica {
         effects.pull.extend(self.settings.peers());
     }
 
-    /// What a new leader finds in its log behind the commit index.
+    /// Records the uncommitted requests and bytes that a new leader finds in its log.
     pub(super) fn note_uncommitted(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         for entry in self.log.range(self.commit + 1, self.log.last_index()) {
@@ -45,8 +49,9 @@ impl Replica {
         }
     }
 
-    /// Why this leader takes no proposals now, if it does not. While it hands over they wait.
-    pub(in crate::replica) fn refusal(&self) -> Option<Rejected> {
+    /// The reason for which a leader appends nothing now, if there is one. During a transfer
+    /// proposals are not refused; they wait.
+    pub(in crate::replica) fn append_refusal(&self) -> Option<Rejected> {
         let Role::Leader(leader) = &self.role else { return None };
         if leader.transfer.is_some() {
             return None;
@@ -61,13 +66,13 @@ impl Replica {
         }
     }
 
-    /// True if this node leads and may put something of its own into the log.
+    /// True if this node leads and may append entries of its own to the log.
     pub(in crate::replica) fn may_append(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        leader.transfer.is_none() && self.refusal().is_none()
+        leader.transfer.is_none() && self.append_refusal().is_none()
     }
 
-    /// Bytes of entries that this leader has appended and not committed.
+    /// The bytes of this leader's uncommitted entries; 0 at any other node.
     pub(in crate::replica) fn bytes_in_flight(&self) -> usize {
         match &self.role {
             Role::Leader(leader) => leader.uncommitted_bytes,
@@ -82,13 +87,15 @@ impl Replica {
         proposals: Vec<Proposal>,
         effects: &mut Effects,
     ) {
-        let refusal = self.refusal();
+        let refusal = self.append_refusal();
         let Some(leader) = self.leader_state() else { return };
         if leader.transfer.is_some() {
+            // Thesis §3.10: new entries would keep the target from catching up.
             leader.held.extend(proposals);
         } else if let Some(reason) = refusal {
-            let known = |proposal: &&Proposal| !leader.uncommitted.contains(&proposal.id);
-            let ids = proposals.iter().filter(known).map(|proposal| proposal.id).collect();
+            // A request that is in the log already may still commit, so refusing it would lie.
+            let is_absent = |proposal: &&Proposal| !leader.uncommitted.contains(&proposal.id);
+            let ids = proposals.iter().filter(is_absent).map(|proposal| proposal.id).collect();
             let message = Message::Refuse { ids, reason };
             effects.send.push(self.envelope(from, message));
         } else {
@@ -99,8 +106,8 @@ impl Replica {
         }
     }
 
-    /// The next append for `peer`, if its window is open and there is news for it: entries, or a
-    /// commit index that its own clients wait for.
+    /// The next append or snapshot for `peer`, if its window is open and there is news for it:
+    /// entries, or a commit index that its own clients wait for.
     pub(in crate::replica) fn pull_append(
         &mut self,
         now: Now,
@@ -109,26 +116,30 @@ impl Replica {
     ) -> Option<Pull> {
         let (last, commit, window) = (self.log.last_index(), self.commit, self.settings.window);
         let (base, snapshot) = (self.log.base_index(), self.log.snapshot());
-        // A node that does not know yet whether it has lost something takes nothing in.
         let heartbeat = self.peers.get(&peer).and_then(|known| known.heartbeat.as_ref());
-        let blank = heartbeat.is_some_and(|heartbeat| !heartbeat.admitted);
+        let is_blank = heartbeat.is_some_and(|heartbeat| !heartbeat.admitted);
         let progress = self.leader_state()?.progress.get_mut(&peer)?;
         if !progress.may_send(window) {
             return None;
         }
-        let probing = matches!(progress.state, crate::replica::progress::State::Probe { .. });
-        let commit_news = progress.commit_sent < commit.min(progress.commit_wanted);
-        if !probing && progress.next > last && !commit_news {
+        // A probe goes out even without entries: its answer shows where the logs agree.
+        let is_probing = matches!(progress.state, ProgressState::Probe { .. });
+        // Other peers learn the commit index from the next append or heartbeat.
+        let has_commit_news = progress.commit_sent < commit.min(progress.commit_wanted);
+        if !is_probing && progress.next > last && !has_commit_news {
             return None;
         }
+        // Raft §7: the entries that the peer needs are compacted, so it gets the snapshot.
         if progress.next <= base {
-            if blank {
+            // A blank node drops every image: it does not know yet whether it has lost promises.
+            if is_blank {
                 return None;
             }
             progress.snapshot(now, snapshot.index);
             return Some(Pull::Snapshot(snapshot));
         }
         let prev_index = progress.next - 1;
+        // All entries after `next`, up to the bound: the batch is as large as the load.
         let (mut entries, mut bytes) = (Vec::new(), 0);
         if prev_index < last {
             for entry in self.log.range(prev_index + 1, last) {
@@ -153,21 +164,26 @@ impl Replica {
         append: Append,
         effects: &mut Effects,
     ) {
+        // Election Safety (Raft §5.2): a term has one leader, so a peer that claims to lead this
+        // node's own term is not believed.
         if self.is_leader() {
-            return; // Two leaders in one term cannot be; a peer that says so is not believed.
+            return;
         }
         self.hear_leader(now, from, effects);
         let Append { mut prev_index, mut prev_term, commit, mut entries } = append;
         if !is_contiguous(prev_index, prev_term, self.hard.term, &entries) {
             return;
         }
-        // What is committed here is the same there: only what follows it needs a look.
+        // Log Matching (Raft §5.3): committed entries agree already, so compare only the entries
+        // after the commit index.
         if prev_index < self.commit {
             let known = (self.commit - prev_index).min(entries.len() as Index);
             entries.drain(..known as usize);
             prev_index = self.commit;
             prev_term = self.log.term_at(self.commit).unwrap_or(prev_term);
         }
+        // Raft §5.3: without an entry at `prev_index` with `prev_term` the append is refused. The
+        // hint lets the leader skip a whole term with each refusal.
         if self.log.term_at(prev_index) != Some(prev_term) {
             let (hint_index, hint_term) = self.log.hint(prev_index, prev_term);
             let ack = AppendAck::Missing { prev_index, hint_index, hint_term };
@@ -178,16 +194,19 @@ impl Replica {
         self.store_entries(entries, effects);
         self.verified = self.verified.max(matched);
         self.learn_commit(commit, effects);
+        // The leader counts this answer as durable entries (Raft figure 2).
         let ack = Message::AppendAck(AppendAck::Matched(matched));
         effects.after_persist.push(self.envelope(from, ack));
     }
 
-    /// Puts entries behind the agreed part of the log; where they differ from what is there, the
-    /// leader's replace it and all that follows (Raft §5.3).
+    /// Stores the leader's entries after the agreed part of the log.
     fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Effects) {
         for entry in entries {
             match self.log.term_at(entry.index) {
+                // Log Matching (Raft §5.3): the same index and term mean the same entry. It stays,
+                // or a reordered older append would remove entries after it.
                 Some(term) if term == entry.term => continue,
+                // Raft §5.3: a conflicting entry gives way, with all that follow it.
                 Some(_) => {
                     self.forget_durable_from(entry.index);
                     self.log.truncate(entry.index);
@@ -210,10 +229,12 @@ impl Replica {
         let log_last = self.log.last_index();
         match ack {
             AppendAck::Matched(index) if index <= log_last => {
-                self.peer_accepted(now, from, index, effects);
+                self.peer_matched(now, from, index, effects);
             }
+            // No follower can match entries that this leader does not have.
             AppendAck::Matched(_) => {}
             AppendAck::Missing { prev_index, hint_index, hint_term } => {
+                // Raft §5.3: below the hint, skip this log's entries of newer terms as well.
                 let agreed = self.log.last_with_term_at_most(hint_index, hint_term);
                 let Some(leader) = self.leader_state() else { return };
                 let Some(progress) = leader.progress.get_mut(&from) else { return };
@@ -223,8 +244,8 @@ impl Replica {
         }
     }
 
-    /// `peer` holds this leader's log durably up to `index`.
-    pub(super) fn peer_accepted(
+    /// Notes that `peer` holds this leader's log durably up to `index`.
+    pub(super) fn peer_matched(
         &mut self,
         now: Now,
         peer: NodeId,
@@ -234,34 +255,38 @@ impl Replica {
         let last = self.log.last_index();
         let Some(leader) = self.leader_state() else { return };
         let Some(progress) = leader.progress.get_mut(&peer) else { return };
-        let news = progress.accepted(now, index);
+        let is_news = progress.accepted(now, index);
         if progress.next <= last {
             effects.pull.insert(peer);
         }
-        if news {
+        if is_news {
             self.advance_commit(now, effects);
             self.try_to_hand_over(peer, effects);
         }
     }
 
-    /// The leader commits what a majority holds durably, if it is of its own term (Raft §5.4.2).
+    /// Commits the entries that a majority holds durably.
     pub(in crate::replica) fn advance_commit(&mut self, now: Now, effects: &mut Effects) {
         let durable = self.durable;
         let Role::Leader(leader) = &self.role else { return };
         let mut positions: Vec<Index> = leader.progress.values().map(|p| p.matched).collect();
+        // The leader is a member like the others: its own log counts once it is durable.
         positions.push(durable);
         let reached = quorum::reached_by_majority(&mut positions);
-        let own = self.log.term_at(reached) == Some(self.hard.term)
-            || self.settings.has(Mutant::CommitByCounting);
-        if reached > self.commit && own {
+        // Raft §5.4.2, figure 8: an entry of a former term that a majority holds can still be
+        // replaced. Counting copies commits only entries of the own term, and all before them.
+        let is_of_own_term = self.log.term_at(reached) == Some(self.hard.term);
+        if reached > self.commit && is_of_own_term {
             self.commit_to(reached, effects);
+            // Reads may have waited for the first commit of this term.
             self.start_read_round(now, effects);
         }
     }
 
-    /// A follower learns how far the leader has committed; it believes it for the part of the log
-    /// that it knows to be the leader's.
+    /// Takes in the leader's commit index at a follower.
     pub(super) fn learn_commit(&mut self, commit: Index, effects: &mut Effects) {
+        // Raft §5.3: the index is about the leader's log. It holds only for the part of this log
+        // that is known to equal the leader's.
         let commit = commit.min(self.verified);
         if commit > self.commit {
             self.commit_to(commit, effects);
@@ -291,6 +316,7 @@ impl Replica {
             if self.pending.committed(proposal.id) || proposal.id.node == self.settings.id {
                 continue;
             }
+            // A client of another node waits for this commit: tell that node at once.
             if let Role::Leader(leader) = &mut self.role
                 && let Some(progress) = leader.progress.get_mut(&proposal.id.node)
             {
@@ -308,7 +334,8 @@ impl Replica {
     }
 }
 
-/// True if the entries follow `prev_index` without a gap, in terms that never fall nor pass `term`.
+/// True if the entries follow `prev_index` without a gap, in terms that never fall and never exceed
+/// `term`. A peer's entries are checked before they enter the log.
 fn is_contiguous(prev_index: Index, prev_term: u64, term: u64, entries: &[Entry]) -> bool {
     let mut last = (prev_index, prev_term);
     entries.iter().all(|entry| {

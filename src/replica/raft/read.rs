@@ -1,15 +1,15 @@
 //! Linearizable reads without a log entry (ReadIndex, thesis §6.4).
 //!
 //! At the leader, reads gather in `open`. A *round* takes all of them, notes the commit index, and
-//! sends a beat with the round's number to all peers. When a majority, the leader included, has
-//! echoed it, the leader was still the leader after the reads were asked, so the noted index covers
-//! every write acknowledged before. One round is under way at a time; whoever comes meanwhile takes
-//! the next. A follower gathers reads in the same way and asks the leader for an index for all of
-//! them.
+//! sends a heartbeat with the round's number to all peers. When a majority, the leader included,
+//! has echoed the number, no newer leader existed when the round began. So the noted index covers
+//! every write that was acknowledged before the reads arrived. One round is under way at a time;
+//! reads that arrive meanwhile take the next one. A follower gathers reads in the same way and
+//! sends one request for all of them to the leader.
 //!
-//! A follower's question is itself an echo: it was sent after its reads had begun, by a node that
-//! was in the leader's term then. Where two nodes are a majority, leader and asker are one, and the
-//! leader answers at once.
+//! A follower's request is itself an echo: the follower sent it after its reads had arrived, and
+//! was in the leader's term then. If two nodes are a majority, the leader and this follower are
+//! one, and the leader answers at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,22 +19,22 @@ use crate::clock::Now;
 use crate::replica::{Effects, Message, ReadId, Replica, quorum};
 use crate::types::{Index, NodeId, Rejected};
 
-/// Who waits for a round.
+/// A read, or a follower's request, that waits for a round.
 #[derive(Clone, Copy, Debug)]
-enum Reader {
+enum ReadWaiter {
     Local(ReadId),
     Remote { peer: NodeId, position: u64 },
 }
 
-/// The reads that a leader has to answer.
+/// The reads that wait at a leader.
 #[derive(Debug, Default)]
 pub struct LeaderReads {
-    /// Waiting for the next round.
-    open: Vec<Reader>,
+    /// Reads for the next round.
+    open: Vec<ReadWaiter>,
     /// The number of the latest round; 0 before the first.
-    asked: u64,
-    /// Waiting for the round under way; empty if none is.
-    waiting: Vec<Reader>,
+    round: u64,
+    /// Reads of the round under way; empty if there is none.
+    waiting: Vec<ReadWaiter>,
     /// The commit index when that round began.
     index: Index,
     /// The latest round that each peer has echoed.
@@ -43,78 +43,82 @@ pub struct LeaderReads {
 
 impl LeaderReads {
     /// The number of the latest round.
-    pub fn asked(&self) -> u64 {
-        self.asked
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
-    /// A peer has echoed rounds up to `round`.
-    pub fn heard(&mut self, peer: NodeId, round: u64) {
+    /// Notes that a peer has echoed rounds up to `round`.
+    pub fn echoed(&mut self, peer: NodeId, round: u64) {
         let echo = self.echoes.entry(peer).or_default();
-        *echo = round.min(self.asked).max(*echo);
+        *echo = round.min(self.round).max(*echo);
     }
 
     /// The reads of this node's own clients, which outlive its leadership.
     pub fn into_local(self) -> impl Iterator<Item = ReadId> {
-        self.open.into_iter().chain(self.waiting).filter_map(|reader| match reader {
-            Reader::Local(id) => Some(id),
-            Reader::Remote { .. } => None,
+        self.open.into_iter().chain(self.waiting).filter_map(|waiter| match waiter {
+            ReadWaiter::Local(id) => Some(id),
+            ReadWaiter::Remote { .. } => None,
         })
     }
 
-    fn abandon(&mut self, id: ReadId) {
-        let others = |reader: &Reader| !matches!(reader, Reader::Local(local) if *local == id);
+    fn cancel(&mut self, id: ReadId) {
+        let others =
+            |waiter: &ReadWaiter| !matches!(waiter, ReadWaiter::Local(local) if *local == id);
         self.open.retain(others);
         self.waiting.retain(others);
     }
 }
 
-/// The reads of a follower's clients.
+/// The reads that wait at a follower.
 #[derive(Debug)]
 pub struct FollowerReads {
+    /// Reads for the next request.
     open: Vec<ReadId>,
-    /// Waiting for the answer to the question under way; empty if none is.
+    /// Reads of the request under way; empty if there is none.
     waiting: Vec<ReadId>,
+    /// The number of the latest request.
     position: u64,
-    asked_at: Now,
+    sent_at: Now,
 }
 
 impl FollowerReads {
-    /// No reads. Each process of a node counts from a `position` of its own, so that an answer to
-    /// an earlier one, late on an old link, is never taken for an answer to this one.
+    /// No reads. Each process of a node counts from a `position` of its own, so that a late answer
+    /// to an earlier process never matches a request of this one.
     pub fn new(position: u64) -> FollowerReads {
-        FollowerReads { open: Vec::new(), waiting: Vec::new(), position, asked_at: Now(0) }
+        FollowerReads { open: Vec::new(), waiting: Vec::new(), position, sent_at: Now(0) }
     }
 
-    /// One more read.
+    /// Adds a read.
     pub fn add(&mut self, id: ReadId) {
         self.open.push(id);
     }
 
-    /// The number of a question for all reads that have gathered, unless one is under way.
-    pub fn ask(&mut self, now: Now) -> Option<u64> {
+    /// The number of a new request for all reads that have gathered, unless one is under way.
+    pub fn request(&mut self, now: Now) -> Option<u64> {
         if !self.waiting.is_empty() || self.open.is_empty() {
             return None;
         }
         self.position += 1;
-        self.asked_at = now;
+        self.sent_at = now;
         std::mem::swap(&mut self.waiting, &mut self.open);
         Some(self.position)
     }
 
-    /// The leader, or the link to it, is new: what was asked is asked again.
-    pub fn ask_again(&mut self) {
+    /// Sends all reads again, because the leader or the link to it is new.
+    pub fn send_again(&mut self) {
+        // A late answer must not match: the new leader may have committed more.
         self.position += 1;
         self.open.append(&mut self.waiting);
     }
 
-    /// True if the question under way has had no answer for longer than `patience`.
+    /// True if the request under way has had no answer for longer than `patience`.
     pub fn is_overdue(&self, now: Now, patience: Duration) -> bool {
-        !self.waiting.is_empty() && now.since(self.asked_at) > patience
+        !self.waiting.is_empty() && now.since(self.sent_at) > patience
     }
 
-    /// All reads, whether asked or not.
+    /// Takes all reads out, whether a request for them is under way or not.
     pub fn take_all(&mut self) -> Vec<ReadId> {
-        self.ask_again();
+        self.send_again();
         std::mem::take(&mut self.open)
     }
 
@@ -122,7 +126,7 @@ impl FollowerReads {
         if position == self.position { std::mem::take(&mut self.waiting) } else { Vec::new() }
     }
 
-    fn abandon(&mut self, id: ReadId) {
+    fn cancel(&mut self, id: ReadId) {
         self.open.retain(|other| *other != id);
         self.waiting.retain(|other| *other != id);
     }
@@ -137,7 +141,7 @@ impl Replica {
         } else if !self.quorum_is_alive() {
             effects.refuse_reads.push((id, Rejected::NoQuorum));
         } else if let Some(leader) = self.leader_state() {
-            leader.reads.open.push(Reader::Local(id));
+            leader.reads.open.push(ReadWaiter::Local(id));
             self.start_read_round(now, effects);
         } else {
             self.follower_reads.add(id);
@@ -148,22 +152,25 @@ impl Replica {
     }
 
     pub(in crate::replica) fn cancel_read(&mut self, id: ReadId) {
-        self.follower_reads.abandon(id);
+        self.follower_reads.cancel(id);
         if let Some(leader) = self.leader_state() {
-            leader.reads.abandon(id);
+            leader.reads.cancel(id);
         }
     }
 
-    /// Begins a round for all open reads, unless one is under way. Before a leader has committed
-    /// something in its own term it does not know what is committed, and reads wait.
+    /// Begins a round for all open reads, unless one is under way.
     pub(super) fn start_read_round(&mut self, now: Now, effects: &mut Effects) {
         let commit = self.commit;
         let Some(leader) = self.leader_state() else { return };
+        // Thesis §6.4, step 1: a new leader holds all committed entries (Leader Completeness) but
+        // knows its commit index only after committing an entry of its own term.
+        let knows_commit = commit >= leader.term_start;
         let reads = &mut leader.reads;
-        if commit < leader.term_start || reads.open.is_empty() || !reads.waiting.is_empty() {
+        if !knows_commit || reads.open.is_empty() || !reads.waiting.is_empty() {
             return;
         }
-        reads.asked += 1;
+        // Steps 2 and 3: note the commit index first, then confirm the leadership.
+        reads.round += 1;
         reads.index = commit;
         std::mem::swap(&mut reads.waiting, &mut reads.open);
         for peer in self.settings.peers() {
@@ -172,22 +179,23 @@ impl Replica {
         self.finish_read_round(now, effects);
     }
 
-    /// Answers the reads of the round under way if a majority has echoed it.
+    /// Answers the reads of the round under way, once a majority has echoed it.
     pub(super) fn finish_read_round(&mut self, now: Now, effects: &mut Effects) {
         let peers: Vec<NodeId> = self.settings.peers().collect();
         let Some(leader) = self.leader_state() else { return };
         let reads = &mut leader.reads;
         let echo = |peer: &NodeId| reads.echoes.get(peer).copied().unwrap_or(0);
         let mut rounds: Vec<u64> = peers.iter().map(echo).collect();
-        rounds.push(reads.asked);
-        if reads.waiting.is_empty() || quorum::reached_by_majority(&mut rounds) < reads.asked {
+        rounds.push(reads.round);
+        let is_confirmed = quorum::reached_by_majority(&mut rounds) >= reads.round;
+        if reads.waiting.is_empty() || !is_confirmed {
             return;
         }
         let index = reads.index;
-        for reader in std::mem::take(&mut reads.waiting) {
-            match reader {
-                Reader::Local(id) => effects.reads.push((id, index)),
-                Reader::Remote { peer, position } => {
+        for waiter in std::mem::take(&mut reads.waiting) {
+            match waiter {
+                ReadWaiter::Local(id) => effects.reads.push((id, index)),
+                ReadWaiter::Remote { peer, position } => {
                     let answer = Message::ReadIndexReply { position, index };
                     effects.send.push(self.envelope(peer, answer));
                 }
@@ -196,7 +204,7 @@ impl Replica {
         self.start_read_round(now, effects);
     }
 
-    pub(super) fn receive_read_ask(
+    pub(super) fn receive_read_index(
         &mut self,
         now: Now,
         peer: NodeId,
@@ -205,16 +213,19 @@ impl Replica {
     ) {
         let (commit, members) = (self.commit, self.settings.members.len());
         let Some(leader) = self.leader_state() else { return };
-        if commit >= leader.term_start && quorum::majority(members) <= 2 {
+        let knows_commit = commit >= leader.term_start;
+        // The request is this follower's echo; with the leader's own it may be a majority already.
+        let request_confirms = quorum::majority(members) <= 2;
+        if knows_commit && request_confirms {
             let answer = Message::ReadIndexReply { position, index: commit };
             effects.send.push(self.envelope(peer, answer));
         } else {
-            leader.reads.open.push(Reader::Remote { peer, position });
+            leader.reads.open.push(ReadWaiter::Remote { peer, position });
             self.start_read_round(now, effects);
         }
     }
 
-    pub(super) fn receive_read_answer(
+    pub(super) fn receive_read_index_reply(
         &mut self,
         from: NodeId,
         position: u64,
@@ -224,9 +235,11 @@ impl Replica {
         if self.leader() != Some(from) {
             return;
         }
+        // The index was committed at the leader, so the reads need not wait for the next heartbeat.
         self.learn_commit(index, effects);
         let answered = self.follower_reads.answered(position);
         effects.reads.extend(answered.into_iter().map(|id| (id, index)));
+        // Reads that gathered meanwhile go out with the next request.
         effects.pull.insert(from);
     }
 }

@@ -1,24 +1,26 @@
-//! Snapshots (Raft §7): taken by each node on its own, to bound the log; sent to a follower whose
-//! next entry the leader no longer has. The images themselves are the node's business; here is only
-//! what they mean for the log.
+//! Snapshots (Raft §7): each node takes its own, to bound the log; a leader sends one to a follower
+//! whose next entry it no longer has. The store makes the images and `wal` keeps them; this file
+//! holds their consequences for the log.
 
 use super::Role;
 use crate::clock::Now;
 use crate::replica::{Append, AppendAck, Apply, Effects, Message, Replica, Standing, WalRecord};
 use crate::types::{Index, NodeId, SnapshotMeta};
 
-/// An image is taken when the log since the last one is this part of that image long …
+/// An image is due when the log since the last one is at least the last image's length divided by
+/// this, …
 const IMAGE_PART: u64 = 4;
 
-/// … but that log is in memory: no more than so many times what is asked for.
+/// … but no later than after this many times `snapshot_log_bytes`, because that log is in memory.
 const IMAGE_LOGS_MAX: u64 = 8;
 
-/// What followers that are up still need is kept up to so many times the log between two snapshots.
-const NEEDED_LOGS_MAX: usize = 4;
+/// The bound on entries before the snapshot that are kept for live followers, as a multiple of
+/// `snapshot_log_bytes`.
+const RETENTION_LOGS_MAX: usize = 4;
 
 impl Replica {
-    /// An image is durable here. The log on disk may end where the image ends; in memory a part of
-    /// what lies before is kept for followers that are a little behind.
+    /// Compacts the log up to a snapshot of this node whose image is durable. On disk the log may
+    /// begin after the image; in memory some entries before it stay for followers a little behind.
     pub(in crate::replica) fn snapshot_taken(
         &mut self,
         meta: SnapshotMeta,
@@ -27,18 +29,19 @@ impl Replica {
     ) {
         self.snapshot_under_way = false;
         self.image_bytes = bytes;
+        // An image from the leader has replaced this one meanwhile.
         if meta.index <= self.log.snapshot().index
             || self.log.term_at(meta.index) != Some(meta.term)
         {
-            return; // Overtaken by an image from the leader.
+            return;
         }
-        self.log.compact(meta, self.keep_after(meta.index));
-        self.outlive_held();
+        self.log.compact(meta, self.retain_after(meta.index));
+        self.schedule_rewrite();
         effects.persist.push(WalRecord::Snapshot(meta));
     }
 
-    /// True if the log has grown by so much that an image is worth its cost: it holds the whole
-    /// state, so with a large state it takes more of the log.
+    /// True if the log has grown enough to be worth an image. An image holds the whole state, so
+    /// with a large state more log must come first.
     pub(super) fn is_snapshot_due(&self) -> bool {
         let least = self.settings.snapshot_log_bytes as u64;
         let due =
@@ -46,8 +49,8 @@ impl Replica {
         self.bytes_since_snapshot as u64 >= due && !self.snapshot_under_way
     }
 
-    /// An image that a follower got and never installed may be damaged on this node's disk: another
-    /// one is taken, from what is in memory.
+    /// Takes a new image from memory, because a follower received the present one and never
+    /// installed it: it may be damaged on this node's disk.
     pub(super) fn renew_image(&mut self, effects: &mut Effects) {
         if let Some(term) = self.log.term_at(self.commit)
             && !self.snapshot_under_way
@@ -59,23 +62,25 @@ impl Replica {
         }
     }
 
-    /// Where the log in memory may begin when the log on disk begins after `snapshot`: some way
-    /// before it, at least one entry; and, within a bound, before what any follower that is up will
-    /// need.
-    fn keep_after(&self, snapshot: Index) -> Index {
+    /// The index after which the log in memory is kept when the log on disk begins after
+    /// `snapshot`. At least one entry before `snapshot` stays, and within a bound all that a live
+    /// follower needs.
+    fn retain_after(&self, snapshot: Index) -> Index {
+        // A follower that is installing an image will need the entries after that image.
         let needed_after = match &self.role {
             Role::Leader(leader) => {
-                let up = leader.progress.iter().filter(|(peer, _)| self.peer_is_alive(**peer));
-                up.map(|(_, progress)| progress.image().unwrap_or(progress.matched)).min()
+                let live = leader.progress.iter().filter(|(peer, _)| self.peer_is_alive(**peer));
+                live.map(|(_, progress)| progress.image().unwrap_or(progress.matched)).min()
             }
             _ => None,
         };
-        let (retain, most) = (self.settings.log_retain_bytes, self.settings.snapshot_log_bytes);
+        let (retain, log_bytes) =
+            (self.settings.log_retain_bytes, self.settings.snapshot_log_bytes);
         let (mut after, mut bytes) = (snapshot, 0);
         while after > self.log.base_index() {
             bytes += self.log.get(after).map_or(0, |entry| entry.encoded_len());
-            let needed = needed_after.is_some_and(|needed| after > needed);
-            let bound = if needed { most * NEEDED_LOGS_MAX } else { retain };
+            let is_needed = needed_after.is_some_and(|needed| after > needed);
+            let bound = if is_needed { log_bytes * RETENTION_LOGS_MAX } else { retain };
             if bytes > bound && after < snapshot {
                 break;
             }
@@ -84,7 +89,8 @@ impl Replica {
         after
     }
 
-    /// An image from the leader is durable here: it takes the place of the log up to it.
+    /// Replaces the log up to an image from the leader that is durable here (InstallSnapshot, Raft
+    /// figure 13).
     pub(in crate::replica) fn snapshot_arrived(
         &mut self,
         now: Now,
@@ -92,23 +98,29 @@ impl Replica {
         meta: SnapshotMeta,
         effects: &mut Effects,
     ) {
+        // A blank node may have forgotten promises; it stores nothing yet (joining.rs).
         if self.hard.standing == Standing::Blank {
             return;
         }
+        // An entry of that term exists, so the term has begun.
         if meta.term > self.hard.term {
             self.adopt_term(now, meta.term, effects);
         }
+        // A snapshot behind the commit index says nothing new; a leader holds all committed
+        // entries.
         if meta.index > self.commit && !self.is_leader() {
+            // Raft §7: without a matching entry the snapshot replaces the whole log.
             if !self.log.restore(meta) {
                 self.forget_durable_from(meta.index);
                 self.verified = self.verified.min(meta.index);
             }
             self.commit = meta.index;
             self.bytes_since_snapshot = 0;
-            self.outlive_held();
+            self.schedule_rewrite();
             effects.persist.push(WalRecord::Snapshot(meta));
             effects.apply.push(Apply::Restore(meta));
         }
+        // Acknowledge to the leader of this term: the log up to the commit index equals its log.
         if self.leader() == Some(from) && !self.is_leader() {
             self.hear_leader(now, from, effects);
             self.verified = self.verified.max(self.commit.min(meta.index));
@@ -131,9 +143,9 @@ impl Replica {
         }
     }
 
-    /// Asks a follower whether it has installed an image, by an empty append behind it: it may not
-    /// have known its leader when the image arrived, and then it has told nobody.
-    pub(super) fn ask_behind_image(&mut self, peer: NodeId, image: Index, effects: &mut Effects) {
+    /// Sends an empty append behind an image, to learn whether the follower has installed it. A
+    /// follower that did not know its leader when the image arrived has acknowledged it to no one.
+    pub(super) fn probe_behind_image(&mut self, peer: NodeId, image: Index, effects: &mut Effects) {
         let Some(prev_term) = self.log.term_at(image) else { return };
         let (prev_index, commit, entries) = (image, self.commit, Vec::new());
         let append = Append { prev_index, prev_term, commit, entries };

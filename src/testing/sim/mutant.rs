@@ -1,10 +1,9 @@
-//! Mistakes made on purpose, to see whether the simulator would find them. Most are made around the
-//! replica, by whoever drives it; those that can only be made within it are
-//! [`crate::replica::Mutant`]s, which a build without the feature `mutants` does not contain.
+//! Deliberate bugs, to prove that the simulator catches them. They are made around the replica, by
+//! the simulated processes that drive it.
 
 use clap::ValueEnum;
 
-use crate::replica::{self, Recovered, Standing};
+use crate::replica::{Recovered, Standing};
 use crate::store::Image;
 use crate::testing::sim::cluster::World;
 use crate::types::{Entry, Payload};
@@ -16,16 +15,8 @@ pub enum Mutant {
     AckBeforeSync,
     /// The replica is told that a job is durable when it has just been asked for.
     PersistedTooEarly,
-    /// A node votes for everybody who asks.
-    VoteTwice,
     /// A start does not find the vote again.
     ForgottenVote,
-    /// A candidate's log is not looked at.
-    SkipLogCheck,
-    /// A leader commits entries of former terms by counting.
-    CommitByCounting,
-    /// What was durable still counts after it was cut off the log.
-    StalePersisted,
     /// The disk says that it has synced, and has not.
     LyingDisk,
     /// Names of files are not synced.
@@ -44,19 +35,6 @@ pub enum Mutant {
     MergeByArrival,
     /// A node with an empty directory votes as if nothing had been.
     VoterWithoutMemory,
-}
-
-impl Mutant {
-    /// What the replica itself does wrong.
-    pub fn within(self) -> Option<replica::Mutant> {
-        match self {
-            Mutant::VoteTwice => Some(replica::Mutant::VoteTwice),
-            Mutant::CommitByCounting => Some(replica::Mutant::CommitByCounting),
-            Mutant::StalePersisted => Some(replica::Mutant::StalePersisted),
-            Mutant::SkipLogCheck => Some(replica::Mutant::SkipLogCheck),
-            _ => None,
-        }
-    }
 }
 
 impl World {

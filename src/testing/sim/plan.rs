@@ -88,7 +88,7 @@ impl Plan {
             log_retain_bytes: any(&[0, 0, 300, 5_000]) as usize,
             drain_interval: millis(any(&[1, 10, 100])),
             backlog_bytes_max: any(&[1_000, 20_000, 1 << 20]) as usize,
-            mark_interval: millis(any(&[300, 1_000, 5_000])),
+            checkpoint_interval: millis(any(&[300, 1_000, 5_000])),
             tombstone_horizon: Duration::from_secs(any(&[1, 3_600, 3_600, 3_600, 3_600])),
             ..Settings::new(NodeId(0), Vec::new())
         };

@@ -9,7 +9,6 @@ use crate::replica::detector::{FailureDetector, Liveness};
 use crate::replica::{Alarm, Envelope, Input, Recovered, Replica, Settings};
 use crate::service::{AfterStep, Answers, ApplyWork, Failure, ParkedReads, Shell};
 use crate::store::{Image, Writer};
-use crate::testing::sim::Mutant;
 use crate::testing::sim::cluster::{Node, SKEW_MICROS, World};
 use crate::testing::sim::disk::{Death, Unfinished, Unreadable};
 use crate::testing::sim::events::{Event, Timer};
@@ -100,7 +99,6 @@ impl World {
             boot,
             incarnation,
             wall_micros: self.wall(node),
-            mutant: self.mutant.and_then(Mutant::within),
             ..self.plan.settings.clone()
         };
         let (handed, term) = (recovered.snapshot.index, recovered.hard.term);

@@ -175,11 +175,6 @@ impl Plan {
                 What::Fresh(random >> 32, Duration::from_secs(seconds.unwrap_or(1)))
             }
         };
-        let within = args.mutant.filter(|mutant| mutant.within().is_some());
-        if let Some(mutant) = within.filter(|_| !cfg!(feature = "mutants")) {
-            let name = name_of(mutant);
-            return Err(format!("--mutant {name} needs a build with --features mutants"));
-        }
         let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
         Ok(Plan {
             what,

@@ -1,5 +1,5 @@
-//! Replicas with their disks, stores and detectors, and what is on its way between them. Carries
-//! out the effects of each step and writes the transcript; `commands` says what happens next.
+//! Replicas with their disks, stores and detectors, and the messages between them. Carries out the
+//! effects of each step and writes the transcript; `commands` decides the next event.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::network::{Freight, Network};
 use super::show;
 use super::store::{Applied, Store};
 
-/// When a cluster starts, in microseconds of a monotonic clock …
+/// The start of a cluster, in microseconds of a monotonic clock …
 pub const START: Now = Now(3_600_000_000);
 
 /// … and of the wall clocks.
@@ -29,7 +29,7 @@ const DELIVERIES_MAX: u32 = 1000;
 
 const ALARMS: [Alarm; 3] = [Alarm::Heartbeat, Alarm::Election, Alarm::Drain];
 
-/// What waits for the disk.
+/// A job that waits for the disk.
 #[derive(Debug)]
 pub struct Job {
     number: JobNo,
@@ -43,18 +43,18 @@ pub struct Node {
     pub disk: Disk,
     pub jobs: VecDeque<Job>,
     pub store: Store,
-    /// True while its disk jobs wait for `persist`, whatever else is done at once.
+    /// True while its disk jobs wait for `persist`, even if those of other nodes do not.
     pub stalled: bool,
     /// The requests whose clients wait for an answer.
     pub waiters: BTreeSet<RequestId>,
-    /// What its wall clock shows more than it should, in milliseconds.
+    /// The error of its wall clock, in milliseconds; positive if ahead.
     pub skew: i64,
-    /// The latest beat that it has sent.
-    pub said: Option<Heartbeat>,
+    /// The latest heartbeat that it has sent.
+    pub last_heartbeat: Option<Heartbeat>,
     /// Reads that wait: the key, and the index once the replica has named it.
     pub reads: BTreeMap<ReadId, (String, Option<Index>)>,
     pub detector: FailureDetector,
-    /// The image that the replica has asked for.
+    /// The image that the replica has requested.
     pub image: Option<(SnapshotMeta, Store)>,
     /// The image that a peer has sent, not verified and durable yet.
     pub arriving: Option<(NodeId, SnapshotMeta, Box<Store>)>,
@@ -62,7 +62,7 @@ pub struct Node {
     pub replica: Option<Replica>,
 }
 
-/// See the module.
+/// A cluster of replicas that a script drives.
 #[derive(Debug, Default)]
 pub struct Cluster {
     pub now: Now,
@@ -73,9 +73,9 @@ pub struct Cluster {
     /// True if images from peers wait for `arrive`.
     pub images_by_hand: bool,
     pub show_heartbeats: bool,
-    /// True if nodes say when a quorum is lost and when it is back.
+    /// True if the transcript shows the loss and the return of a quorum.
     pub show_quorum: bool,
-    /// What one append or forward may hold.
+    /// The bytes that one append or forward may hold.
     pub bytes_max: usize,
     pub transcript: Vec<String>,
 }
@@ -102,7 +102,7 @@ impl Cluster {
             stalled: false,
             waiters: BTreeSet::new(),
             skew: 0,
-            said: None,
+            last_heartbeat: None,
             reads: BTreeMap::new(),
             image: None,
             arriving: None,
@@ -111,7 +111,7 @@ impl Cluster {
         self.nodes.insert(id, node);
     }
 
-    /// Starts a node from what its disk holds.
+    /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
         let (now, wall) = (self.now, self.wall(id));
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
@@ -127,13 +127,13 @@ impl Cluster {
         node.replica = Some(Replica::new(now, node.settings.clone(), recovered, rng));
     }
 
-    /// What a node's wall clock shows, in microseconds.
+    /// A node's wall clock, in microseconds.
     fn wall(&self, id: NodeId) -> u64 {
         let passed = self.now.since(START).as_micros() as u64;
         (WALL_START + passed).saturating_add_signed(1000 * self.nodes[&id].skew)
     }
 
-    /// A process dies: what was not durable is gone, and unless `keep` what was on its way to it.
+    /// Ends a process: its unfinished disk jobs are lost, and unless `keep` the messages to it.
     pub fn crash(&mut self, id: NodeId, keep: bool) {
         let node = self.node(id);
         node.replica = None;
@@ -164,7 +164,7 @@ impl Cluster {
         self.transcript.push(format!("n{id} {line}"));
     }
 
-    /// Steps one replica and carries out what it says.
+    /// Steps one replica and carries out the effects.
     pub fn step(&mut self, id: NodeId, input: Input) {
         let now = self.now;
         let mut effects = Effects::default();
@@ -196,7 +196,7 @@ impl Cluster {
         for peer in effects.pull {
             self.pull(id, peer);
         }
-        self.take_in(id, &effects.spread, &effects.stamped);
+        self.hold(id, &effects.spread, &effects.stamped);
         let mut checkpoints = Vec::new();
         for apply in effects.apply {
             self.apply(id, apply, &mut checkpoints);
@@ -217,7 +217,7 @@ impl Cluster {
             }
         }
         for (request, why) in effects.refuse_stamps {
-            self.say(id, format!("answers {}: {why}", show::accept_id(&request)));
+            self.say(id, format!("answers {}: {why}", show::stamp_id(&request)));
         }
         for checkpoint in checkpoints {
             self.step(id, checkpoint);
@@ -251,7 +251,7 @@ impl Cluster {
         true
     }
 
-    /// What a replication thread does while it has a link: sends as long as there is something.
+    /// Sends all that a replica has for a peer, as the peer's replication thread does.
     fn pull(&mut self, id: NodeId, peer: NodeId) {
         if !self.is_up(peer) {
             return;
@@ -271,7 +271,7 @@ impl Cluster {
         }
     }
 
-    /// Puts a message on its way; without a link to its receiver there is none.
+    /// Puts a message on its way, if its receiver is up.
     fn post(&mut self, envelope: Envelope) {
         if !self.is_up(envelope.to) {
             return;
@@ -279,7 +279,7 @@ impl Cluster {
         let line = show::envelope(&envelope);
         let pair = (envelope.from, envelope.to);
         let is_heartbeat = if let Message::Heartbeat(heartbeat) = &envelope.message {
-            self.node(envelope.from).said = Some(heartbeat.clone());
+            self.node(envelope.from).last_heartbeat = Some(heartbeat.clone());
             true
         } else {
             false
@@ -294,7 +294,7 @@ impl Cluster {
         }
     }
 
-    /// Hands over what came in on a line.
+    /// Delivers a message or an image.
     pub fn receive(&mut self, from: NodeId, to: NodeId, freight: Freight) {
         let now = self.now;
         if !self.is_up(to) {
@@ -318,7 +318,7 @@ impl Cluster {
         }
     }
 
-    /// The image that a node was sent is verified and durable.
+    /// Reports that the image sent to a node is verified and durable there.
     pub fn arrive(&mut self, id: NodeId) {
         let arriving = self.node(id).arriving.take();
         let (from, meta, image) = arriving.expect("an image has come");
@@ -377,8 +377,8 @@ impl Cluster {
         }
     }
 
-    /// Lets time pass: alarms and suspicions at their moments, beats arrive at once. With `all`,
-    /// all other messages do too; else they wait for `deliver`.
+    /// Lets time pass: alarms and suspicions come at their moments, heartbeats arrive at once. With
+    /// `all`, all other messages do too; otherwise they wait for `deliver`.
     pub fn pass(&mut self, time: Duration, all: bool) {
         let end = self.now + time;
         self.settle(all);
@@ -422,7 +422,7 @@ impl Cluster {
         }
     }
 
-    /// Delivers beats until there are none, and with `all` everything else too.
+    /// Delivers all heartbeats, and with `all` all other messages and disk jobs too.
     pub fn settle(&mut self, all: bool) {
         for _ in 0..DELIVERIES_MAX {
             if let Some(heartbeat) = self.network.take_heartbeat() {

@@ -4,34 +4,37 @@
 //! |---|---|
 //! | `cluster nodes=3 …` | starts a founded cluster; with `blank=true` one of empty directories |
 //! | `disk 1 term=3 vote=2 1@1 2@3` | starts node 1 anew from a disk with this hard state and log |
-//! | `campaign 1` | node 1's patience ends; all were heard of meanwhile, nothing else happened |
-//! | `tick 300` | lets milliseconds pass; beats arrive, all other messages wait |
-//! | `run 300` | the same, and messages and disk jobs are done at once |
+//! | `campaign 1` | node 1's patience ends; it has heard all live nodes meanwhile |
+//! | `tick 300` | lets milliseconds pass; heartbeats arrive, all other messages wait |
+//! | `run 300` | the same, but all messages arrive and all disk jobs complete at once |
 //! | `run to=1000` | the same, up to this moment of the cluster's life |
-//! | `settle`, `heartbeats` | does all that is left to do, or delivers beats, and no time passes |
-//! | `deliver [1 2] [count]` | delivers what waits now: everywhere, or from node 1 to node 2 |
-//! | `drop 1 2 [count]` | loses what waits from node 1 to node 2 |
-//! | `cut 1 2 [oneway=true]`, `isolate 1` | loses all that is sent from now on |
-//! | `heal` | mends all that was cut, with new links |
+//! | `settle` | delivers all messages and completes all disk jobs; no time passes |
+//! | `heartbeats` | delivers the heartbeats; no time passes |
+//! | `deliver [1 2] [count]` | delivers waiting messages: all, or those from node 1 to node 2 |
+//! | `drop 1 2 [count]` | loses waiting messages from node 1 to node 2 |
+//! | `cut 1 2 [oneway=true]`, `isolate 1` | loses all messages that are sent from now on |
+//! | `heal` | ends all cuts, with new links |
 //! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
 //! | `stall 1`, `unstall 1` | node 1's disk jobs wait for `persist`, or do no longer |
-//! | `propose 1 x=1 …`, `read 1 x` | what node 1's clients want |
-//! | `cancel 1 2` | node 1 gives its request n1#2 up |
+//! | `propose 1 x=1 …`, `read 1 x` | node 1's clients set x, and read it |
+//! | `cancel 1 2` | node 1 cancels its request n1#2 |
 //! | `crash 1`, `restart 1` | ends a process, starts it anew |
-//! | `crash 1 keep=true` | what is on its way to node 1 will reach its next process |
+//! | `crash 1 keep=true` | messages on their way to node 1 reach its next process |
 //! | `wipe 1` | empties the directory of a node that is down |
-//! | `gone 1 3`, `link 1 3` | node 1 finds that node 3's port refuses; has a new link to it |
-//! | `snapshot 1 [fail=true]` | the image that node 1 asked for is durable |
+//! | `gone 1 3` | node 1 learns that node 3's port refuses connections |
+//! | `link 1 3` | node 1 has a new link to node 3 |
+//! | `snapshot 1 [fail=true]` | the image that node 1 requested is durable |
 //! | `arrive 1` | with `images_by_hand=true`: the image that came to node 1 is durable there |
 //! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
-//! | `stop 1`, `disk-full 1 true` | what their names say |
-//! | `accept 1 x=1 y` | node 1's client sets x and deletes y in one eventual request |
-//! | `cancel-accept 1 2` | node 1 gives its request n1~2 up |
+//! | `stop 1`, `disk-full 1 true` | tells node 1 to stop; tells it that its disk is full |
+//! | `stamp 1 x=1 y` | node 1's client sets x and deletes y in one eventual request |
+//! | `cancel-stamp 1 2` | node 1 cancels its eventual request n1~2 |
 //! | `get 1 x` | an eventual read at node 1 |
-//! | `skew 1 3000` | node 1's wall clock is so many milliseconds ahead, from now on |
-//! | `corrupt 1 x=9` | node 1's memory has an error |
-//! | `stores [1]`, `outbox [1]` | shows the stores; shows what is held, also on disk, and claimed |
-//! | `status [1]`, `waiting` | shows the nodes; shows what is on its way |
+//! | `skew 1 3000` | node 1's wall clock is 3000 ms ahead from now on |
+//! | `corrupt 1 x=9` | changes x in node 1's store, as a memory error would |
+//! | `stores [1]` | shows the stores |
+//! | `outbox [1]` | shows the outboxes, their copies on disk, and the drained claims |
+//! | `status [1]`, `waiting` | shows the nodes; shows the messages on their way |
 
 use std::error::Error;
 use std::str::FromStr;
@@ -78,7 +81,7 @@ impl goldenscript::Runner for Cluster {
                 }
             }
             "propose" | "read" | "cancel" => self.client(&command.name, &mut args)?,
-            "accept" | "cancel-accept" | "get" | "skew" | "corrupt" | "stores" | "outbox" => {
+            "stamp" | "cancel-stamp" | "get" | "skew" | "corrupt" | "stores" | "outbox" => {
                 self.eventual(&command.name, &mut args)?;
             }
             "status" => self.show_status(args.maybe()?.map(NodeId)),
@@ -196,7 +199,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Time has passed in which all were heard of.
+    /// Makes every detector hear all live nodes now.
     fn keep_alive(&mut self) {
         let up: Vec<NodeId> = self.nodes.keys().copied().filter(|id| self.is_up(*id)).collect();
         for node in self.nodes.values_mut() {
@@ -232,7 +235,7 @@ impl Cluster {
                     Some(_) => "it may still be done",
                     None => "it was not pending",
                 };
-                self.say(id, format!("withdraws {}: {was}", show::request(&request)));
+                self.say(id, format!("cancels {}: {was}", show::request(&request)));
             }
         }
         Ok(())
@@ -263,7 +266,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Both ends of a pair have a new link to the other.
+    /// Gives both nodes of a pair a new link to the other.
     fn connect(&mut self, a: NodeId, b: NodeId) {
         if self.is_up(a) && self.is_up(b) {
             self.step(a, Input::LinkUp(b));
@@ -322,7 +325,7 @@ impl Cluster {
 
     fn finish_image(&mut self, id: NodeId, fail: bool, bytes: u64) -> Outcome {
         let (meta, image): (_, Store) =
-            self.node(id).image.take().ok_or("no image was asked for")?;
+            self.node(id).image.take().ok_or("no image was requested")?;
         if fail {
             self.step(id, Input::SnapshotFailed);
         } else {

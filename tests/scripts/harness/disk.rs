@@ -1,4 +1,4 @@
-//! A node's disk, as a value: what a crash leaves.
+//! A node's disk, as a value: the state that survives a crash.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use nodesync::types::{Entry, SnapshotMeta, Version, Write};
 
 use super::store::Store;
 
-/// What survives a crash.
+/// The durable state of a node.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     pub incarnation: u64,
@@ -20,7 +20,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Carries out what [`WalRecord`] says.
+    /// Writes a record, as [`WalRecord`] describes.
     pub fn write(&mut self, record: WalRecord) {
         match record {
             WalRecord::Hard(hard) => self.hard = hard,

@@ -1,5 +1,5 @@
-//! The part of the cluster scripts that is about eventual writes: what clients want, what comes of
-//! it, and how to look at it. The commands are listed in `commands`.
+//! The commands of the cluster scripts for eventual writes (`commands.rs` lists them), and the
+//! views of stores and outboxes.
 
 use nodesync::replica::Input;
 use nodesync::replica::pending::Cancelled;
@@ -22,7 +22,7 @@ impl Cluster {
         }
         let id = id.ok_or("a node is missing")?;
         match name {
-            "accept" => {
+            "stamp" => {
                 let mut writes = Vec::new();
                 while let Some((key, value)) = args.0.next_key() {
                     writes.push(write(key, Some(value)));
@@ -33,7 +33,7 @@ impl Cluster {
                 let request = self.replica(id).next_stamp();
                 self.step(id, Input::Stamp { id: request, writes });
             }
-            "cancel-accept" => {
+            "cancel-stamp" => {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
                 let request = RequestId { node: id, boot, seq };
                 let was = match self.replica(id).cancel_stamp(request) {
@@ -41,7 +41,7 @@ impl Cluster {
                     Some(_) => "it may still be done",
                     None => "it was not pending",
                 };
-                self.say(id, format!("withdraws {}: {was}", show::accept_id(&request)));
+                self.say(id, format!("cancels {}: {was}", show::stamp_id(&request)));
             }
             "get" => {
                 while let Some(key) = args.0.next_pos() {
@@ -62,16 +62,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// Puts what a replica has taken into its store's overlay, then answers.
-    pub fn take_in(&mut self, id: NodeId, spread: &[Writes], accepted: &[(RequestId, Writes)]) {
+    /// Puts stamped writes into a node's overlay, then answers the node's own clients.
+    pub fn hold(&mut self, id: NodeId, spread: &[Writes], stamped: &[(RequestId, Writes)]) {
         for writes in spread {
             self.node(id).store.put_overlay(writes);
             self.say(id, format!("holds {}", show::writes(writes)));
         }
-        for (request, writes) in accepted {
+        for (request, writes) in stamped {
             self.node(id).store.put_overlay(writes);
-            let (request, writes) = (show::accept_id(request), show::writes(writes));
-            self.say(id, format!("answers {request}: taken {writes}"));
+            let (request, writes) = (show::stamp_id(request), show::writes(writes));
+            self.say(id, format!("answers {request}: stamped {writes}"));
         }
     }
 
@@ -95,18 +95,18 @@ impl Cluster {
         self.say(id, line);
     }
 
-    /// `n1: n3 stamps; holds 1 write of 202 bytes; on disk [x=1 v50.n3] clock up to v550.log;
-    /// drained up to v49.log; mark 7`
+    /// `n1: n3 stamps; holds 1 in 202 bytes; on disk [x=1 v50.n3] clock up to v550.log; drained up to
+    /// v49.log; checkpoint 7`
     fn show_outbox(&mut self, id: NodeId) {
         let (status, node) = (self.replica(id).status(), self.node(id));
-        let stamper = status.stamper.map_or("nobody".to_owned(), |id| format!("n{id}"));
+        let stamper = status.stamper.map_or("no node".into(), |id| format!("n{id}"));
         let (writes, bytes) = status.backlog;
         let mut line = format!(": {stamper} stamps; holds {writes} in {bytes} bytes");
         line += &format!("; on disk {}", show::writes(&node.disk.held));
         if node.disk.clock > Version(0) {
             line += &format!(" clock up to {}", show::version(node.disk.clock));
         }
-        if let Some(heartbeat) = &node.said {
+        if let Some(heartbeat) = &node.last_heartbeat {
             line += &format!("; drained up to {}", show::version(heartbeat.drained));
         }
         if let Some((index, _)) = status.checkpoint {

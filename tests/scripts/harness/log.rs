@@ -1,6 +1,6 @@
 //! The commands of the log scripts. `log snapshot=2@1 3@1 4@2` makes a log; `push 5@2`,
 //! `truncate 4`, `compact 4@2 keep=3` and `restore 9@3` change it; `hint 7 3`, `covers 5@2` and
-//! `term 4` ask it. Each change shows the log: `base 2@1 [3@1, 4@2] snapshot 2@1`.
+//! `term 4` query it. Each change shows the log: `base 2@1 [3@1, 4@2] snapshot 2@1`.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! What the scripts run on: a cluster whose network, disks and clock are moved by hand.
+//! The machinery under the scripts: a cluster whose network, disks and clock move by command.
 
 mod cluster;
 mod commands;

@@ -1,4 +1,5 @@
-//! The network: between each two nodes a line for messages and one for beats, first in, first out.
+//! The network: each pair of nodes has a line for messages and one for heartbeats, first in, first
+//! out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -7,7 +8,7 @@ use nodesync::types::{NodeId, SnapshotMeta};
 
 use super::store::Store;
 
-/// What travels.
+/// A message or an image on its way.
 #[derive(Clone, Debug)]
 pub enum Freight {
     Message(Envelope),
@@ -24,7 +25,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Puts freight on its way. False if the line is cut, and it is lost.
+    /// Puts freight on its way. Returns false if the line is cut: the freight is lost.
     pub fn send(&mut self, pair: Pair, freight: Freight) -> bool {
         let open = !self.cut.contains(&pair);
         if open {
@@ -42,7 +43,7 @@ impl Network {
         open
     }
 
-    /// The lines that hold messages, in order, and how many each holds.
+    /// The lines that hold messages, in order, with the number of messages on each.
     pub fn waiting(&self) -> Vec<(Pair, usize)> {
         let full = self.messages.iter().filter(|(_, line)| !line.is_empty());
         full.map(|(pair, line)| (*pair, line.len())).collect()
@@ -61,13 +62,13 @@ impl Network {
         self.clear(|pair| pair == (from, to));
     }
 
-    /// Opens all lines; the pairs of nodes that were cut off from each other in some direction.
+    /// Opens all lines. Returns the pairs of nodes between which one was cut.
     pub fn heal(&mut self) -> BTreeSet<Pair> {
         let cut = std::mem::take(&mut self.cut);
         cut.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect()
     }
 
-    /// Loses what is on its way on some lines.
+    /// Loses the messages and heartbeats on some lines.
     pub fn clear(&mut self, lost: impl Fn(Pair) -> bool) {
         self.messages.retain(|pair, _| !lost(*pair));
         self.heartbeats.retain(|pair, _| !lost(*pair));

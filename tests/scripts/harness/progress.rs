@@ -1,14 +1,15 @@
-//! The commands of the progress scripts. `progress last=5 window=2 window_bytes=100` makes what a
-//! leader with that last index knows of a new follower; `sent 7 30`, `accepted 6`,
-//! `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true` are what
-//! happens; `overdue after=300` asks. Each shows the progress.
+//! The commands of the progress scripts. `progress last=5 window=2 window_bytes=100` makes the
+//! progress of a new follower at a leader with that last index. `sent 7 30`, `accepted 6`,
+//! `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true` call the method of
+//! that name and show the progress. `overdue after=300` lets time pass and tells whether an answer
+//! is overdue.
 
 use std::error::Error;
 use std::time::Duration;
 
 use goldenscript::{Command, Context};
 use nodesync::clock::Now;
-use nodesync::replica::progress::{Progress, State, Window};
+use nodesync::replica::progress::{Progress, ProgressState, Window};
 
 pub struct ProgressRunner {
     progress: Progress,
@@ -28,13 +29,13 @@ impl ProgressRunner {
     fn show(&self) -> String {
         let Progress { matched, next, state, .. } = &self.progress;
         let state = match state {
-            State::Probe { waiting: true } => "probe, waiting".to_owned(),
-            State::Probe { waiting: false } => "probe".to_owned(),
-            State::Replicate { inflight, inflight_bytes } => {
+            ProgressState::Probe { waiting: true } => "probe, waiting".to_owned(),
+            ProgressState::Probe { waiting: false } => "probe".to_owned(),
+            ProgressState::Replicate { inflight, inflight_bytes } => {
                 let last: Vec<String> = inflight.iter().map(|(l, _)| l.to_string()).collect();
                 format!("replicate, {inflight_bytes} bytes under way up to [{}]", last.join(" "))
             }
-            State::Snapshot { .. } => format!("{:?}", self.progress.state).to_lowercase(),
+            ProgressState::Snapshot { .. } => format!("{:?}", self.progress.state).to_lowercase(),
         };
         let may_send = if self.progress.may_send(self.window) { "may send" } else { "must wait" };
         format!("matched {matched} next {next}: {state}; {may_send}")

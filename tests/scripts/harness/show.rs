@@ -1,4 +1,4 @@
-//! One short line for everything that a transcript shows.
+//! The text of a transcript: one short line for each message, record and event.
 
 use nodesync::clock::HybridClock;
 use nodesync::replica::{
@@ -45,10 +45,12 @@ pub fn message(message: &Message) -> String {
             format!("ReadIndexReply {position} index={index}")
         }
         Message::Stamp { floor, requests, .. } => {
-            let requests = requests.iter().map(|(id, writes)| accept(id, writes));
-            format!("Accept floor={floor} {}", list(requests))
+            let requests = requests.iter().map(|(id, writes)| stamp_request(id, writes));
+            format!("Stamp floor={floor} {}", list(requests))
         }
-        Message::Stamped(stamps) => format!("Stamped {}", list(stamps.iter().map(stamp))),
+        Message::Stamped(decisions) => {
+            format!("Stamped {}", list(decisions.iter().map(decision)))
+        }
         Message::Spread(writes) => format!("Spread {}", self::writes(writes)),
         Message::Campaign => "Campaign".to_owned(),
     }
@@ -64,8 +66,8 @@ fn heartbeat(heartbeat: &Heartbeat) -> String {
     };
     add(heartbeat.commit > 0, "commit", heartbeat.commit.to_string());
     add(heartbeat.matched > 0, "matched", heartbeat.matched.to_string());
-    add(heartbeat.asked > 0, "asked", heartbeat.asked.to_string());
-    add(heartbeat.heard > 0, "heard", heartbeat.heard.to_string());
+    add(heartbeat.read_round > 0, "round", heartbeat.read_round.to_string());
+    add(heartbeat.read_round_seen > 0, "round_seen", heartbeat.read_round_seen.to_string());
     add(!heartbeat.voter, "incarnation", heartbeat.incarnation.to_string());
     add(!heartbeat.admitted, "admitted", "no".to_owned());
     add(!heartbeat.fit, "fit", "no".to_owned());
@@ -92,7 +94,7 @@ pub fn record(record: &WalRecord) -> String {
         }
         WalRecord::Entry(entry) => self::entry(entry),
         WalRecord::Snapshot(snapshot) => format!("snapshot {}", meta(snapshot)),
-        WalRecord::Stamped(writes) => format!("accepted {}", self::writes(writes)),
+        WalRecord::Stamped(writes) => format!("stamped {}", self::writes(writes)),
         WalRecord::Held(writes) => format!("held {}", self::writes(writes)),
         WalRecord::Clock(up_to) => format!("clock up to {}", version(*up_to)),
     }
@@ -119,21 +121,21 @@ pub fn request(id: &RequestId) -> String {
 }
 
 /// `n1~2`: the second request of node 1 for eventual writes.
-pub fn accept_id(id: &RequestId) -> String {
+pub fn stamp_id(id: &RequestId) -> String {
     request(id).replace('#', "~")
 }
 
-fn accept(id: &RequestId, writes: &[Write]) -> String {
+fn stamp_request(id: &RequestId, writes: &[Write]) -> String {
     let writes: Vec<String> = writes.iter().map(write).collect();
-    format!("{} {}", accept_id(id), writes.join(" "))
+    format!("{} {}", stamp_id(id), writes.join(" "))
 }
 
-fn stamp((id, stamp): &(RequestId, Result<Version, Rejected>)) -> String {
-    let stamp = match stamp {
+fn decision((id, decision): &(RequestId, Result<Version, Rejected>)) -> String {
+    let decision = match decision {
         Ok(first) => version(*first),
         Err(reason) => reason.to_string(),
     };
-    format!("{} {stamp}", accept_id(id))
+    format!("{} {decision}", stamp_id(id))
 }
 
 pub fn writes(writes: &[Write]) -> String {
@@ -151,8 +153,8 @@ pub fn held(key: &str, value: Option<&str>, version: Version) -> String {
     if version == Version(0) { text } else { format!("{text} {}", self::version(version)) }
 }
 
-/// `v50.n3`: stamped by node 3 (`log`: by the log) when the clusters' clocks showed 50 ms since the
-/// start; `v50+1.n3` is a tick later.
+/// `v50.n3`: stamped by node 3 (`log`: by the log) 50 ms after the cluster's start; `v50+1.n3` is a
+/// tick later.
 pub fn version(version: Version) -> String {
     const TICKS_PER_MS: i64 = 1000 * HybridClock::TICKS as i64;
     if version == Version(0) {
@@ -173,15 +175,15 @@ pub fn meta(meta: &SnapshotMeta) -> String {
 
 pub fn event(event: &Event) -> String {
     match event {
-        Event::Campaign { term, cause } => format!("stands for term {term}: {}", cause.as_str()),
+        Event::Campaign { term, cause } => format!("campaigns for term {term}: {}", cause.as_str()),
         Event::Leader { leader, term } => format!("has leader n{leader} in term {term}"),
         Event::SteppedDown(cause) => format!("steps down: {}", cause.as_str()),
         Event::Transfer { to } => format!("hands over to n{to}"),
-        Event::TransferFailed { to } => format!("gives up handing over to n{to}"),
+        Event::TransferFailed { to } => format!("fails to hand over to n{to}"),
         Event::Founded => "is a founder".to_owned(),
         Event::CatchingUp => "must catch up".to_owned(),
         Event::CaughtUp => "has caught up".to_owned(),
-        Event::QuorumLost { accepts } => format!("sees no quorum: n{accepts} takes writes"),
+        Event::QuorumLost { stamper } => format!("sees no quorum: n{stamper} stamps"),
         Event::QuorumBack => "sees a quorum again".to_owned(),
         Event::ClockJumped { by } => format!("does not believe its clock: {:+} ms", by / 1000),
         Event::FutureWrites { from, ahead } => {
@@ -190,7 +192,7 @@ pub fn event(event: &Event) -> String {
         Event::ClockDoubted { members } => {
             format!("doubts its clock: {members} members show another time")
         }
-        Event::ClockBehind => "has a clock behind the versions that there are".to_owned(),
+        Event::ClockBehind => "has a clock behind its versions".to_owned(),
     }
 }
 

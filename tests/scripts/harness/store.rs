@@ -1,11 +1,11 @@
-//! A node's store, as a value: a base that only the log changes, and an overlay of what eventual
-//! sessions have written. Keeps versions, tombstones and the floor as the real store does.
+//! A node's store, as a value: a base that only the log changes, and an overlay of stamped eventual
+//! writes. Keeps versions, tombstones and the floor as the real store does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nodesync::types::{Entry, Index, NodeId, Payload, RequestId, Version, Write};
 
-/// What is known of a key; without a value it is a tombstone.
+/// The state of a key; without a value it is a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub version: Version,
@@ -14,13 +14,13 @@ pub struct Held {
 
 type Map = BTreeMap<String, Held>;
 
-/// A state machine of `key=value` lines that drops what it has seen before.
+/// A state machine of `key=value` lines that drops the copies of requests.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     pub applied: Index,
     pub base: Map,
     pub overlay: Map,
-    /// Tombstones up to here were forgotten.
+    /// Tombstones up to here were dropped.
     pub floor: Version,
     /// The highest version that the log has held.
     pub latest: Version,
@@ -36,13 +36,13 @@ struct Seen {
     seqs: BTreeSet<u64>,
 }
 
-/// What an entry came to.
+/// The outcome of applying an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
     Noop,
     Done(RequestId),
     Copy(RequestId),
-    /// A mark, and the digest of the state there.
+    /// A checkpoint, with the digest of the state there.
     Checkpoint(u64),
 }
 
@@ -123,18 +123,18 @@ impl Store {
         }
     }
 
-    /// What an eventual read finds.
+    /// The newest value of a key, as an eventual read sees it.
     pub fn newest(&self, key: &str) -> Option<&Held> {
         let known = self.base.get(key).into_iter().chain(self.overlay.get(key));
         known.max_by_key(|held| held.version)
     }
 
-    /// What an image holds: all but the overlay.
+    /// An image: the store without the overlay.
     pub fn image(&self) -> Store {
         Store { overlay: Map::new(), ..self.clone() }
     }
 
-    /// Takes an image in place of everything but the overlay.
+    /// Replaces everything but the overlay by an image.
     pub fn restore(&mut self, image: Store) {
         let overlay = std::mem::take(&mut self.overlay);
         *self = image;
