@@ -39,7 +39,9 @@ pub fn data_dir_error(error: &DataDirError) -> Fatal {
 pub fn wal_error(config: &Config, error: &WalError) -> Fatal {
     let text = format!("{}: {error}", config.dir.display());
     match error {
-        WalError::Corrupt { .. } | WalError::NewerFormat { .. } => Fatal::Data(text),
+        WalError::Corrupt { .. } | WalError::NewerFormat { .. } | WalError::OlderFormat { .. } => {
+            Fatal::Data(text)
+        }
         WalError::Full | WalError::Io(_) => Fatal::Io(text),
     }
 }

@@ -38,9 +38,6 @@
 //! repeated or misplaced section is found, and a reader builds one slot after the other, each at
 //! its final size.
 //!
-//! Format 1, from before there were versions, is read too: its records are key and value, its end
-//! keys and bytes, and all its versions are zero.
-//!
 //! # What is found
 //! Every byte lies under a checksum of a field whose place and length are already proved: any
 //! single flipped byte is found for certain, any other damage but for one case in 2^32. A missing
@@ -69,8 +66,6 @@ use crate::types::{GroupId, Record, SnapshotMeta, Version};
 
 const MAGIC: [u8; 8] = *b"NSIMAGE\n";
 const FORMAT: u8 = 2;
-/// The format without versions.
-const UNVERSIONED: u8 = 1;
 const HEAD_LEN: usize = 8 + 1 + 4 + 8 + 8 + 4;
 
 const REQUESTS: u8 = 1;
@@ -113,6 +108,9 @@ pub enum ImageError {
     /// A later version of the program wrote it.
     #[error("snapshot format {0} is newer than this program's {FORMAT}")]
     NewerFormat(u8),
+    /// A program older than the first release wrote it.
+    #[error("snapshot format {0}, which no release has written (this program reads {FORMAT})")]
+    OlderFormat(u8),
 }
 
 impl Image {
@@ -161,7 +159,7 @@ impl Image {
     /// is needed around a file.
     pub fn read(input: &mut dyn Read) -> Result<Image, ImageError> {
         let mut source = Source { input, start: 0, end: 0, content: Vec::new() };
-        let (format, meta) = source.head()?;
+        let meta = source.head()?;
         if source.section()? != REQUESTS {
             return Err(source.corrupt("the requests do not come first"));
         }
@@ -169,15 +167,15 @@ impl Image {
         let mut builder = Builder::default();
         loop {
             match source.section()? {
-                RECORDS => source
-                    .sound(whole(&source.content, |reader| builder.push_all(reader, format)))?,
+                RECORDS => {
+                    source.sound(whole(&source.content, |reader| builder.push_all(reader)))?
+                }
                 END => break,
                 _ => return Err(source.corrupt("unknown or misplaced section")),
             }
         }
         let (slots, totals) = builder.finish();
-        let totals =
-            source.sound(whole(&source.content, |reader| totals.proved(reader, format)))?;
+        let totals = source.sound(whole(&source.content, |reader| totals.proved(reader)))?;
         source.finish()?;
         Ok(Image { meta, requests, slots, totals })
     }
@@ -256,7 +254,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn head(&mut self) -> Result<(u8, SnapshotMeta), ImageError> {
+    fn head(&mut self) -> Result<SnapshotMeta, ImageError> {
         let head: [u8; HEAD_LEN] = self.array()?;
         if !head.starts_with(&MAGIC) {
             return Err(self.corrupt("this is no snapshot"));
@@ -272,10 +270,13 @@ impl Source<'_> {
         if crc != crc32fast::hash(&head[..HEAD_LEN - 4]) {
             return Err(self.corrupt("checksum of the head"));
         }
-        if format < UNVERSIONED || group != GroupId::default() {
-            return Err(self.corrupt("version or group"));
+        if format < FORMAT {
+            return Err(ImageError::OlderFormat(format));
         }
-        Ok((format, meta))
+        if group != GroupId::default() {
+            return Err(self.corrupt("group"));
+        }
+        Ok(meta)
     }
 
     /// Reads the next section into `content`; its kind.
@@ -367,13 +368,11 @@ fn encode(record: &Record, out: &mut Vec<u8>) {
     }
 }
 
-fn decode(reader: &mut Reader<'_>, format: u8) -> Result<Record, Malformed> {
+fn decode(reader: &mut Reader<'_>) -> Result<Record, Malformed> {
     let key = reader.bytes("key")?;
-    let (alive, version) = match format {
-        UNVERSIONED => (true, Version::default()),
-        _ => (reader.bool("kind of a record")?, Version(reader.u64("version")?)),
-    };
-    let value = if alive { Some(reader.bytes("value")?) } else { None };
+    let has_value = reader.bool("kind of a record")?;
+    let version = Version(reader.u64("version")?);
+    let value = if has_value { Some(reader.bytes("value")?) } else { None };
     Ok(Record::new(version, key, value))
 }
 
@@ -385,17 +384,11 @@ impl Totals {
     }
 
     /// The totals of all records that were read, made whole and compared with what the end says.
-    fn proved(mut self, end: &mut Reader<'_>, format: u8) -> Result<Totals, Malformed> {
+    fn proved(mut self, end: &mut Reader<'_>) -> Result<Totals, Malformed> {
         let (keys, bytes) = (end.u64("count of keys")?, end.u64("count of bytes")?);
-        let tombstones = match format {
-            UNVERSIONED => 0,
-            _ => end.u64("count of tombstones")?,
-        };
+        let tombstones = end.u64("count of tombstones")?;
         if self.stats != (Stats { keys, bytes, tombstones }) {
             return Err(Malformed("records are missing"));
-        }
-        if format == UNVERSIONED {
-            return Ok(self);
         }
         self.floor = Version(end.u64("floor")?);
         self.latest = Version(end.u64("latest version")?);
@@ -418,9 +411,9 @@ struct Builder {
 }
 
 impl Builder {
-    fn push_all(&mut self, reader: &mut Reader<'_>, format: u8) -> Result<(), Malformed> {
+    fn push_all(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
         while !reader.is_empty() {
-            let record = decode(reader, format)?;
+            let record = decode(reader)?;
             let slot = slot_of(record.key());
             let in_order = match self.records.last() {
                 Some(last) => (self.slot, last.key()) < (slot, record.key()),

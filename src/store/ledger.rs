@@ -28,13 +28,8 @@ impl Ledger {
         Ledger { totals, version: Version::default(), tombstones }
     }
 
-    /// A batch begins. What it writes is later than all that the log has held; but where there are
-    /// no versions yet, a batch without a stamp, from before there were any, makes none.
+    /// A batch begins. What it writes is later than all that the log has held.
     pub fn begin(&mut self, stamp: Version) {
-        if stamp.max(self.totals.latest) == Version::default() {
-            self.version = Version::default();
-            return;
-        }
         self.version = stamp.max(self.totals.latest.next_of_log());
         self.saw(self.version);
     }

@@ -88,12 +88,11 @@ impl Proposal {
 }
 
 impl Entry {
+    // Kind 1 stays unused: programs older than the first release wrote it.
     const NOOP: u8 = 0;
-    /// As it was before there were versions: without a stamp. Read, never written.
-    const BATCH_UNSTAMPED: u8 = 1;
     const BATCH: u8 = 2;
     const MERGE: u8 = 3;
-    const MARK: u8 = 4;
+    const CHECKPOINT: u8 = 4;
 
     /// The smallest encoded entry, in bytes.
     pub const ENCODED_LEN_MIN: usize = 8 + 8 + 1;
@@ -110,7 +109,7 @@ impl Entry {
     }
 
     /// Appends the byte form: index u64, term u64, kind u8; then for a batch its
-    /// stamp u64 and proposal, for a merge its writes, for a mark its floor u64.
+    /// stamp u64 and proposal, for a merge its writes, for a checkpoint its floor u64.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.index);
         out.put_u64_le(self.term);
@@ -126,7 +125,7 @@ impl Entry {
                 encode_writes(writes, out);
             }
             Payload::Checkpoint { floor } => {
-                out.put_u8(Entry::MARK);
+                out.put_u8(Entry::CHECKPOINT);
                 out.put_u64_le(floor.0);
             }
         }
@@ -138,16 +137,12 @@ impl Entry {
         let term = reader.u64("entry term")?;
         let payload = match reader.u8("entry kind")? {
             Entry::NOOP => Payload::Noop,
-            Entry::BATCH_UNSTAMPED => Payload::Batch {
-                stamp: Version::default(),
-                proposal: Proposal::decode(reader, frame)?,
-            },
             Entry::BATCH => Payload::Batch {
                 stamp: Version(reader.u64("stamp")?),
                 proposal: Proposal::decode(reader, frame)?,
             },
             Entry::MERGE => Payload::Merge(decode_writes(reader)?),
-            Entry::MARK => Payload::Checkpoint { floor: Version(reader.u64("floor")?) },
+            Entry::CHECKPOINT => Payload::Checkpoint { floor: Version(reader.u64("floor")?) },
             _ => return Err(Malformed("entry kind")),
         };
         Ok(Entry { index, term, payload })

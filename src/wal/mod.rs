@@ -124,6 +124,20 @@ pub enum WalError {
         /// The latest format known here.
         supported: u8,
     },
+    /// A program older than the first release wrote the log. Nothing has been altered.
+    #[error(
+        "{file}: format {version}, which no release has written (this program reads format \
+         {supported}): move this node's data directory away and start with an empty one, so that \
+         it learns from its peers"
+    )]
+    OlderFormat {
+        /// The segment's file name.
+        file: String,
+        /// Its format.
+        version: u8,
+        /// The format known here.
+        supported: u8,
+    },
     /// No room for another segment. Nothing is lost: what was appended waits, and `commit` may be
     /// called again when there is room.
     #[error("no room on the disk for another log segment")]
@@ -140,7 +154,7 @@ pub struct Wal<D: Disk> {
     spares: Spares<D>,
     /// All segments in order; the last one is being written.
     segments: VecDeque<Segment>,
-    /// `None` before the first commit to a log that is new or ends in an earlier format.
+    /// `None` before the first commit to a new log.
     current: Option<Current<D::File>>,
     next_batch: u64,
     durable: Durable,
@@ -180,7 +194,8 @@ impl<D: Disk> Wal<D> {
     /// durable.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`], [`WalError::NewerFormat`], [`WalError::Io`].
+    /// [`WalError::Corrupt`], [`WalError::NewerFormat`], [`WalError::OlderFormat`],
+    /// [`WalError::Io`].
     pub fn open(disk: Arc<D>, options: Options) -> Result<(Wal<D>, Recovered), WalError> {
         let found = recover::recover(&*disk, &options)?;
         let spares = Spares::open(Arc::clone(&disk), options.segment_bytes)?;
@@ -356,7 +371,7 @@ impl<D: Disk> Wal<D> {
     fn preamble(&self, number: u64) -> Vec<u8> {
         let Options { log_id, group, .. } = self.options;
         let first_batch = self.next_batch;
-        let header = Header { format: segment::FORMAT, group, log_id, number, first_batch };
+        let header = Header { group, log_id, number, first_batch };
         let mut bytes = header.encode().to_vec();
         frame::put_hard(&mut bytes, group, &self.durable.hard);
         frame::put_snapshot(&mut bytes, group, self.durable.snapshot, true);

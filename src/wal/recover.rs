@@ -46,8 +46,7 @@ pub(super) struct Found {
     pub recovered: Recovered,
     /// In order.
     pub segments: VecDeque<Segment>,
-    /// Where the next batch goes in the last segment; `None` if it begins another, because there is
-    /// none or its format is an earlier one.
+    /// The offset of the next batch in the last segment; `None` if there is no segment.
     pub end: Option<u64>,
     pub next_batch: u64,
 }
@@ -95,7 +94,6 @@ fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdic
         replay: Replay::default(),
         segments: VecDeque::with_capacity(numbers.len()),
         end: HEADER_LEN,
-        format: FORMAT,
         next_batch: None,
     };
     let mut mend = None;
@@ -107,7 +105,7 @@ fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdic
             mend = reading.last(*number, &bytes)?;
         }
     }
-    let Reading { replay, segments, end, format, next_batch, .. } = reading;
+    let Reading { replay, segments, end, next_batch, .. } = reading;
     let recovered = replay.finish().map_err(|what| {
         let oldest = segment::name(numbers.first().copied().unwrap_or_default());
         WalError::Corrupt { file: oldest, offset: 0, what }
@@ -115,7 +113,7 @@ fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdic
     if segments.len() < numbers.len() {
         return Ok(Verdict::Unbegun);
     }
-    let end = (!segments.is_empty() && format == FORMAT).then_some(end as u64);
+    let end = (!segments.is_empty()).then_some(end as u64);
     let next_batch = next_batch.unwrap_or(1);
     let found = Found { recovered, segments, end, next_batch };
     Ok(Verdict::Whole(Box::new(found), mend))
@@ -147,8 +145,6 @@ struct Reading<'a> {
     segments: VecDeque<Segment>,
     /// Where the whole batches of the segment just read end.
     end: usize,
-    /// Its format.
-    format: u8,
     /// `None` before the oldest segment.
     next_batch: Option<u64>,
 }
@@ -207,9 +203,14 @@ impl Reading<'_> {
         match Start::of(bytes) {
             Start::Zeros => Ok(None),
             Start::Damaged => Err(corrupt(number, 0, "the header is damaged")),
-            Start::Newer(version) => {
+            // A version is a refusal, not damage: the remedy is another one.
+            Start::OtherFormat(version) => {
                 let file = segment::name(number);
-                Err(WalError::NewerFormat { file, version, supported: FORMAT })
+                Err(if version > FORMAT {
+                    WalError::NewerFormat { file, version, supported: FORMAT }
+                } else {
+                    WalError::OlderFormat { file, version, supported: FORMAT }
+                })
             }
             Start::Header(header) => {
                 if header.log_id != self.options.log_id || header.group != self.options.group {
@@ -249,7 +250,6 @@ impl Reading<'_> {
             .map_err(|Senseless { offset, what }| corrupt(number, offset, &what))?;
         self.next_batch = Some(walk.next_batch);
         self.end = walk.end;
-        self.format = header.format;
         self.segments.push_back(Segment::new(number, bytes.len() as u64));
         retention::note(&mut self.segments, walk.contents);
         Ok(walk)

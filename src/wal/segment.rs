@@ -17,10 +17,6 @@
 //!
 //! The first batch of a segment begins with the hard state, the snapshot mark and the clock as they
 //! were before that batch, so that no older segment is needed to know them.
-//!
-//! Format 2 has more kinds of records and of entries than format 1, and restates the clock; else
-//! they are the same, and both are read. A segment of format 1 is never written on: what came into
-//! it would be damage to the program that made it, where a later format is only later.
 
 use crate::codec::{Malformed, Reader};
 use crate::types::GroupId;
@@ -30,7 +26,7 @@ use super::retention::Contents;
 
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 64;
-/// The format that this program writes.
+/// The one format that this program reads and writes.
 pub(super) const FORMAT: u8 = 2;
 
 const MAGIC: &[u8; 8] = b"NSYNCWAL";
@@ -38,7 +34,6 @@ const MAGIC: &[u8; 8] = b"NSYNCWAL";
 /// The header's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    pub format: u8,
     pub group: GroupId,
     pub log_id: u64,
     pub number: u64,
@@ -52,8 +47,8 @@ pub(super) enum Start {
     Zeros,
     /// A header whose checksum holds.
     Header(Header),
-    /// A header of this later format.
-    Newer(u8),
+    /// A header of this other format, whose checksum holds.
+    OtherFormat(u8),
     /// Neither.
     Damaged,
 }
@@ -62,7 +57,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(MAGIC);
-        bytes[8] = self.format;
+        bytes[8] = FORMAT;
         bytes[12..16].copy_from_slice(&self.group.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.log_id.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
@@ -72,10 +67,9 @@ impl Header {
         bytes
     }
 
-    fn decode(format: u8, fields: &[u8]) -> Result<Header, Malformed> {
+    fn decode(fields: &[u8]) -> Result<Header, Malformed> {
         let mut reader = Reader::new(fields);
         Ok(Header {
-            format,
             group: GroupId(reader.u32("group")?),
             log_id: reader.u64("log id")?,
             number: reader.u64("segment number")?,
@@ -94,10 +88,10 @@ impl Start {
         if bytes[..8] != *MAGIC || bytes[60..] != crc.to_le_bytes() {
             return Start::Damaged;
         }
-        if bytes[8] > FORMAT {
-            return Start::Newer(bytes[8]);
+        if bytes[8] != FORMAT {
+            return Start::OtherFormat(bytes[8]);
         }
-        Header::decode(bytes[8], &bytes[12..40]).map_or(Start::Damaged, Start::Header)
+        Header::decode(&bytes[12..40]).map_or(Start::Damaged, Start::Header)
     }
 }
 
@@ -224,13 +218,8 @@ pub(super) fn find_later(segment: &[u8], place: Place, from: usize, batch: u64) 
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header {
-        format: FORMAT,
-        group: GroupId(2),
-        log_id: 3,
-        number: 0x1_0000_0005,
-        first_batch: 77,
-    };
+    const HEADER: Header =
+        Header { group: GroupId(2), log_id: 3, number: 0x1_0000_0005, first_batch: 77 };
 
     #[test]
     fn a_header_reads_back_and_no_flipped_bit_goes_unseen() {
@@ -246,15 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_later_format_is_recognised_as_such() {
-        let later = Header { format: FORMAT + 1, ..HEADER };
-        assert_eq!(Start::of(&later.encode()), Start::Newer(FORMAT + 1));
-    }
-
-    #[test]
-    fn an_earlier_format_is_read() {
-        let earlier = Header { format: FORMAT - 1, ..HEADER };
-        assert_eq!(Start::of(&earlier.encode()), Start::Header(earlier));
+    fn another_format_is_recognised_by_its_number() {
+        for format in [FORMAT - 1, FORMAT + 1] {
+            let mut bytes = HEADER.encode();
+            bytes[8] = format;
+            let crc = crc32fast::hash(&bytes[..60]);
+            bytes[60..].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Start::of(&bytes), Start::OtherFormat(format));
+        }
     }
 
     #[test]

@@ -138,12 +138,7 @@ pub fn seeds() -> Seeds {
     let mut writes = Vec::new();
     let (small, large) = (write(5 << 8, b'a', Some(b"")), write(6 << 8, b'b', Some(&[7; 100])));
     encode_writes(&[small, large, write(7 << 8, b'c', None)], &mut writes);
-    // An entry of format 1, which had no stamp.
-    let mut old = Vec::new();
-    old.extend([9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1]);
-    let id = RequestId { node: NodeId(5000), boot: 1, seq: 1 };
-    Proposal { id, floor: 1, commands: Bytes::from_static(b"\x16") }.encode(&mut old);
-    [("commands", commands()), ("entries", all), ("writes", writes), ("entry-of-format-1", old)]
+    [("commands", commands()), ("entries", all), ("writes", writes)]
         .map(|(name, bytes)| (name.to_owned(), bytes))
         .to_vec()
 }

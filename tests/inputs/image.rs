@@ -9,7 +9,7 @@
 
 use std::io::{self, Read};
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use nodesync::rng::Rng;
 use nodesync::store::{Image, ImageError, Writer};
 use nodesync::types::{Command, Entry, NodeId, Payload, Proposal, RequestId, Version, When};
@@ -122,43 +122,6 @@ fn len_of(section: &[u8]) -> usize {
     u32::from_le_bytes([section[1], section[2], section[3], section[4]]) as usize
 }
 
-fn section(kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut section = vec![kind];
-    section.put_u32_le(content.len() as u32);
-    section.put_bytes(0, 8);
-    section.extend(content);
-    section
-}
-
-/// An image of format 1, which had no versions: two keys, in the order of their slots.
-fn of_format_1() -> Vec<u8> {
-    let mut bytes = b"NSIMAGE\n\x01\0\0\0\0".to_vec();
-    bytes.put_u64_le(40);
-    bytes.put_u64_le(2);
-    bytes.put_u32_le(0);
-    let mut requests = Vec::new();
-    requests.put_u32_le(1);
-    requests.put_u32_le(5000);
-    [3, 7].into_iter().for_each(|number| requests.put_u64_le(number));
-    requests.put_u32_le(1);
-    [9, 12].into_iter().for_each(|number| requests.put_u64_le(number));
-    let mut records = Vec::new();
-    let mut keys = [&b"old"[..], b"older"];
-    keys.sort_by_key(|key| nodesync::store::slot::slot_of(key));
-    for key in keys {
-        records.put_u32_le(key.len() as u32);
-        records.extend(key);
-        records.put_u32_le(2);
-        records.extend(b"v1");
-    }
-    let mut end = Vec::new();
-    [2, 3 + 5 + 4].into_iter().for_each(|number| end.put_u64_le(number));
-    let sections = [section(1, &requests), section(2, &records), section(3, &end)];
-    bytes.extend(sections.concat());
-    repair(&mut bytes);
-    bytes
-}
-
 /// A store with values, a tombstone, and requests of two nodes with gaps.
 fn busy() -> Writer {
     let mut writer = Writer::new();
@@ -183,14 +146,17 @@ fn busy() -> Writer {
 }
 
 pub fn seeds() -> Seeds {
-    let mut later = bytes_of(&Writer::new().image());
-    later[8] = 3;
-    repair(&mut later);
+    let of_format = |format: u8| {
+        let mut bytes = bytes_of(&Writer::new().image());
+        bytes[8] = format;
+        repair(&mut bytes);
+        bytes
+    };
     [
         ("empty", bytes_of(&Writer::new().image())),
         ("busy", bytes_of(&busy().image())),
-        ("format-1", of_format_1()),
-        ("refused-later-format", later),
+        ("refused-older-format", of_format(1)),
+        ("refused-later-format", of_format(3)),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .to_vec()

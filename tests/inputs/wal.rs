@@ -2,7 +2,7 @@
 //! [`SEGMENT_BYTES`] long; the first header says what the log and the first segment are called. For
 //! any bytes:
 //!
-//! - the log is refused as damaged or newer, and the disk is left as it was; or it opens;
+//! - the log is refused as damaged or of another format, and the disk is left as it was; or it opens;
 //! - then it says what a plain walk over its batches says (`Walk`): nothing that does not lie there
 //!   with a right checksum, and all of every whole batch up to the first one that is not whole;
 //! - damage to a sound log whose checksums were not repaired leaves a state that the log has had;
@@ -26,7 +26,7 @@ const SEGMENT_BYTES: usize = 1024;
 const HEADER_LEN: usize = 64;
 const FRAME_HEADER_LEN: usize = 24;
 
-/// The latest format.
+/// The one format.
 const FORMAT: u8 = 2;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -78,6 +78,10 @@ pub fn run(case: &Case<'_>) -> bool {
                 WalError::NewerFormat { version, .. } => {
                     let mut versions = headers.map(|bytes| bytes[8]);
                     assert!(versions.any(|found| found == version && found > FORMAT));
+                }
+                WalError::OlderFormat { version, .. } => {
+                    let mut versions = headers.map(|bytes| bytes[8]);
+                    assert!(versions.any(|found| found == version && found < FORMAT));
                 }
                 other => panic!("the disk has not failed: {other}"),
             }
@@ -191,7 +195,7 @@ impl Walk {
 fn is_header(segment: &[u8], log_id: u64, number: u64) -> bool {
     segment.len() >= HEADER_LEN
         && segment.starts_with(b"NSYNCWAL")
-        && segment[8] <= FORMAT
+        && segment[8] == FORMAT
         && u32_at(segment, 60) == crc32fast::hash(&segment[..60])
         && (u32_at(segment, 12), u64_at(segment, 16)) == (0, log_id)
         && u64_at(segment, 24) == number
@@ -339,9 +343,12 @@ pub fn seeds() -> Seeds {
     let mut eventual: Vec<Vec<WalRecord>> =
         (1..=16).map(|at| vec![accepted(at), WalRecord::Clock(Version(at << 12))]).collect();
     eventual[4].push(held);
-    let mut old = logged(0x17, &young, false);
-    old[8] = 1;
-    repair(&mut old);
+    let of_format = |format: u8| {
+        let mut bytes = logged(0x17, &young, false);
+        bytes[8] = format;
+        repair(&mut bytes);
+        bytes
+    };
     [
         ("young", logged(0x11, &young, false)),
         ("closed", logged(0x12, &young, true)),
@@ -349,7 +356,8 @@ pub fn seeds() -> Seeds {
         ("oldest-dropped", logged(0x14, &dropped, true)),
         ("snapshot-installed", logged(0x15, &installed, false)),
         ("eventual", logged(0x16, &eventual, true)),
-        ("format-1", old),
+        ("refused-older-format", of_format(FORMAT - 1)),
+        ("refused-later-format", of_format(FORMAT + 1)),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .to_vec()

@@ -205,7 +205,7 @@ fn a_segment_whose_only_batch_rotted_is_damage_if_the_next_one_was_made() {
 fn the_last_batch_number_there_is_is_refused() {
     let disk = MemoryDisk::new();
     let (group, log_id, number) = (GroupId::default(), LOG_ID, 1);
-    let header = Header { format: files::FORMAT, group, log_id, number, first_batch: u64::MAX };
+    let header = Header { group, log_id, number, first_batch: u64::MAX };
     let mut bytes = header.encode().to_vec();
     frame::put_clock(&mut bytes, group, Version(1));
     let place = Place { log_id, segment: number };
@@ -231,20 +231,26 @@ fn the_log_of_another_node_or_group_is_refused() {
 }
 
 #[test]
-fn a_later_format_is_refused_with_its_number() {
-    let (disk, _) = sample(true);
-    let name = segment_names(&disk).remove(1);
-    let mut header = disk.read(&name).unwrap()[..HEADER_LEN].to_vec();
-    header[8] = files::FORMAT + 1;
-    let crc = crc32fast::hash(&header[..60]);
-    header[60..].copy_from_slice(&crc.to_le_bytes());
-    let file = disk.open(&name).unwrap();
-    disk.write_at(&file, 0, &header).unwrap();
-    match reopen(disk) {
-        Err(WalError::NewerFormat { file, version, supported }) => {
-            assert_eq!((file, version, supported), (name, files::FORMAT + 1, files::FORMAT));
-        }
-        other => panic!("{other:?}"),
+fn another_format_is_refused_with_its_number() {
+    for format in [files::FORMAT - 1, files::FORMAT + 1] {
+        let (disk, _) = sample(true);
+        let name = segment_names(&disk).remove(1);
+        let mut header = disk.read(&name).unwrap()[..HEADER_LEN].to_vec();
+        header[8] = format;
+        let crc = crc32fast::hash(&header[..60]);
+        header[60..].copy_from_slice(&crc.to_le_bytes());
+        let file = disk.open(&name).unwrap();
+        disk.write_at(&file, 0, &header).unwrap();
+        let found = match reopen(disk) {
+            Err(WalError::OlderFormat { file, version, supported }) if format < supported => {
+                (file, version, supported)
+            }
+            Err(WalError::NewerFormat { file, version, supported }) if format > supported => {
+                (file, version, supported)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, (name, format, files::FORMAT));
     }
 }
 

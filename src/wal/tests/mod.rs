@@ -3,7 +3,6 @@
 mod crash;
 mod damage;
 mod eventual;
-mod formats;
 mod space;
 
 use std::sync::Arc;
