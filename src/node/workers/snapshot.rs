@@ -22,11 +22,11 @@ use crate::wal::{self, FileDisk, SpareJob, is_full};
 /// The images of a node.
 pub type Images = wal::Images<FileDisk>;
 /// One on its way to a peer.
-pub type Outgoing = wal::Outgoing<FileDisk>;
+pub type Outgoing = wal::OutgoingImage<FileDisk>;
 /// One on its way from a peer.
-pub type Incoming = wal::Incoming<FileDisk>;
+pub type Incoming = wal::IncomingImage<FileDisk>;
 /// One that has come, or is being written.
-pub type Part = wal::Part<FileDisk>;
+pub type Part = wal::ImageWriter<FileDisk>;
 
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);

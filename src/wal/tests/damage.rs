@@ -1,4 +1,4 @@
-//! Bits rot and files vanish: the log says so, or nothing that matters was hit.
+//! Bits rot and files vanish: the log reports the damage, or the damage hit nothing that matters.
 
 use super::*;
 use crate::wal::frame::Place;
@@ -52,7 +52,7 @@ fn batch_ends(disk: &MemoryDisk, name: &str) -> Vec<usize> {
     let (mut ends, mut at) = (vec![HEADER_LEN], HEADER_LEN);
     while let Some(frame) = frame::read(&bytes, place, at) {
         at = frame.end;
-        if frame.last {
+        if frame.is_last {
             ends.push(at);
         }
     }
@@ -115,7 +115,7 @@ fn a_sector_that_lost_its_write_is_damage_if_a_later_batch_follows() {
         let len = 512.min(SEGMENT_BYTES as usize - sector * 512);
         damaged.write_at(&file, sector as u64 * 512, &vec![0; len]).unwrap();
         let result = reopen(damaged);
-        // The last sector may hold the close mark too; then nothing is left to tell.
+        // The last sector may hold the close record too; then no later batch is left.
         if (sector + 1) * 512 <= ends[ends.len() - 2] {
             assert!(matches!(result, Err(WalError::Corrupt { .. })), "sector {sector}: {result:?}");
         }
@@ -202,7 +202,7 @@ fn a_segment_whose_only_batch_rotted_is_damage_if_the_next_one_was_made() {
 }
 
 #[test]
-fn the_last_batch_number_there_is_is_refused() {
+fn the_largest_batch_number_is_refused() {
     let disk = MemoryDisk::new();
     let (group, log_id, number) = (GroupId::default(), LOG_ID, 1);
     let header = Header { group, log_id, number, first_batch: u64::MAX };
