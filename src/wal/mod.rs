@@ -49,6 +49,7 @@ mod disk;
 mod error;
 mod frame;
 mod history;
+mod identity;
 mod images;
 mod recover;
 mod retention;
@@ -57,9 +58,10 @@ mod spare;
 #[cfg(test)]
 mod tests;
 
-pub use data_dir::{DataDir, DataDirError, Identity};
+pub use data_dir::{DataDir, DataDirError};
 pub use disk::{Disk, FileDisk};
 pub use error::WalError;
+pub use identity::Identity;
 pub use images::{ImageReader, ImageWriter, Images, IncomingImage, OutgoingImage, is_full};
 pub use spare::SpareJob;
 

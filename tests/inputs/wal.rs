@@ -1,13 +1,14 @@
 //! The write-ahead log. An input is the bytes of its segments, one after the other, each
-//! [`SEGMENT_BYTES`] long; the first header says what the log and the first segment are called. For
+//! [`SEGMENT_BYTES`] long; the first header gives the log's id and the first segment's number. For
 //! any bytes:
 //!
-//! - the log is refused as damaged or of another format, and the disk is left as it was; or it opens;
-//! - then it says what a plain walk over its batches says (`Walk`): nothing that does not lie there
-//!   with a right checksum, and all of every whole batch up to the first one that is not whole;
+//! - the log is refused as damaged or of another format, and the disk is left as it was; or it
+//!   opens;
+//! - then its state is that of a plain walk over its batches (`Walk`): all of every whole batch up
+//!   to the first one that is not whole, and nothing else;
 //! - damage to a sound log whose checksums were not repaired leaves a state that the log has had;
-//! - opening it again gives the same, and so does closing it; what is appended is there the next
-//!   time.
+//! - opening it again gives the same state, and so does closing it; appended records are there the
+//!   next time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +109,7 @@ pub fn run(case: &Case<'_>) -> bool {
     true
 }
 
-/// What is appended is there the next time.
+/// Checks that appended records are there the next time.
 fn check_going_on(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, found: Recovered) {
     let mut expected = found;
     let last = expected.entries.last().map_or(expected.snapshot.index, |entry| entry.index);
@@ -226,7 +227,7 @@ fn frame_end(segment: &[u8], log_id: u64, number: u64, at: usize) -> Option<usiz
     (frame[22..24] == check.to_le_bytes() && frame[..4] == crc.to_le_bytes()).then_some(end)
 }
 
-/// Does what the frame at `at` says; `None` if it says nothing.
+/// Applies the record in the frame at `at`; `None` if there is none.
 fn replay(state: &mut Recovered, segment: &[u8], at: usize) -> Option<()> {
     let start = at + FRAME_HEADER_LEN;
     let payload = &segment[start..start + u32_at(segment, at + 4) as usize];
@@ -271,7 +272,7 @@ fn hard_state(reader: &mut Reader<'_>) -> Result<HardState, nodesync::codec::Mal
     Ok(HardState { term, vote: voted.then_some(vote), standing })
 }
 
-/// Rights the checksums of all headers and of all frames that can be found from them on.
+/// Corrects the checksums of all headers and of all frames that can be found behind them.
 pub fn repair(bytes: &mut [u8]) {
     let (log_id, first) = names(bytes);
     for (number, segment) in (first..).zip(bytes.chunks_mut(SEGMENT_BYTES)) {
@@ -318,30 +319,30 @@ fn hard(term: u64) -> WalRecord {
     WalRecord::Hard(HardState { term, vote: Some(NodeId(5001)), standing })
 }
 
-fn accepted(version: u64) -> WalRecord {
+fn stamped(version: u64) -> WalRecord {
     let value = (!version.is_multiple_of(3)).then_some(&b"value"[..]);
     WalRecord::Stamped([write(version << 8, b'a', value)].into())
 }
 
 pub fn seeds() -> Seeds {
-    let mark = |index, term| WalRecord::Snapshot(SnapshotMeta { index, term });
+    let snapshot = |index, term| WalRecord::Snapshot(SnapshotMeta { index, term });
     let held = WalRecord::Held([write(8 << 8, b'h', None), write(9 << 8, b'i', Some(b"x"))].into());
-    let young = vec![vec![hard(1)], vec![entry(1, 1, 10), entry(2, 1, 0)], vec![accepted(3)]];
+    let young = vec![vec![hard(1)], vec![entry(1, 1, 10), entry(2, 1, 0)], vec![stamped(3)]];
     let mut long: Vec<Vec<WalRecord>> = (1..=18).map(|index| vec![entry(index, 1, 40)]).collect();
     long[3].extend([hard(2), WalRecord::Clock(Version(500 << 8))]);
-    long[6].push(accepted(4));
-    // Another leader takes back what was not committed.
+    long[6].push(stamped(4));
+    // Another leader replaces uncommitted entries (§5.3).
     long[11].extend([hard(3), entry(11, 3, 5)]);
     long.truncate(12);
-    long.extend([vec![held.clone(), accepted(10)], vec![mark(6, 1)]]);
+    long.extend([vec![held.clone(), stamped(10)], vec![snapshot(6, 1)]]);
     let mut dropped: Vec<Vec<WalRecord>> =
         (1..=16).map(|index| vec![entry(index, 2, 150)]).collect();
-    dropped[6].push(mark(6, 2));
-    dropped[12].push(mark(11, 2));
+    dropped[6].push(snapshot(6, 2));
+    dropped[12].push(snapshot(11, 2));
     let installed =
-        vec![vec![hard(4)], vec![entry(1, 1, 3)], vec![mark(90, 4)], vec![entry(91, 4, 9)]];
+        vec![vec![hard(4)], vec![entry(1, 1, 3)], vec![snapshot(90, 4)], vec![entry(91, 4, 9)]];
     let mut eventual: Vec<Vec<WalRecord>> =
-        (1..=16).map(|at| vec![accepted(at), WalRecord::Clock(Version(at << 12))]).collect();
+        (1..=16).map(|at| vec![stamped(at), WalRecord::Clock(Version(at << 12))]).collect();
     eventual[4].push(held);
     let of_format = |format: u8| {
         let mut bytes = logged(0x17, &young, false);

@@ -1,10 +1,10 @@
-//! The stream of frames from a peer. For any bytes, and in whatever pieces they come:
+//! The stream of frames from a peer. For any bytes, in pieces of any length:
 //!
 //! - the same frames are found, and then the same error or none;
 //! - an error is final;
 //! - a frame that is found is the same value when it is written and read again, and the same bytes;
 //! - no frame is found that does not lie in the stream with a right checksum;
-//! - the space that is offered does not grow with a length that was only announced.
+//! - the space that the reader offers does not grow with an announced length.
 
 use bytes::Bytes;
 use nodesync::replica::{
@@ -20,10 +20,10 @@ use super::{Case, Seeds};
 /// Length and checksum.
 const HEAD_LEN: usize = 8;
 
-/// Frames may be announced that are far longer than these inputs.
+/// Far above the length of these inputs, so that absurd lengths pass this limit.
 const FRAME_BYTES_MAX: usize = 1 << 30;
 
-/// What a reader has of its own, and what it asks for at first for a long frame.
+/// The length of a reader's own buffer, and of its first request for a long frame.
 const SPACE_MAX: usize = 256 << 10;
 
 pub fn run(case: &Case<'_>) -> bool {
@@ -101,7 +101,7 @@ fn len_of(head: &[u8]) -> usize {
     u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize
 }
 
-/// Rights the checksums of all frames from the front, as long as there are whole ones.
+/// Corrects the checksums of all frames from the front, as long as there are whole ones.
 pub fn repair(bytes: &mut [u8]) {
     let mut rest = bytes;
     while rest.len() >= HEAD_LEN {
