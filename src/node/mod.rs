@@ -110,8 +110,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// What this node says of itself to peers.
-    fn handshake_identity(&self) -> handshake::Identity {
-        handshake::Identity {
+    fn handshake_identity(&self) -> handshake::Credentials {
+        handshake::Credentials {
             cluster: handshake::cluster_id(&self.config.cluster, &self.config.members()),
             node: self.id,
             boot: self.boot,

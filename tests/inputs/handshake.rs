@@ -8,16 +8,16 @@
 
 use nodesync::types::NodeId;
 use nodesync::wire::handshake::{
-    Acceptor, Dialer, HEAD_LEN, HandshakeError, Identity, cluster_id, message_len, refusal,
+    Acceptor, Credentials, Dialer, HEAD_LEN, HandshakeError, cluster_id, message_len, refusal,
 };
 
 use super::{Case, Seeds};
 
 const MEMBERS: [NodeId; 3] = [NodeId(5000), NodeId(5001), NodeId(5002)];
 
-fn identity(node: NodeId) -> Identity {
+fn credentials(node: NodeId) -> Credentials {
     let cluster = cluster_id("nodesync", &MEMBERS);
-    Identity { cluster, node, boot: u64::from(node.0) << 8, password: b"secret".to_vec() }
+    Credentials { cluster, node, boot: u64::from(node.0) << 8, password: b"secret".to_vec() }
 }
 
 /// The messages of two honest ends, in their order.
@@ -31,12 +31,12 @@ struct Honest {
 }
 
 fn accept(hello: &[u8]) -> Result<(Acceptor, Vec<u8>), HandshakeError> {
-    Acceptor::hello(identity(MEMBERS[1]), &MEMBERS, [2; 16], hello)
+    Acceptor::hello(credentials(MEMBERS[1]), &MEMBERS, [2; 16], hello)
 }
 
 impl Honest {
     fn new() -> Honest {
-        let (dialer, hello) = Dialer::hello(identity(MEMBERS[0]), MEMBERS[1], [1; 16]);
+        let (dialer, hello) = Dialer::hello(credentials(MEMBERS[0]), MEMBERS[1], [1; 16]);
         let (acceptor, welcome) = accept(&hello).expect("an honest hello");
         let (_, proof) = dialer.welcome(&welcome).expect("an honest welcome");
         let accepted = acceptor.proof(&proof).expect("an honest proof");
@@ -93,11 +93,11 @@ fn check_refusal(error: &HandshakeError) {
 pub fn seeds() -> Seeds {
     let Honest { hello, welcome, proof, accepted, .. } = Honest::new();
     let reason = HandshakeError::Unsuitable("it belongs to another cluster".into());
-    let from_itself = Dialer::hello(identity(MEMBERS[1]), MEMBERS[1], [1; 16]).1;
+    let from_itself = Dialer::hello(credentials(MEMBERS[1]), MEMBERS[1], [1; 16]).1;
     [
         ("whole", [&hello[..], &welcome, &proof, &accepted].concat()),
         ("refusal", refusal(&reason)),
-        ("from-another-member", Dialer::hello(identity(MEMBERS[2]), MEMBERS[1], [3; 16]).1),
+        ("from-another-member", Dialer::hello(credentials(MEMBERS[2]), MEMBERS[1], [3; 16]).1),
         ("refused-from-itself", from_itself),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
