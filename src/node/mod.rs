@@ -63,7 +63,7 @@ use crate::replica::{Alarm, Input, Replica, Settings};
 use crate::rng::Rng;
 use crate::store::{Store, Writer};
 use crate::types::NodeId;
-use crate::wal::{DataDir, FileDisk, Identity, Options, Wal};
+use crate::wal::{DataDir, FileDisk, Identity, Wal, WalOptions};
 use crate::wire::handshake;
 pub use clients::waiter::{Answer, Inbox, Ticket};
 use clients::{Clients, Loops, Pool, listener};
@@ -168,9 +168,9 @@ impl Node {
         };
         let mut data_dir = DataDir::open(&config.dir, &identity, wall_micros() / 1000)
             .map_err(|e| data_dir_error(&e))?;
-        let options = Options {
+        let options = WalOptions {
             segment_bytes: config.segment_bytes as u64,
-            ..Options::new(data_dir.incarnation())
+            ..WalOptions::new(data_dir.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
         let (mut log, mut recovered) =

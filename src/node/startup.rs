@@ -53,7 +53,7 @@ mod tests {
 
     use super::*;
     use crate::types::NodeId;
-    use crate::wal::{FileDisk, Identity, Options, Wal};
+    use crate::wal::{FileDisk, Identity, Wal, WalOptions};
 
     #[test]
     fn a_first_start_that_failed_does_not_pass_for_a_lost_log() {
@@ -63,7 +63,7 @@ mod tests {
             let data_dir = DataDir::open(scratch.path(), &identity, 1).unwrap();
             data_dir.claim().unwrap();
             let disk = Arc::new(FileDisk::new(scratch.path()));
-            let (log, _) = Wal::open(disk, Options::new(data_dir.incarnation())).unwrap();
+            let (log, _) = Wal::open(disk, WalOptions::new(data_dir.incarnation())).unwrap();
             (data_dir, log)
         };
         // The directory got its name, and then there was no room for the log.

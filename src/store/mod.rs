@@ -55,11 +55,11 @@
 //! # Memory
 //! A key, its value and its version are one allocation, a [`Record`], copied once out of the log's
 //! buffer, which could otherwise not be freed; a merged write has that form already and is not
-//! copied again. A map is a table of pointers to records. Every look-up waits for memory three
-//! times: for the table's tags, for its pointer, and for the record. Records are counted, which
-//! costs a key 8 bytes; in return, values leave the store without a copy, and copying a slot, KEYS
-//! and SCAN allocate nothing per key. A value that has left the store keeps its record alive, and a
-//! name keeps its value too.
+//! copied again. A map is a table of pointers to records. In a slot a look-up waits for memory
+//! three times: for the table's tags, for its pointer, and for the record. Records are counted,
+//! which costs a key 8 bytes; in return, values leave the store without a copy, and copying a slot,
+//! KEYS and SCAN allocate nothing per key. A value that has left the store keeps its record alive,
+//! and a name keeps its value too.
 //!
 //! Measured with keys of 16 bytes and values of 64, in bytes of resident memory a key: 149 with a
 //! million keys, 143 to 145 with 1.5 to 10 million (Redis 7.0: 176, and 173 to 184). 80 of them are
@@ -97,7 +97,7 @@ use record::{Map, Totals};
 use slot::{SLOTS, Slot};
 
 pub use image::{Image, ImageError};
-pub use requests::{Admission, Requests};
+pub use requests::{Admission, AppliedRequests};
 pub use writer::{Applied, ApplyError, Writer};
 
 /// The stored data, for reading. [`Writer::store`] returns it.

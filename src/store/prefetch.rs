@@ -1,6 +1,7 @@
 //! One pass over many keys before each is read or written under its own lock. A look-up waits for
-//! memory four times, and a processor cannot begin the next look-up across a lock. Between locks
-//! that are all held it can, so the waits of several keys overlap. The pass has no other effect.
+//! memory four times: for the slot, the table's tags, its pointer, and the record. A processor
+//! cannot begin the next look-up across a lock. Between locks that are all held it can, so the
+//! waits of several keys overlap. The pass has no other effect.
 
 use std::hint::black_box;
 

@@ -36,7 +36,7 @@ pub enum Admission {
 
 /// The applied proposals of all nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
+pub struct AppliedRequests {
     nodes: BTreeMap<NodeId, NodeRequests>,
 }
 
@@ -50,7 +50,7 @@ struct NodeRequests {
     ranges: BTreeMap<u64, u64>,
 }
 
-impl Requests {
+impl AppliedRequests {
     const NODE_LEN_MIN: usize = 4 + 8 + 8 + 4;
     const RANGE_LEN: usize = 8 + 8;
 
@@ -107,9 +107,9 @@ impl Requests {
 
     /// Reads a table; refuses anything but the one byte form of a table, so that equal states have
     /// equal images.
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Requests, Malformed> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<AppliedRequests, Malformed> {
         let mut nodes: BTreeMap<NodeId, NodeRequests> = BTreeMap::new();
-        for _ in 0..reader.count(Requests::NODE_LEN_MIN, "request nodes")? {
+        for _ in 0..reader.count(AppliedRequests::NODE_LEN_MIN, "request nodes")? {
             let id = NodeId(reader.u32("request node")?);
             let mut node = NodeRequests {
                 boot: reader.u64("request boot")?,
@@ -118,7 +118,7 @@ impl Requests {
             };
             // The lowest number that the next range may start with; `None` behind the largest.
             let mut next = Some(node.floor);
-            for _ in 0..reader.count(Requests::RANGE_LEN, "request ranges")? {
+            for _ in 0..reader.count(AppliedRequests::RANGE_LEN, "request ranges")? {
                 let first = reader.u64("first request")?;
                 let last = reader.u64("last request")?;
                 if first > last || next.is_none_or(|next| first < next) {
@@ -133,7 +133,7 @@ impl Requests {
             }
             nodes.insert(id, node);
         }
-        Ok(Requests { nodes })
+        Ok(AppliedRequests { nodes })
     }
 }
 
@@ -188,13 +188,13 @@ mod tests {
         RequestId { node: NodeId(node), boot, seq }
     }
 
-    fn ranges(requests: &Requests, node: u32) -> Vec<(u64, u64)> {
+    fn ranges(requests: &AppliedRequests, node: u32) -> Vec<(u64, u64)> {
         requests.nodes[&NodeId(node)].ranges.iter().map(|(&first, &last)| (first, last)).collect()
     }
 
     #[test]
     fn a_second_copy_is_a_duplicate() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         assert_eq!(requests.admit(id(1, 1, 1), 1), Admission::Fresh);
         assert_eq!(requests.admit(id(1, 1, 1), 1), Admission::Duplicate);
         assert_eq!(requests.admit(id(2, 1, 1), 1), Admission::Fresh);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_newer_boot_begins_afresh_and_makes_the_older_one_stale() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         assert_eq!(requests.admit(id(1, 5, 9), 8), Admission::Fresh);
         assert_eq!(requests.admit(id(1, 6, 1), 1), Admission::Fresh);
         assert_eq!(requests.admit(id(1, 5, 10), 8), Admission::Stale);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_lies_below_the_floor_is_settled_and_forgotten() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         for seq in [1, 2, 4, 5, 6] {
             assert_eq!(requests.admit(id(1, 1, seq), 1), Admission::Fresh);
         }
@@ -225,14 +225,14 @@ mod tests {
 
     #[test]
     fn a_late_proposal_is_judged_before_its_own_floor_counts() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         assert_eq!(requests.admit(id(1, 1, 7), 7), Admission::Fresh);
         assert_eq!(requests.admit(id(1, 1, 7), 7), Admission::Duplicate);
     }
 
     #[test]
     fn one_slow_request_costs_one_gap_however_many_others_finish() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         for seq in 2..=10_000 {
             requests.admit(id(1, 1, seq), 1);
         }
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_floor_above_the_own_number_changes_nothing() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         requests.admit(id(1, 1, 1), 1);
         let before = requests.clone();
         assert_eq!(requests.admit(id(1, 1, 2), 3), Admission::Duplicate);
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_number_range_are_numbers_like_others() {
-        let mut requests = Requests::default();
+        let mut requests = AppliedRequests::default();
         for seq in [u64::MAX, 0, u64::MAX - 1, 1] {
             assert_eq!(requests.admit(id(1, u64::MAX, seq), 0), Admission::Fresh);
             assert_eq!(requests.admit(id(1, u64::MAX, seq), 0), Admission::Duplicate);
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(ranges(&requests, 1), [(0, 1), (u64::MAX - 1, u64::MAX)]);
         let mut bytes = Vec::new();
         requests.encode(&mut bytes);
-        assert_eq!(Requests::decode(&mut Reader::new(&bytes)), Ok(requests));
+        assert_eq!(AppliedRequests::decode(&mut Reader::new(&bytes)), Ok(requests));
     }
 
     #[test]
@@ -271,8 +271,8 @@ mod tests {
             let ranges = ranges.iter().copied().collect();
             let node = NodeRequests { boot: 1, floor: 2, ranges };
             let mut bytes = Vec::new();
-            Requests { nodes: [(NodeId(1), node)].into() }.encode(&mut bytes);
-            Requests::decode(&mut Reader::new(&bytes)).is_ok()
+            AppliedRequests { nodes: [(NodeId(1), node)].into() }.encode(&mut bytes);
+            AppliedRequests::decode(&mut Reader::new(&bytes)).is_ok()
         };
         assert!(decode(&[(2, 3), (5, 5)]));
         for ranges in [[(2, 3), (4, 5)], [(2, 3), (3, 5)], [(2, 9), (4, 5)], [(2, 3), (5, 4)]] {
@@ -312,7 +312,7 @@ mod tests {
         fn the_table_agrees_with_a_plain_set_in_any_order(
             steps in prop::collection::vec((0..3_u32, 0..3_u64, 0..24_u64, 0..20_u64), 0..80),
         ) {
-            let (mut requests, mut model) = (Requests::default(), Model::default());
+            let (mut requests, mut model) = (AppliedRequests::default(), Model::default());
             for (node, boot, seq, floor) in steps {
                 let id = id(node, boot, seq);
                 prop_assert_eq!(requests.admit(id, floor), model.admit(id, floor));
@@ -327,7 +327,7 @@ mod tests {
                 let mut bytes = Vec::new();
                 requests.encode(&mut bytes);
                 let mut reader = Reader::new(&bytes);
-                prop_assert_eq!(&Requests::decode(&mut reader).unwrap(), &requests);
+                prop_assert_eq!(&AppliedRequests::decode(&mut reader).unwrap(), &requests);
                 prop_assert!(reader.is_empty());
             }
         }
@@ -355,7 +355,7 @@ mod tests {
                     ranges.iter().all(|(first, last)| floor <= first && first <= last)
                         && ranges.is_sorted_by(|(_, last), (first, _)| last + 1 < *first)
                 });
-            let decoded = Requests::decode(&mut Reader::new(&bytes));
+            let decoded = AppliedRequests::decode(&mut Reader::new(&bytes));
             prop_assert_eq!(decoded.is_ok(), sound);
             if let Ok(requests) = decoded {
                 let mut again = Vec::new();
@@ -371,7 +371,7 @@ mod tests {
             if let Some(head) = bytes.first_chunk_mut() {
                 *head = [nodes, 0, 0, 0];
             }
-            let _ = Requests::decode(&mut Reader::new(&bytes));
+            let _ = AppliedRequests::decode(&mut Reader::new(&bytes));
         }
     }
 }

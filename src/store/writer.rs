@@ -12,14 +12,14 @@ use super::Store;
 use super::apply::Merged;
 use super::image::Image;
 use super::ledger::Ledger;
-use super::requests::{Admission, Requests};
+use super::requests::{Admission, AppliedRequests};
 use crate::codec::Malformed;
 use crate::types::{Command, Entry, Index, Outcome, Payload, SnapshotMeta, Version, Write};
 
 /// The right to change a store's base: one for each store.
 pub struct Writer {
     store: Arc<Store>,
-    requests: Requests,
+    requests: AppliedRequests,
     applied: SnapshotMeta,
     ledger: Ledger,
 }
@@ -66,7 +66,7 @@ pub enum ApplyError {
     Malformed {
         /// The entry.
         index: Index,
-        /// What is wrong with it.
+        /// The error of its decoding.
         malformed: Malformed,
     },
 }
@@ -76,7 +76,7 @@ impl Writer {
     pub fn new() -> Writer {
         Writer {
             store: Arc::new(Store::empty()),
-            requests: Requests::default(),
+            requests: AppliedRequests::default(),
             applied: SnapshotMeta::default(),
             ledger: Ledger::default(),
         }
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// Which requests have been applied.
-    pub fn requests(&self) -> &Requests {
+    pub fn requests(&self) -> &AppliedRequests {
         &self.requests
     }
 

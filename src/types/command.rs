@@ -5,11 +5,11 @@
 
 use bytes::BufMut;
 
-use super::{Shared, Version, Write};
+use super::{SharedBytes, Version, Write};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A stored value: cheap to share with a snapshot or a reply.
-pub type Value = Shared;
+pub type Value = SharedBytes;
 
 /// When a SET takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,11 +22,11 @@ pub struct Proposal {
 /// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A new leader's first entry: commits what came before it (Raft §5.4.2, §8).
+    /// A new leader's first entry: commits the entries before it (Raft §5.4.2, §8).
     Noop,
     /// Work for the state machine.
     Batch {
-        /// The leader's hybrid clock when it appended the entry. What the batch writes has this
+        /// The leader's hybrid clock when it appended the entry. The batch's writes have this
         /// version, or a later one if the log has held a later one before.
         stamp: Version,
         /// The commands to run.

@@ -11,7 +11,7 @@ mod write;
 pub use command::{Command, Failure, Outcome, Value, When};
 pub use entry::{Entry, Payload, Proposal, SnapshotMeta};
 pub use integer::parse_integer;
-pub use record::{Record, Shared};
+pub use record::{Record, SharedBytes};
 pub use write::{Consistency, Key, Version, Write, Writes, decode_writes, encode_writes};
 
 use std::fmt;

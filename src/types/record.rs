@@ -34,7 +34,7 @@ struct Head {
 
 /// A key or a value that shares its record's memory: bytes that are cheap to clone.
 #[derive(Clone)]
-pub struct Shared {
+pub struct SharedBytes {
     record: Record,
     field: Field,
 }
@@ -110,25 +110,25 @@ impl Record {
     }
 
     /// A share of it that is its key.
-    pub fn share_key(&self) -> Shared {
-        Shared { record: self.clone(), field: Field::Key }
+    pub fn share_key(&self) -> SharedBytes {
+        SharedBytes { record: self.clone(), field: Field::Key }
     }
 
     /// A share of it that is its value.
-    pub fn share_value(&self) -> Option<Shared> {
+    pub fn share_value(&self) -> Option<SharedBytes> {
         self.has_value().then(|| self.clone().into_value())
     }
 
     /// The share of it that is its value, empty for a tombstone.
-    fn into_value(self) -> Shared {
-        Shared { record: self, field: Field::Value }
+    fn into_value(self) -> SharedBytes {
+        SharedBytes { record: self, field: Field::Value }
     }
 
     /// The record of these parts: without a copy if they are the two shares of one record of this
     /// version.
-    pub(super) fn of(version: Version, key: &Shared, value: Option<&Shared>) -> Record {
+    pub(super) fn of(version: Version, key: &SharedBytes, value: Option<&SharedBytes>) -> Record {
         let record = &key.record;
-        let is_value = |value: &Shared| value.field == Field::Value && value.record.is(record);
+        let is_value = |value: &SharedBytes| value.field == Field::Value && value.record.is(record);
         let is_same = key.field == Field::Key
             && record.version() == version
             && value.map_or(!record.has_value(), is_value);
@@ -171,7 +171,7 @@ impl fmt::Debug for Record {
     }
 }
 
-impl Deref for Shared {
+impl Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -183,64 +183,64 @@ impl Deref for Shared {
     }
 }
 
-impl From<&[u8]> for Shared {
+impl From<&[u8]> for SharedBytes {
     /// Copies the bytes into a record with an empty key.
-    fn from(bytes: &[u8]) -> Shared {
+    fn from(bytes: &[u8]) -> SharedBytes {
         Record::new(Version::default(), &[], Some(bytes)).into_value()
     }
 }
 
-impl<const N: usize> From<[u8; N]> for Shared {
-    fn from(bytes: [u8; N]) -> Shared {
-        Shared::from(&bytes[..])
+impl<const N: usize> From<[u8; N]> for SharedBytes {
+    fn from(bytes: [u8; N]) -> SharedBytes {
+        SharedBytes::from(&bytes[..])
     }
 }
 
-impl From<Vec<u8>> for Shared {
-    fn from(bytes: Vec<u8>) -> Shared {
-        Shared::from(&bytes[..])
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> SharedBytes {
+        SharedBytes::from(&bytes[..])
     }
 }
 
-impl AsRef<[u8]> for Shared {
+impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
         self
     }
 }
 
-impl Borrow<[u8]> for Shared {
+impl Borrow<[u8]> for SharedBytes {
     fn borrow(&self) -> &[u8] {
         self
     }
 }
 
-impl PartialEq for Shared {
-    fn eq(&self, other: &Shared) -> bool {
+impl PartialEq for SharedBytes {
+    fn eq(&self, other: &SharedBytes) -> bool {
         **self == **other
     }
 }
 
-impl Eq for Shared {}
+impl Eq for SharedBytes {}
 
-impl PartialOrd for Shared {
-    fn partial_cmp(&self, other: &Shared) -> Option<Ordering> {
+impl PartialOrd for SharedBytes {
+    fn partial_cmp(&self, other: &SharedBytes) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Shared {
-    fn cmp(&self, other: &Shared) -> Ordering {
+impl Ord for SharedBytes {
+    fn cmp(&self, other: &SharedBytes) -> Ordering {
         (**self).cmp(&**other)
     }
 }
 
-impl Hash for Shared {
+impl Hash for SharedBytes {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (**self).hash(state);
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
@@ -276,7 +276,7 @@ mod tests {
     fn a_record_costs_32_bytes_beside_its_key_and_value_and_a_share_16() {
         assert_eq!(size_of::<Head>(), 16);
         assert_eq!(size_of::<Option<Record>>(), 8);
-        assert_eq!(size_of::<Option<Shared>>(), 16);
+        assert_eq!(size_of::<Option<SharedBytes>>(), 16);
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
     fn parts_of_something_else_become_a_record_of_their_own() {
         let record = Record::new(VERSION, b"k", Some(b"k"));
         let (key, value) = (record.share_key(), record.share_value().unwrap());
-        let (own_key, own_value) = (Shared::from(*b"k"), Shared::from(*b"k"));
+        let (own_key, own_value) = (SharedBytes::from(*b"k"), SharedBytes::from(*b"k"));
         for (version, key, value) in [
             (Version(8), &key, Some(&value)),
             (VERSION, &key, None),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::{Record, Shared, Value};
+use super::{Record, SharedBytes, Value};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A key as it is stored: cheap to share between the store, the log and a reply.
-pub type Key = Shared;
+pub type Key = SharedBytes;
 
 /// A session's choice between linearizability and availability, made with CONSISTENCY, WITH and
 /// READONLY.

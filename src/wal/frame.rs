@@ -60,7 +60,7 @@ pub(super) struct Place {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+enum RecordKind {
     Hard = 1,
     Entry = 2,
     Snapshot = 3,
@@ -105,7 +105,7 @@ pub(super) struct LogFrame<'a> {
 }
 
 pub(super) fn put_hard(out: &mut Vec<u8>, group: GroupId, hard: &HardState) {
-    put(out, group, Kind::Hard, |out| {
+    put(out, group, RecordKind::Hard, |out| {
         out.put_u64_le(hard.term);
         out.put_u8(u8::from(hard.vote.is_some()));
         out.put_u32_le(hard.vote.unwrap_or_default().0);
@@ -125,11 +125,11 @@ pub(super) fn put_hard(out: &mut Vec<u8>, group: GroupId, hard: &HardState) {
 }
 
 pub(super) fn put_entry(out: &mut Vec<u8>, group: GroupId, entry: &Entry) {
-    put(out, group, Kind::Entry, |out| entry.encode(out));
+    put(out, group, RecordKind::Entry, |out| entry.encode(out));
 }
 
 pub(super) fn put_snapshot(out: &mut Vec<u8>, group: GroupId, meta: SnapshotMeta, keeps_log: bool) {
-    put(out, group, Kind::Snapshot, |out| {
+    put(out, group, RecordKind::Snapshot, |out| {
         out.put_u64_le(meta.index);
         out.put_u64_le(meta.term);
         out.put_u8(u8::from(keeps_log));
@@ -137,23 +137,23 @@ pub(super) fn put_snapshot(out: &mut Vec<u8>, group: GroupId, meta: SnapshotMeta
 }
 
 pub(super) fn put_close(out: &mut Vec<u8>, group: GroupId) {
-    put(out, group, Kind::Close, |_| ());
+    put(out, group, RecordKind::Close, |_| ());
 }
 
 pub(super) fn put_stamped(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
-    put(out, group, Kind::Stamped, |out| encode_writes(writes, out));
+    put(out, group, RecordKind::Stamped, |out| encode_writes(writes, out));
 }
 
 pub(super) fn put_held(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
-    put(out, group, Kind::Held, |out| encode_writes(writes, out));
+    put(out, group, RecordKind::Held, |out| encode_writes(writes, out));
 }
 
 pub(super) fn put_clock(out: &mut Vec<u8>, group: GroupId, clock: Version) {
-    put(out, group, Kind::Clock, |out| out.put_u64_le(clock.0));
+    put(out, group, RecordKind::Clock, |out| out.put_u64_le(clock.0));
 }
 
 /// Appends a frame without batch number and checksums, which [`seal`] fills in.
-fn put(out: &mut Vec<u8>, group: GroupId, kind: Kind, payload: impl FnOnce(&mut Vec<u8>)) {
+fn put(out: &mut Vec<u8>, group: GroupId, kind: RecordKind, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.resize(start + HEADER_LEN, 0);
     payload(out);
@@ -189,8 +189,8 @@ pub(super) fn seal(frames: &mut [u8], place: Place, offset: usize, batch: u64, e
 pub(super) fn read(segment: &[u8], place: Place, offset: usize) -> Option<LogFrame<'_>> {
     let rest = segment.get(offset..)?;
     let header: &[u8; HEADER_LEN] = rest.first_chunk()?;
-    // The cheap check comes first: it proves the length before the payload is hashed by it. Kind 0
-    // is no record: zeros are the unwritten rest of a segment.
+    // The cheap check comes first: it proves the length before the payload is hashed by it.
+    // RecordKind 0 is no record: zeros are the unwritten rest of a segment.
     if header[20] == 0 || check(header, place, offset).to_le_bytes() != header[22..24] {
         return None;
     }
@@ -219,25 +219,27 @@ impl LogFrame<'_> {
         }
         let mut reader = Reader::new(self.payload);
         let record = match self.kind {
-            k if k == Kind::Hard as u8 => LoggedRecord::Hard(take_hard(&mut reader)?),
-            k if k == Kind::Entry as u8 => {
+            k if k == RecordKind::Hard as u8 => LoggedRecord::Hard(take_hard(&mut reader)?),
+            k if k == RecordKind::Entry as u8 => {
                 let payload = Bytes::copy_from_slice(self.payload);
                 reader = Reader::new(&payload);
                 let entry = Entry::decode(&mut reader, &payload)?;
                 reader.finish("entry: bytes left over")?;
                 return Ok(LoggedRecord::Entry(entry));
             }
-            k if k == Kind::Snapshot as u8 => LoggedRecord::Snapshot {
+            k if k == RecordKind::Snapshot as u8 => LoggedRecord::Snapshot {
                 meta: SnapshotMeta {
                     index: reader.u64("snapshot index")?,
                     term: reader.u64("snapshot term")?,
                 },
                 keeps_log: reader.bool("snapshot flag")?,
             },
-            k if k == Kind::Close as u8 => LoggedRecord::Close,
-            k if k == Kind::Stamped as u8 => LoggedRecord::Stamped(decode_writes(&mut reader)?),
-            k if k == Kind::Held as u8 => LoggedRecord::Held(decode_writes(&mut reader)?),
-            k if k == Kind::Clock as u8 => LoggedRecord::Clock(Version(reader.u64("clock")?)),
+            k if k == RecordKind::Close as u8 => LoggedRecord::Close,
+            k if k == RecordKind::Stamped as u8 => {
+                LoggedRecord::Stamped(decode_writes(&mut reader)?)
+            }
+            k if k == RecordKind::Held as u8 => LoggedRecord::Held(decode_writes(&mut reader)?),
+            k if k == RecordKind::Clock as u8 => LoggedRecord::Clock(Version(reader.u64("clock")?)),
             _ => return Err(Malformed("record: of unknown kind")),
         };
         reader.finish("record: bytes left over")?;
@@ -393,7 +395,7 @@ mod tests {
         let segment = batch(0);
         let frame = read(&segment, PLACE, 0).unwrap();
         assert_eq!(frame.decode(GroupId(1)), Err(Malformed("record: of another group")));
-        for kind in Kind::Clock as u8 + 1..=u8::MAX {
+        for kind in RecordKind::Clock as u8 + 1..=u8::MAX {
             let strange = LogFrame { kind, ..frame };
             assert_eq!(strange.decode(GROUP), Err(Malformed("record: of unknown kind")));
         }

@@ -1,4 +1,4 @@
-//! The state that a log's records add up to. [`Replay`] keeps the entries while a log is read;
+//! The state that a log's records add up to. [`LogReplay`] keeps the entries while a log is read;
 //! [`LogOutline`] knows only where terms begin, which is all that a running log needs.
 
 use crate::replica::{HardState, Recovered};
@@ -9,10 +9,10 @@ use super::frame::LoggedRecord;
 /// The state after the records read so far.
 ///
 /// The oldest segments may have been dropped, so the first entry read may lie beyond the first
-/// snapshot record read. [`Replay::finish`] settles that: segments are dropped only when a later
+/// snapshot record read. [`LogReplay::finish`] settles that: segments are dropped only when a later
 /// snapshot record covers all their entries, so the last snapshot record and the entries must meet.
 #[derive(Debug, Default)]
-pub(super) struct Replay {
+pub(super) struct LogReplay {
     hard: HardState,
     snapshot: SnapshotMeta,
     entries: Vec<Entry>,
@@ -20,7 +20,7 @@ pub(super) struct Replay {
     clock: Version,
 }
 
-impl Replay {
+impl LogReplay {
     /// Applies the next record; fails if no log of this program can hold it there.
     pub(super) fn apply(&mut self, record: LoggedRecord) -> Result<(), String> {
         match record {
@@ -76,7 +76,7 @@ impl Replay {
 
     /// The whole log's state; fails if entries are missing.
     pub(super) fn finish(self) -> Result<Recovered, String> {
-        let Replay { hard, snapshot, entries, held, clock } = self;
+        let LogReplay { hard, snapshot, entries, held, clock } = self;
         match entries.first() {
             // Only entries that a snapshot record covers are dropped, so a gap is lost data.
             Some(first) if first.index != snapshot.index + 1 => Err(format!(
@@ -171,7 +171,7 @@ mod tests {
     fn replay(
         records: impl IntoIterator<Item = LoggedRecord>,
     ) -> Result<Vec<(Index, Term)>, String> {
-        let mut replay = Replay::default();
+        let mut replay = LogReplay::default();
         for record in records {
             replay.apply(record)?;
         }

@@ -81,7 +81,7 @@ use spare::Spares;
 
 /// How a log is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct WalOptions {
     /// The length of a segment, in bytes.
     pub segment_bytes: u64,
     /// Tells this log from the logs of all other directories: the incarnation of its [`DataDir`].
@@ -90,20 +90,20 @@ pub struct Options {
     pub group: GroupId,
 }
 
-impl Options {
+impl WalOptions {
     /// The usual segment length: 16 MiB.
     pub const SEGMENT_BYTES: u64 = 16 << 20;
 
     /// The usual options for the log `log_id` of the one group there is.
-    pub fn new(log_id: u64) -> Options {
-        Options { segment_bytes: Options::SEGMENT_BYTES, log_id, group: GroupId::default() }
+    pub fn new(log_id: u64) -> WalOptions {
+        WalOptions { segment_bytes: WalOptions::SEGMENT_BYTES, log_id, group: GroupId::default() }
     }
 }
 
 /// The log of one node.
 pub struct Wal<D: Disk> {
     disk: Arc<D>,
-    options: Options,
+    options: WalOptions,
     spares: Spares<D>,
     /// All segments in order; the last one is being written.
     segments: VecDeque<Segment>,
@@ -111,7 +111,7 @@ pub struct Wal<D: Disk> {
     current: Option<Current<D::File>>,
     next_batch: u64,
     durable: Durable,
-    batch: Batch,
+    batch: PendingBatch,
     /// True after a failed write or sync.
     failed: bool,
 }
@@ -131,7 +131,7 @@ struct Durable {
 }
 
 /// Records appended since the last commit.
-struct Batch {
+struct PendingBatch {
     frames: Vec<u8>,
     /// The latest hard state in the batch.
     hard: Option<HardState>,
@@ -150,7 +150,7 @@ impl<D: Disk> Wal<D> {
     /// # Errors
     /// [`WalError::Corrupt`], [`WalError::NewerFormat`], [`WalError::OlderFormat`],
     /// [`WalError::Io`].
-    pub fn open(disk: Arc<D>, options: Options) -> Result<(Wal<D>, Recovered), WalError> {
+    pub fn open(disk: Arc<D>, options: WalOptions) -> Result<(Wal<D>, Recovered), WalError> {
         let found = recover::recover(&*disk, &options)?;
         let spares = Spares::open(Arc::clone(&disk), options.segment_bytes)?;
         let current = match (found.segments.back(), found.end) {
@@ -163,7 +163,7 @@ impl<D: Disk> Wal<D> {
         let recovered = found.recovered;
         let Recovered { hard, snapshot, clock, .. } = &recovered;
         let durable = Durable { hard: hard.clone(), snapshot: *snapshot, clock: *clock };
-        let batch = Batch {
+        let batch = PendingBatch {
             frames: Vec::new(),
             hard: None,
             outline: LogOutline::of(&recovered),
@@ -333,7 +333,7 @@ impl<D: Disk> Wal<D> {
     /// The header of segment `number` and the restated state, which precede the records of its
     /// first batch and belong to that batch.
     fn preamble(&self, number: u64) -> Vec<u8> {
-        let Options { log_id, group, .. } = self.options;
+        let WalOptions { log_id, group, .. } = self.options;
         let first_batch = self.next_batch;
         let header = Header { group, log_id, number, first_batch };
         let mut bytes = header.encode().to_vec();

@@ -35,10 +35,10 @@ use crate::replica::Recovered;
 
 use super::disk::Disk;
 use super::frame::Place;
-use super::history::Replay;
+use super::history::LogReplay;
 use super::retention::{self, Segment};
 use super::segment::{self, FORMAT, FileKind, HEADER_LEN, Header, InvalidRecord, Start};
-use super::{Options, WalError};
+use super::{WalError, WalOptions};
 
 /// The log as recovery found it and left it.
 pub(super) struct RecoveredLog {
@@ -57,14 +57,14 @@ struct TailRepair {
     bytes: Vec<u8>,
 }
 
-enum Verdict {
+enum LogVerdict {
     Sound(Box<RecoveredLog>, Option<TailRepair>),
     /// The last segment never began.
     LastNeverBegan,
 }
 
 /// Reads the log on `disk`. On an error nothing has been changed, unless it is an I/O error.
-pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<RecoveredLog, WalError> {
+pub(super) fn recover<D: Disk>(disk: &D, options: &WalOptions) -> Result<RecoveredLog, WalError> {
     let mut numbers = segment_numbers(disk)?;
     let mut never_began = None;
     loop {
@@ -72,9 +72,9 @@ pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<RecoveredL
             // Judge again without it: the segment before it now follows the rules for a last one,
             // so later batches behind an unreadable one are looked for in it too. One round more at
             // most, because as a sealed segment it has just shown a whole first batch.
-            Verdict::LastNeverBegan => never_began = numbers.pop(),
+            LogVerdict::LastNeverBegan => never_began = numbers.pop(),
             // The whole log is sound: only now may the disk be changed.
-            Verdict::Sound(log, repair) => {
+            LogVerdict::Sound(log, repair) => {
                 if let Some(number) = never_began {
                     disk.remove(&segment::name(number))?;
                 }
@@ -90,10 +90,10 @@ pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<RecoveredL
 }
 
 /// Reads all segments; changes nothing.
-fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdict, WalError> {
+fn judge<D: Disk>(disk: &D, options: &WalOptions, numbers: &[u64]) -> Result<LogVerdict, WalError> {
     let mut reading = LogReading {
         options,
-        replay: Replay::default(),
+        replay: LogReplay::default(),
         segments: VecDeque::with_capacity(numbers.len()),
         end: HEADER_LEN,
         next_batch: None,
@@ -113,12 +113,12 @@ fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdic
         WalError::Corrupt { file: oldest, offset: 0, what }
     })?;
     if segments.len() < numbers.len() {
-        return Ok(Verdict::LastNeverBegan);
+        return Ok(LogVerdict::LastNeverBegan);
     }
     let end = (!segments.is_empty()).then_some(end as u64);
     let next_batch = next_batch.unwrap_or(1);
     let log = RecoveredLog { recovered, segments, end, next_batch };
-    Ok(Verdict::Sound(Box::new(log), repair))
+    Ok(LogVerdict::Sound(Box::new(log), repair))
 }
 
 /// The numbers of the segments on the disk, ascending and without a gap.
@@ -143,8 +143,8 @@ fn segment_numbers<D: Disk>(disk: &D) -> Result<Vec<u64>, WalError> {
 
 /// The state of a reading between two segments.
 struct LogReading<'a> {
-    options: &'a Options,
-    replay: Replay,
+    options: &'a WalOptions,
+    replay: LogReplay,
     segments: VecDeque<Segment>,
     /// Where the whole batches of the segment just read end.
     end: usize,

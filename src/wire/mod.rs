@@ -2,8 +2,8 @@
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | length of what follows the checksum, u32 |
-//! | 4 | 4 | CRC-32 of what follows it, u32 |
+//! | 0 | 4 | length of the rest behind the checksum, u32 |
+//! | 4 | 4 | CRC-32 of that rest, u32 |
 //! | 8 | 4 | group, u32 |
 //! | 12 | 1 | kind of message |
 //! | 13 | 8 | the sender's term, u64 |

@@ -18,7 +18,7 @@ use nodesync::codec::Reader;
 use nodesync::replica::{HardState, Recovered, Standing, WalRecord};
 use nodesync::testing::MemoryDisk;
 use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, decode_writes};
-use nodesync::wal::{Disk, Options, Wal, WalError};
+use nodesync::wal::{Disk, Wal, WalError, WalOptions};
 
 use super::entries::write;
 use super::{Case, Seeds};
@@ -62,7 +62,7 @@ fn disk_of(bytes: &[u8]) -> Arc<MemoryDisk> {
 }
 
 fn open(disk: &Arc<MemoryDisk>, log_id: u64) -> Result<(Wal<MemoryDisk>, Recovered), WalError> {
-    let options = Options { segment_bytes: SEGMENT_BYTES as u64, ..Options::new(log_id) };
+    let options = WalOptions { segment_bytes: SEGMENT_BYTES as u64, ..WalOptions::new(log_id) };
     Wal::open(Arc::clone(disk), options)
 }
 

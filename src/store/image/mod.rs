@@ -7,7 +7,7 @@
 //! | magic | `NSIMAGE` and a line feed, which a text-mode transfer would spoil |
 //! | version u8 | 2 |
 //! | group u32 | the Raft group; 0 |
-//! | index u64, term u64 | what the log was applied up to |
+//! | index u64, term u64 | of the last applied entry |
 //! | checksum u32 | of all before it |
 //!
 //! | section | |
@@ -61,7 +61,7 @@ use thiserror::Error;
 
 use super::Stats;
 use super::record::{Map, Totals};
-use super::requests::Requests;
+use super::requests::AppliedRequests;
 use crate::types::SnapshotMeta;
 
 use records::SlotsBuilder;
@@ -83,7 +83,7 @@ const SECTION_LEN: usize = 256 << 10;
 #[derive(Clone)]
 pub struct Image {
     pub(super) meta: SnapshotMeta,
-    pub(super) requests: Requests,
+    pub(super) requests: AppliedRequests,
     /// [`SLOTS`] of them.
     pub(super) slots: Vec<Arc<Map>>,
     pub(super) totals: Totals,
@@ -118,7 +118,7 @@ impl Image {
     }
 
     /// The applied requests.
-    pub fn requests(&self) -> &Requests {
+    pub fn requests(&self) -> &AppliedRequests {
         &self.requests
     }
 
@@ -163,7 +163,7 @@ impl Image {
         if source.section()? != REQUESTS {
             return Err(source.corrupt("the requests do not come first"));
         }
-        let requests = source.sound(decode_whole(&source.content, Requests::decode))?;
+        let requests = source.sound(decode_whole(&source.content, AppliedRequests::decode))?;
         let mut builder = SlotsBuilder::default();
         loop {
             match source.section()? {

@@ -1,4 +1,4 @@
-//! The byte form of images: there and back, and no damage goes unseen.
+//! The byte form of images: it reads back as it was written, and all damage is found.
 
 use std::io::{self, Read};
 

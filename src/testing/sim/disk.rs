@@ -18,7 +18,7 @@ use crate::testing::MemoryDisk;
 use crate::testing::sim::view::View;
 use crate::types::SnapshotMeta;
 use crate::wal::{
-    self, Disk as _, ImageWriter, Images, Options, OutgoingImage, SpareJob, Wal, WalError,
+    self, Disk as _, ImageWriter, Images, OutgoingImage, SpareJob, Wal, WalError, WalOptions,
 };
 
 /// Changes of a disk within which a crash interrupts what was under way.
@@ -101,7 +101,7 @@ impl Disk {
         log_id: u64,
         segment_bytes: u64,
     ) -> Result<(Recovered, Option<Image>), Unreadable> {
-        let options = Options { segment_bytes, ..Options::new(log_id) };
+        let options = WalOptions { segment_bytes, ..WalOptions::new(log_id) };
         let (log, recovered) = Wal::open(Arc::clone(&self.files), options)?;
         let snapshot = recovered.snapshot;
         let image = if snapshot.index > 0 { Some(self.load(snapshot)?) } else { None };

@@ -222,8 +222,8 @@ fn the_log_of_another_node_or_group_is_refused() {
     let (disk, _) = sample(true);
     let disk = Arc::new(disk);
     for other in [
-        Options { log_id: LOG_ID + 1, ..options(SEGMENT_BYTES) },
-        Options { group: GroupId(1), ..options(SEGMENT_BYTES) },
+        WalOptions { log_id: LOG_ID + 1, ..options(SEGMENT_BYTES) },
+        WalOptions { group: GroupId(1), ..options(SEGMENT_BYTES) },
     ] {
         let result = Wal::open(Arc::clone(&disk), other).map(|(_, recovered)| recovered);
         assert!(matches!(result, Err(WalError::Corrupt { .. })), "{result:?}");

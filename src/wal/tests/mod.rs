@@ -1,4 +1,4 @@
-//! Random histories of a log, and the plain model that says what they add up to.
+//! Random histories of a log, and a plain model of the state that they add up to.
 
 mod crash;
 mod damage;
@@ -19,8 +19,8 @@ use crate::types::{
 
 const LOG_ID: u64 = 0x5eed;
 
-fn options(segment_bytes: u64) -> Options {
-    Options { segment_bytes, ..Options::new(LOG_ID) }
+fn options(segment_bytes: u64) -> WalOptions {
+    WalOptions { segment_bytes, ..WalOptions::new(LOG_ID) }
 }
 
 fn open(disk: &Arc<MemoryDisk>, segment_bytes: u64) -> (Wal<MemoryDisk>, Recovered) {
