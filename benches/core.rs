@@ -24,7 +24,7 @@ use nodesync::types::{
     Command, Consistency, Entry, Index, NodeId, Outcome, Payload, Proposal, RequestId,
     SnapshotMeta, Version, When, Write,
 };
-use nodesync::wal::{Disk, FileDisk, Options, Wal};
+use nodesync::wal::{Disk, FileDisk, Wal, WalOptions};
 use nodesync::wire::{self, FrameReader};
 
 const LEADER: NodeId = NodeId(3);
@@ -375,7 +375,7 @@ struct Batches<D: Disk> {
 
 impl<D: Disk> Batches<D> {
     fn new(disk: Arc<D>, len: usize) -> Batches<D> {
-        let (wal, _) = Wal::open(disk, Options::new(1)).expect("the disk is empty");
+        let (wal, _) = Wal::open(disk, WalOptions::new(1)).expect("the disk is empty");
         Batches { wal, commands: vec![b'x'; len].into(), index: 0 }
     }
 

@@ -1,8 +1,8 @@
-//! Time as a value. Everything below `node` is told what time it is and never asks, so that a
-//! simulator can be the clock.
+//! Time as a value. Code below `node` receives the time as an argument and never reads a clock, so
+//! that a simulator can be the clock.
 //!
-//! [`Now`] is monotonic, and all deadlines and all of Raft rest on it alone. Wall-clock time serves
-//! one purpose: to tell which of two eventual writes is the newer one, by way of [`HybridClock`].
+//! [`Now`] is monotonic; all deadlines and all of Raft rest on it alone. Wall-clock time has one
+//! purpose: through [`HybridClock`] it decides which of two eventual writes is the newer one.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::{Duration, Instant as StdInstant, SystemTime, UNIX_EPOCH};
@@ -49,10 +49,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// How far ahead of zero a clock starts, so that "long ago" can be written as a subtraction.
+    /// The time at which a clock starts. It is above zero so that "long ago" is a plain
+    /// subtraction.
     const HEAD_START: Duration = Duration::from_secs(3600);
 
-    /// A clock that begins to run now.
+    /// A clock that starts now.
     pub fn start() -> Clock {
         Clock { start: StdInstant::now() }
     }
@@ -62,7 +63,7 @@ impl Clock {
         Now(0) + Clock::HEAD_START + self.start.elapsed()
     }
 
-    /// The standard library's moment for `at`, to be handed to a wait with a deadline.
+    /// The standard library's instant for `at`, for a wait with a deadline.
     pub fn instant(&self, at: Now) -> StdInstant {
         self.start + at.since(Now(0) + Clock::HEAD_START)
     }
@@ -75,22 +76,23 @@ pub fn wall_micros() -> u64 {
 }
 
 /// A hybrid logical clock (Kulkarni et al., *Logical Physical Clocks*, 2014): close to the wall
-/// clock, yet every tick that it gives is above all that it has given or seen before. A tick is a
-/// sixteenth of a microsecond, so that a batch of a million writes takes 63 ms of it.
+/// clock, yet every tick is above all ticks given or seen before. A tick is a sixteenth of a
+/// microsecond, so that a batch of a million writes takes 63 ms of it.
 ///
-/// The wall clock is believed as long as it goes along with the monotonic one. When it jumps, the
-/// time before the jump is carried on, unless others confirm the new one.
+/// The clock follows the wall clock as long as that agrees with the monotonic one. When the wall
+/// clock jumps, the clock carries on the time before the jump, unless other nodes confirm the new
+/// time.
 #[derive(Clone, Debug)]
 pub struct HybridClock {
-    /// The wall clock showed this, in microseconds, …
+    /// The last trusted reading of the wall clock, in microseconds since 1970.
     wall: u64,
-    /// … at this moment.
+    /// The moment of that reading.
     at: Now,
-    /// How far it may jump, and how far a tick may lie ahead of it.
+    /// The largest trusted jump of the wall clock, and the largest distance of a tick ahead of it.
     offset_max: Duration,
     /// The highest tick given or seen.
     last: u64,
-    /// No tick up to here will be stamped any more.
+    /// `stamp` gives no tick up to here any more.
     claimed: u64,
 }
 
@@ -103,25 +105,27 @@ impl HybridClock {
         HybridClock { wall, at: now, offset_max, last, claimed: 0 }
     }
 
-    /// The wall-clock time that is believed, in microseconds since 1970.
+    /// The trusted wall-clock time, in microseconds since 1970.
     pub fn wall(&self, now: Now) -> u64 {
         self.wall.saturating_add(micros(now.since(self.at)))
     }
 
-    /// What the wall clock shows now. A jump is not believed unless it is `confirmed`: the error
-    /// says how far it went, in microseconds.
+    /// Takes a reading of the wall clock. A jump is not trusted unless it is `confirmed`; the error
+    /// is the length of the jump in microseconds, negative backwards.
     pub fn set(&mut self, now: Now, wall: u64, confirmed: bool) -> Result<(), i64> {
-        let believed = self.wall(now);
-        if wall.abs_diff(believed) > micros(self.offset_max) && !confirmed {
-            let by = i64::try_from(wall.abs_diff(believed)).unwrap_or(i64::MAX);
-            return Err(if wall > believed { by } else { -by });
+        let trusted = self.wall(now);
+        // A jump ahead would stamp versions that no later write could beat; a jump back, versions
+        // that lose to writes before them.
+        if wall.abs_diff(trusted) > micros(self.offset_max) && !confirmed {
+            let by = i64::try_from(wall.abs_diff(trusted)).unwrap_or(i64::MAX);
+            return Err(if wall > trusted { by } else { -by });
         }
         (self.wall, self.at) = (wall, now);
         Ok(())
     }
 
-    /// The first of `count` successive ticks. `None` if they would lie too far ahead of the wall
-    /// clock, which then has to catch up first.
+    /// The first of `count` successive ticks; `None` if they would lie too far ahead of the wall
+    /// clock, which has to catch up first.
     pub fn stamp(&mut self, now: Now, count: u64) -> Option<u64> {
         let first = self.physical(now).max(self.last.max(self.claimed).saturating_add(1));
         let last = first.saturating_add(count.saturating_sub(1));
@@ -132,16 +136,18 @@ impl HybridClock {
         Some(first)
     }
 
-    /// The next tick, however far ahead of the wall clock. Without `trusted` the wall clock plays
-    /// no part in it.
+    /// The next tick, at any distance ahead of the wall clock. Without `trusted` the wall clock is
+    /// not consulted.
     pub fn next(&mut self, now: Now, trusted: bool) -> u64 {
+        // The log needs a stamp for each entry whether or not the clock is right: its own order
+        // makes the version safe.
         let next = self.last.saturating_add(1);
         self.last = if trusted { next.max(self.physical(now)) } else { next };
         self.last
     }
 
-    /// A tick up to which [`stamp`](Self::stamp) will give none any more, nor would after a restart
-    /// with the wall clock set back by as much as it may be off.
+    /// Claims the time up to a tick that [`stamp`](Self::stamp) will not give any more, also after
+    /// a restart with the wall clock set back as far as it may jump.
     pub fn claim(&mut self, now: Now) -> u64 {
         let offset = micros(self.offset_max).saturating_mul(HybridClock::TICKS);
         self.claimed = self.claimed.max(self.physical(now).saturating_sub(offset));
@@ -153,12 +159,12 @@ impl HybridClock {
         self.last
     }
 
-    /// Somebody else has given this tick.
+    /// Notes a tick that another node has given.
     pub fn observe(&mut self, tick: u64) {
         self.last = self.last.max(tick);
     }
 
-    /// By how many microseconds `tick` lies ahead of the wall clock, if that is too much.
+    /// The distance of `tick` ahead of the wall clock in microseconds, if it is too large.
     pub fn ahead(&self, now: Now, tick: u64) -> Option<u64> {
         let ahead = (tick / HybridClock::TICKS).saturating_sub(self.wall(now));
         (ahead > micros(self.offset_max)).then_some(ahead)
@@ -197,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_believed_only_if_it_is_confirmed() {
+    fn a_jump_is_trusted_only_if_it_is_confirmed() {
         let mut clock = clock(0);
         let hour = 3600 * SECOND;
         assert_eq!(clock.set(Now(10), 1000 * SECOND + 10 + hour, false), Err(hour as i64));
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_needs_it_gets_without_the_wall_clock() {
+    fn the_log_gets_its_ticks_without_the_wall_clock() {
         let mut clock = clock(7);
         assert_eq!(clock.next(Now(0), false), 8);
         clock.observe(100);

@@ -1,12 +1,12 @@
 //! Reading and writing of the fixed-width little-endian fields that disk and wire formats share.
 //!
 //! Writing is `bytes::BufMut` on a `Vec<u8>` plus [`put_bytes`]; reading is [`Reader`], which never
-//! panics and never allocates by a length that it has not checked against the bytes at hand.
+//! panics and never allocates by a length that it has not checked against the bytes that it has.
 
 use bytes::BufMut;
 use thiserror::Error;
 
-/// The bytes are not what the format says; the text names the field.
+/// The bytes do not follow the format; the text names the field.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("malformed {0}")]
 pub struct Malformed(pub &'static str);
@@ -29,12 +29,12 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
-    /// What has not been read yet.
+    /// The bytes that have not been read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// True when everything has been read.
+    /// True when all bytes have been read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -87,9 +87,11 @@ impl<'a> Reader<'a> {
         self.take(len as usize, field)
     }
 
-    /// A count of items, each of at least `item_len_min` bytes: refused if they cannot all be here.
+    /// A count of items of at least `item_len_min` bytes each; refused if the rest is too short for
+    /// them.
     pub fn count(&mut self, item_len_min: usize, field: &'static str) -> Result<usize, Malformed> {
         let count = self.u32(field)? as usize;
+        // Callers allocate by the count, so it must not exceed the bytes that are there.
         if count > self.rest.len() / item_len_min.max(1) {
             Err(Malformed(field))
         } else {
@@ -97,7 +99,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Fails unless everything has been read.
+    /// Fails unless all bytes have been read.
     pub fn finish(&self, field: &'static str) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed(field)) }
     }

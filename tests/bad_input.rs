@@ -14,7 +14,7 @@ use common::cluster::{Cluster, Node};
 use common::{SOON, alone, eventually};
 use nodesync::rng::Rng;
 use nodesync::types::NodeId;
-use nodesync::wire::handshake::{self, Dialer, HandshakeError, Identity, cluster_id};
+use nodesync::wire::handshake::{self, Credentials, Dialer, HandshakeError, cluster_id};
 
 /// How long a node may take to answer a fresh client's PING, and to close on one that it refuses.
 const PROMPT: Duration = Duration::from_secs(10);
@@ -237,14 +237,14 @@ fn members(cluster: &Cluster) -> Vec<NodeId> {
     cluster.nodes.iter().map(|node| NodeId(node.port.into())).collect()
 }
 
-fn identity(node: NodeId, name: &str, members: &[NodeId], password: &str) -> Identity {
+fn identity(node: NodeId, name: &str, members: &[NodeId], password: &str) -> Credentials {
     let cluster = cluster_id(name, members);
-    Identity { cluster, node, boot: 1, password: password.into() }
+    Credentials { cluster, node, boot: 1, password: password.into() }
 }
 
 /// Says hello and returns why it is refused.
 #[track_caller]
-fn refusal(node: &Node, who: Identity, to: NodeId, change: impl Fn(&mut [u8])) -> String {
+fn refusal(node: &Node, who: Credentials, to: NodeId, change: impl Fn(&mut [u8])) -> String {
     let mut stream = dial(node.port);
     let (dialer, mut hello) = Dialer::hello(who, to, [7; 16]);
     change(&mut hello);

@@ -16,11 +16,11 @@ pub type Log = Wal<FileDisk>;
 /// The images of a node.
 pub type Images = wal::Images<FileDisk>;
 /// One on its way to a peer.
-pub type Outgoing = wal::Outgoing<FileDisk>;
+pub type Outgoing = wal::OutgoingImage<FileDisk>;
 /// One on its way from a peer.
-pub type Incoming = wal::Incoming<FileDisk>;
+pub type Incoming = wal::IncomingImage<FileDisk>;
 /// One that has come, or is being written.
-pub type Part = wal::Part<FileDisk>;
+pub type Part = wal::ImageWriter<FileDisk>;
 
 /// Work for the thread that owns the log.
 pub enum WalWork {

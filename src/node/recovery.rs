@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::replica::{HardState, Recovered, WalRecord};
 use crate::store::{Image, ImageError, Writer};
 use crate::types::{Index, SnapshotMeta};
-use crate::wal::{DataDir, DataDirError, FileDisk, Identity, Options, Wal, WalError};
+use crate::wal::{DataDir, DataDirError, FileDisk, Identity, Wal, WalError, WalOptions};
 
 /// A node's durable state, opened.
 pub struct Recovery {
@@ -49,9 +49,9 @@ impl Recovery {
         };
         let opened = DataDir::open(&config.dir, &identity, wall_micros() / 1000);
         let mut data_dir = opened.map_err(|e| data_dir_error(&e))?;
-        let options = Options {
+        let options = WalOptions {
             segment_bytes: config.segment_bytes as u64,
-            ..Options::new(data_dir.incarnation())
+            ..WalOptions::new(data_dir.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
         let opened = Wal::open(Arc::clone(&disk), options);
@@ -108,7 +108,9 @@ fn data_dir_error(error: &DataDirError) -> Fatal {
 fn wal_error(config: &Config, error: &WalError) -> Fatal {
     let text = format!("{}: {error}", config.dir.display());
     match error {
-        WalError::Corrupt { .. } | WalError::NewerFormat { .. } => Fatal::Data(text),
+        WalError::Corrupt { .. } | WalError::NewerFormat { .. } | WalError::OlderFormat { .. } => {
+            Fatal::Data(text)
+        }
         WalError::Full | WalError::Io(_) => Fatal::Io(text),
     }
 }
@@ -143,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::types::NodeId;
-    use crate::wal::{FileDisk, Identity, Options, Wal};
+    use crate::wal::{FileDisk, Identity, Wal, WalOptions};
 
     #[test]
     fn a_first_start_that_failed_does_not_pass_for_a_lost_log() {
@@ -153,7 +155,7 @@ mod tests {
             let data_dir = DataDir::open(scratch.path(), &identity, 1).unwrap();
             data_dir.claim().unwrap();
             let disk = Arc::new(FileDisk::new(scratch.path()));
-            let (log, _) = Wal::open(disk, Options::new(data_dir.incarnation())).unwrap();
+            let (log, _) = Wal::open(disk, WalOptions::new(data_dir.incarnation())).unwrap();
             (data_dir, log)
         };
         // The directory got its name, and then there was no room for the log.

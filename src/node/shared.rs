@@ -46,8 +46,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// This node's introduction to its peers.
-    pub fn handshake_identity(&self) -> handshake::Identity {
-        handshake::Identity {
+    pub fn handshake_identity(&self) -> handshake::Credentials {
+        handshake::Credentials {
             cluster: handshake::cluster_id(&self.config.cluster, &self.config.members()),
             node: self.id,
             boot: self.boot,

@@ -50,7 +50,7 @@ use eventual::Eventual;
 use joining::Joining;
 use log::Log;
 pub use message::*;
-use pending::PendingProposals;
+use pending::{Cancelled, PendingProposals};
 use raft::read::FollowerReads;
 use raft::{Leader, Role};
 pub use settings::Settings;
@@ -238,12 +238,9 @@ impl Replica {
         envelope.map(Pull::Message)
     }
 
-    /// Cancels a request. `None` if it is not pending: it has its answer, or is about to.
-    pub fn cancel(&mut self, id: RequestId) -> Option<pending::Cancelled> {
-        match self.pending.cancel(id.seq) {
-            pending::Cancelled::NotPending => None,
-            cancelled => Some(cancelled),
-        }
+    /// Cancels a request, and says whether it may still be done.
+    pub fn cancel(&mut self, id: RequestId) -> Cancelled {
+        self.pending.cancel(id.seq)
     }
 
     /// The store has restored an image whose latest version is this.

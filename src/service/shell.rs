@@ -23,7 +23,7 @@ use bytes::Bytes;
 use super::completion::{Answer, Answers, ReplyTo};
 use super::outside::{ApplyWork, Outside};
 use crate::clock::Now;
-use crate::replica::{Alarm, Apply, Effects, Event, Input, Pull, ReadId, Replica, pending};
+use crate::replica::{Alarm, Apply, Effects, Event, Input, Pull, ReadId, Replica};
 use crate::store::{Image, Store};
 use crate::types::{
     Index, NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Unknown, Version, Write, Writes,
@@ -173,11 +173,9 @@ impl Shell {
         let waited = self.waiting.remove(&handle).is_some();
         let unserved = match handle {
             RequestHandle::Write(_) | RequestHandle::Stamp(_) if !waited => return None,
-            RequestHandle::Write(id) => {
-                pending::cancelled_outcome(self.replica.cancel(id), self.replica.leader())
-            }
+            RequestHandle::Write(id) => self.replica.cancel(id).outcome(self.replica.leader()),
             RequestHandle::Stamp(id) => {
-                pending::cancelled_outcome(self.replica.cancel_stamp(id), self.replica.stamper())
+                self.replica.cancel_stamp(id).outcome(self.replica.stamper())
             }
             RequestHandle::Read(id) => {
                 if waited {

@@ -1,9 +1,10 @@
-//! Commands and merged writes that change something: work × state → outcome, the same on every
+//! Commands and merged writes that change the base: work × state → outcome, the same on every
 //! replica.
 //!
-//! The caller is the only writer of the base, so what it reads there before it takes a write lock
-//! still holds once it has it. That allows copying, joining and digesting values outside locks; old
-//! values leave the lock alive and are freed behind it (giving back half a gigabyte takes a while).
+//! The caller is the only writer of the base, so a value that it reads there before it takes a
+//! write lock is still the same under the lock. Values are therefore copied, joined and digested
+//! outside locks. Old values leave the lock alive and are freed behind it: to free half a gigabyte
+//! takes a while.
 
 use std::mem;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use super::base::Base;
 use super::ledger::Ledger;
-use super::read::View;
+use super::read::ReadView;
 use super::record::Map;
 use super::slot::{LockOrder, Replaced, SLOTS, slot_of};
 use crate::types::{Command, Failure, Outcome, Record, Version, When, parse_integer};
@@ -20,19 +21,19 @@ use crate::types::{Command, Failure, Outcome, Record, Version, When, parse_integ
 /// The longest value, in bytes (Redis: `proto-max-bulk-len`).
 const VALUE_LEN_MAX: usize = 512 << 20;
 
-/// What became of a merged write.
+/// The result of a merged write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Merged {
-    /// It is the newest of its key.
+    /// The write is now its key's record.
     Taken,
     /// The key's record is newer, or is this write.
     Older,
-    /// Its key has no record, and it is not above the floor.
+    /// The key has no record, and the write is not above the floor.
     Late,
 }
 
 impl Store {
-    /// Performs a command that writes; its outcome if it has one. Only for the one writer.
+    /// Performs a command that writes; returns its outcome, if it has one. Only for the one writer.
     ///
     /// # Panics
     /// On a command that only reads: see [`Store::read`].
@@ -61,14 +62,14 @@ impl Store {
             | Command::Exists { .. }
             | Command::Count
             | Command::Keys { .. }
-            | Command::Scan { .. } => unreachable!("reads take another way"),
+            | Command::Scan { .. } => unreachable!("reads go through `Store::read`"),
         })
     }
 
-    /// Puts `maps` in the place of all slots, where writes up to `floor` are superseded; what was
-    /// there. Every lock is held before the first slot changes, until `publish` has run: to all
-    /// readers but KEYS and SCAN it is one moment. A lock over the whole store would do too, but
-    /// cost every reader something all the time.
+    /// Replaces the bases of all slots by `maps` and supersedes all writes up to `floor`; returns
+    /// the old bases. To all readers but KEYS and SCAN it is one moment: every lock is held from
+    /// before the first slot changes until `publish` has run. A lock over the whole store would do
+    /// as well, but every reader would pay for it all the time.
     pub(super) fn replace_all(
         &self,
         maps: Vec<Arc<Map>>,
@@ -76,7 +77,10 @@ impl Store {
         publish: impl FnOnce(),
     ) -> Vec<Base> {
         let mut forgotten = Vec::new();
+        // Lock order: ascending.
         let mut slots: Vec<_> = self.slots.iter().map(|slot| slot.write()).collect();
+        // Relaxed: floors that decide are read under a slot's lock, which is acquired after these
+        // locks are released.
         self.floor.store(floor.0, Ordering::Relaxed);
         let mut old = Vec::with_capacity(slots.len());
         for (slot, map) in slots.iter_mut().zip(maps) {
@@ -86,24 +90,28 @@ impl Store {
         }
         publish();
         drop(slots);
-        self.forgotten(forgotten.len());
+        self.count_forgotten(forgotten.len());
         old
     }
 
     /// Puts a write into the base if it is the newest of its key.
     pub(super) fn merge(&self, record: Record, ledger: &mut Ledger) -> Merged {
         let (key, version) = (record.key(), record.version());
-        ledger.saw(version);
+        ledger.observe(version);
         let mut slot = self.slots[slot_of(key)].write();
         let held = slot.base.get(key).map(Record::version);
+        // Last writer wins: an older write, or a second copy of this one, changes nothing.
         if version <= held.unwrap_or(ledger.totals.floor) {
+            // The log has now ordered this write, so the overlay need not keep it or older ones.
             let settled = held.map_or(version, |held| held.max(version));
             let forgotten = slot.overlay.forget(key, settled);
             drop(slot);
-            self.forgotten(usize::from(forgotten.is_some()));
+            self.count_forgotten(usize::from(forgotten.is_some()));
             if held.is_some() {
                 return Merged::Older;
             }
+            // No record and not above the floor: the key's tombstone may be forgotten, so the write
+            // may be older than a deletion. Relaxed: a counter that no other memory depends on.
             self.late.fetch_add(1, Ordering::Relaxed);
             return Merged::Late;
         }
@@ -116,10 +124,12 @@ impl Store {
 
     /// Forgets the tombstones that the floor has made superfluous.
     pub(super) fn purge(&self, ledger: &mut Ledger) {
-        // First the floor, then the tombstones: there must be no moment at which a reader takes an
-        // old write for a new one.
+        // The floor rises before the first tombstone goes: at no moment may a reader take an
+        // overlay's write, older than the deletion, for the newest. Relaxed: the removal's write
+        // lock is released after this store, so a reader that misses the tombstone under that lock
+        // sees the new floor.
         self.floor.store(ledger.totals.floor.0, Ordering::Relaxed);
-        while let Some(key) = ledger.superfluous() {
+        while let Some(key) = ledger.oldest_superfluous() {
             let mut freed = Vec::new();
             let removed = self.slots[slot_of(&key)].write().base.remove(&key, &mut freed);
             ledger.remove(&removed.expect("every tombstone of the ledger is in its slot"));
@@ -127,18 +137,19 @@ impl Store {
     }
 
     fn set(&self, key: &[u8], value: &[u8], when: When, get: bool, ledger: &mut Ledger) -> Outcome {
-        let allowed = when == When::Always || {
-            let present = self.look_up(View::Base, key, |held| held.is_some());
+        let is_allowed = when == When::Always || {
+            let present = self.look_up(ReadView::Base, key, |held| held.is_some());
             present == (when == When::Present)
         };
-        let old = if allowed {
+        let old = if is_allowed {
             self.put(Record::new(ledger.version, key, Some(value)), ledger)
         } else {
-            self.look_up(View::Base, key, |held| held.cloned())
+            self.look_up(ReadView::Base, key, |held| held.cloned())
         };
         match get {
+            // SET … GET returns the old value, also when NX or XX kept it from being set.
             true => value_of(old),
-            false if allowed => Outcome::Done,
+            false if is_allowed => Outcome::Done,
             false => Outcome::Nil,
         }
     }
@@ -151,7 +162,7 @@ impl Store {
     }
 
     fn append(&self, key: &[u8], tail: &[u8], ledger: &mut Ledger) -> Outcome {
-        let old = self.look_up(View::Base, key, |held| held.cloned());
+        let old = self.look_up(ReadView::Base, key, |held| held.cloned());
         let head = old.as_ref().and_then(Record::value).unwrap_or_default();
         let Some(len) = joined_len(head.len(), tail.len()) else {
             return Outcome::Failed(Failure::TooLong);
@@ -163,7 +174,7 @@ impl Store {
     fn increment(&self, key: &[u8], by: i64, ledger: &mut Ledger) -> Outcome {
         let number =
             |held: Option<&Record>| held.and_then(Record::value).map_or(Some(0), parse_integer);
-        let Some(number) = self.look_up(View::Base, key, number) else {
+        let Some(number) = self.look_up(ReadView::Base, key, number) else {
             return Outcome::Failed(Failure::NotAnInteger);
         };
         let Some(sum) = number.checked_add(by) else {
@@ -174,15 +185,15 @@ impl Store {
     }
 
     fn take(&self, key: &[u8], ledger: &mut Ledger) -> Outcome {
-        let held = self.look_up(View::Base, key, |held| held.cloned());
+        let held = self.look_up(ReadView::Base, key, |held| held.cloned());
         if held.is_some() {
             self.delete(&[key], ledger);
         }
         value_of(held)
     }
 
-    /// Leaves a tombstone for every key, also for one that is not there: an eventual write that is
-    /// older than the deletion may be on its way.
+    /// Leaves a tombstone for every key, also for a missing one: an eventual write that is older
+    /// than the deletion may still be on its way to the log.
     fn delete(&self, keys: &[&[u8]], ledger: &mut Ledger) -> Outcome {
         let order = LockOrder::of(keys.iter().copied());
         let tombstone = |key: &&[u8]| Record::new(ledger.version, key, None);
@@ -190,16 +201,19 @@ impl Store {
         Outcome::Integer(existed)
     }
 
-    /// Puts records at one moment; how many of their keys had values.
+    /// Puts records in one moment; returns how many of their keys had values.
     fn put_all(&self, records: Vec<Record>, order: LockOrder, ledger: &mut Ledger) -> i64 {
         let mut replaced = Vec::with_capacity(records.len());
+        // One moment for every reader (MSET, DEL): all locks are held before the first slot
+        // changes.
         let mut slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].write()).collect();
         for (record, &place) in records.iter().zip(&order.places) {
             replaced.push(slots[place].put(record.clone()));
         }
         drop(slots);
         let mut existed = 0;
-        // In this order, because of a key that is named twice: its first record comes and goes.
+        // In the order of the writes: of a key that is named twice, the first record is added
+        // before the second one replaces it.
         for (record, replaced) in records.iter().zip(replaced) {
             existed += i64::from(self.settle(replaced, ledger).is_some());
             ledger.add(record);
@@ -207,19 +221,19 @@ impl Store {
         existed
     }
 
-    /// Puts a record; the one that its key had if that had a value.
+    /// Puts a record; returns the key's old record if that had a value.
     fn put(&self, record: Record, ledger: &mut Ledger) -> Option<Record> {
         ledger.add(&record);
         let replaced = self.slots[slot_of(record.key())].write().put(record);
         self.settle(replaced, ledger)
     }
 
-    /// Takes what a write has pushed out off the books; the record that the key had if that had a
-    /// value.
+    /// Removes the records that a write has replaced from the totals; returns the key's old record
+    /// if that had a value.
     fn settle(&self, replaced: Replaced, ledger: &mut Ledger) -> Option<Record> {
         let Replaced { base, overlay, freed } = replaced;
         drop(freed);
-        self.forgotten(usize::from(overlay.is_some()));
+        self.count_forgotten(usize::from(overlay.is_some()));
         let old = base?;
         ledger.remove(&old);
         Some(old).filter(Record::has_value)

@@ -1,11 +1,13 @@
-//! What the log says of one slot's keys: a map, and beside it what was written while the map was
-//! shared. An image shares the maps of all slots, and a walk over names that of one; to copy a map
-//! before each first write would cost as many steps as it has records, and all writers pay that at
-//! once when an image begins. So a write to a shared map goes beside it, and the first write that
-//! finds the map its own again moves there what has gathered.
+//! The records of one slot that the log has applied: a map, and a *delta* of the writes made while
+//! the map was shared.
 //!
-//! Left out: removals beside the map. Only tombstones are ever removed, when a mark makes them
-//! superfluous, and the map is copied for it if it is shared.
+//! An image shares the maps of all slots, and a walk over names shares that of one. Copying a map
+//! before its first write would take as many steps as it has records, and after an image has begun
+//! every writer would pay that in the same moments. A write to a shared map therefore goes into the
+//! delta. The first write after the last share is dropped folds the delta into the map.
+//!
+//! Left out: removals in the delta. Only tombstones are ever removed, when a checkpoint makes them
+//! superfluous, and for that a shared map is copied.
 
 use std::sync::Arc;
 
@@ -15,90 +17,95 @@ use crate::types::Record;
 /// A map with room for fewer keys than this is not worth shrinking.
 const SHRINK_CAPACITY_MIN: usize = 64;
 
-/// See the module.
+/// The records of one slot that the log has applied, copied on write.
 #[derive(Debug, Default)]
 pub(super) struct Base {
-    /// Changes only while nobody shares it.
+    /// Changes only while no image and no reader shares it.
     map: Arc<Map>,
-    /// The records that stand for those of the same keys in the map. Not empty.
-    beside: Option<Box<Map>>,
+    /// Records that replace those of the same keys in `map`. Never an empty map.
+    delta: Option<Box<Map>>,
 }
 
 impl Base {
     /// The record of a key.
     pub fn get(&self, key: &[u8]) -> Option<&Record> {
-        let beside = self.beside.as_ref().and_then(|beside| beside.get(key));
-        beside.or_else(|| self.map.get(key))
+        let newer = self.delta.as_ref().and_then(|delta| delta.get(key));
+        newer.or_else(|| self.map.get(key))
     }
 
-    /// The map as it is now, and what is beside it.
+    /// A share of the map as it is now, and the delta.
     pub fn parts(&self) -> (Arc<Map>, impl Iterator<Item = &Record>) {
-        (Arc::clone(&self.map), self.beside.iter().flat_map(|beside| beside.iter()))
+        (Arc::clone(&self.map), self.delta.iter().flat_map(|delta| delta.iter()))
     }
 
-    /// All records as one map, which stays as it is while anybody shares it.
+    /// All records as one map, which stays as it is while it is shared.
     pub fn share(&mut self, freed: &mut Vec<Record>) -> Arc<Map> {
-        if self.beside.is_some() {
-            self.own(freed);
+        // An earlier image may still share the map: then this copies it.
+        if self.delta.is_some() {
+            self.make_unique(freed);
         }
         Arc::clone(&self.map)
     }
 
-    /// Puts a record in; the one of its key that it replaces. Others that nothing refers to any
-    /// more go to `freed`.
+    /// Puts a record in; returns the record of its key that it replaces. Other records that are
+    /// replaced now go to `freed`.
     pub fn put(&mut self, record: Record, freed: &mut Vec<Record>) -> Option<Record> {
-        // An empty map may be shared by many slots for good, and costs nothing to copy.
+        // Not shared, or no longer: an image that held the map has been written. The slot's write
+        // lock keeps new shares away, so the count cannot rise under us.
         if let Some(map) = Arc::get_mut(&mut self.map) {
-            gather(map, &mut self.beside, freed);
+            fold(map, &mut self.delta, freed);
             return map.put(record);
         }
+        // All empty slots share one empty map for good, and copying it costs nothing.
         if self.map.is_empty() {
             return Arc::make_mut(&mut self.map).put(record);
         }
+        // An image shares the map: it must not see this write. The delta's record is the key's
+        // present one; the map's only if the delta has none.
         let shared = self.map.get(record.key()).cloned();
-        self.beside.get_or_insert_default().put(record).or(shared)
+        self.delta.get_or_insert_default().put(record).or(shared)
     }
 
     /// Removes the record of a key.
     pub fn remove(&mut self, key: &[u8], freed: &mut Vec<Record>) -> Option<Record> {
-        let map = self.own(freed);
+        let map = self.make_unique(freed);
         let removed = map.remove(key);
-        // A map does not give memory back by itself. An eighth full, shrunk to half full: at least
-        // an eighth of the room must be filled or emptied before the next such move.
+        // A map does not give memory back by itself. An eighth full, it is shrunk to half full: at
+        // least an eighth of the room must be filled or emptied before the next move.
         if map.capacity() > SHRINK_CAPACITY_MIN && map.len() < map.capacity() / 8 {
             map.shrink_to(map.len() * 2);
         }
         removed
     }
 
-    /// All records as one map, to be changed: a copy if it is shared.
-    fn own(&mut self, freed: &mut Vec<Record>) -> &mut Map {
+    /// All records as one map that this slot alone owns: a copy if it was shared.
+    fn make_unique(&mut self, freed: &mut Vec<Record>) -> &mut Map {
         if Arc::get_mut(&mut self.map).is_none() {
-            // To copy it is to count each record once more.
-            self.map.fetch();
+            // The copy raises each record's count, so each record is needed in the cache.
+            self.map.prefetch();
         }
         let map = Arc::make_mut(&mut self.map);
-        gather(map, &mut self.beside, freed);
+        fold(map, &mut self.delta, freed);
         map
     }
 }
 
-/// Moves what is beside a map into it; what that replaces goes to `freed`.
-fn gather(map: &mut Map, beside: &mut Option<Box<Map>>, freed: &mut Vec<Record>) {
-    if let Some(beside) = beside.take() {
-        freed.extend(beside.into_records().filter_map(|record| map.put(record)));
+/// Moves the delta into the map; the records that it replaces go to `freed`.
+fn fold(map: &mut Map, delta: &mut Option<Box<Map>>, freed: &mut Vec<Record>) {
+    if let Some(delta) = delta.take() {
+        freed.extend(delta.into_records().filter_map(|record| map.put(record)));
     }
 }
 
 impl From<Arc<Map>> for Base {
     fn from(map: Arc<Map>) -> Base {
-        Base { map, beside: None }
+        Base { map, delta: None }
     }
 }
 
 #[cfg(test)]
 impl Base {
-    /// True if somebody else holds the map: a write would go beside it.
+    /// True if the map is shared: a write would go into the delta.
     pub fn is_shared(&self) -> bool {
         Arc::strong_count(&self.map) > 1
     }
@@ -141,7 +148,7 @@ mod tests {
         drop(shared);
 
         assert!(base.put(record(0, 5), &mut freed).is_some());
-        assert!(base.beside.is_none());
+        assert!(base.delta.is_none());
         let new = BTreeMap::from([(0, 5), (3, 3), (9, 4)]);
         assert_eq!(versions(base.map.iter()), (1..9).map(|key| (key, 1)).chain(new).collect());
         assert_eq!(versions(freed.iter()), BTreeMap::from([(3, 1)]));
@@ -204,9 +211,9 @@ mod tests {
                     let held = base.get(&[key]).map(|record| record.version().0);
                     prop_assert_eq!(held.as_ref(), plain.get(&key));
                 }
-                let (map, beside) = base.parts();
+                let (map, delta) = base.parts();
                 let mut seen = versions(map.iter());
-                seen.extend(versions(beside));
+                seen.extend(versions(delta));
                 prop_assert_eq!(&seen, &plain);
                 for (map, then) in &shared {
                     prop_assert_eq!(&versions(map.iter()), then);

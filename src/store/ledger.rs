@@ -1,5 +1,5 @@
-//! What the writer keeps beside the records: their totals, the version of what is being written,
-//! and the tombstones by age, so that the old ones can be forgotten without a search.
+//! The writer's account of the state: totals of all records, the version that the current batch
+//! writes, and the tombstones by age, so that old ones are found without a search.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::record::{Map, Totals};
 use crate::types::{Key, Record, Version};
 
-/// See the module.
+/// The writer's account of the state, kept with every write.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub totals: Totals,
-    /// The version of what the current batch writes.
+    /// The version of the current batch's writes.
     pub version: Version,
     tombstones: BTreeSet<(Version, Key)>,
 }
@@ -28,30 +28,27 @@ impl Ledger {
         Ledger { totals, version: Version::default(), tombstones }
     }
 
-    /// A batch begins. What it writes is later than all that the log has held; but where there are
-    /// no versions yet, a batch without a stamp, from before there were any, makes none.
+    /// Begins a batch. Its writes are later than everything that the log has held.
     pub fn begin(&mut self, stamp: Version) {
-        if stamp.max(self.totals.latest) == Version::default() {
-            self.version = Version::default();
-            return;
-        }
+        // A leader's clock may lag behind versions that an earlier leader wrote. The log's order
+        // decides, so the version follows the latest one then.
         self.version = stamp.max(self.totals.latest.next_of_log());
-        self.saw(self.version);
+        self.observe(self.version);
     }
 
-    /// The log holds a write or a mark of this version.
-    pub fn saw(&mut self, version: Version) {
+    /// Notes that the log holds a write or a checkpoint of this version.
+    pub fn observe(&mut self, version: Version) {
         self.totals.latest = self.totals.latest.max(version);
     }
 
-    /// What the batch writes from here on is later than a write that it has merged.
+    /// Makes the batch's next writes later than a write that the batch has merged.
     pub fn rise_above(&mut self, merged: Version) {
         if merged >= self.version {
             self.begin(Version::default());
         }
     }
 
-    /// A record was written.
+    /// Adds a record that was written.
     pub fn add(&mut self, record: &Record) {
         self.totals.add(record);
         if !record.has_value() {
@@ -59,7 +56,7 @@ impl Ledger {
         }
     }
 
-    /// A record was replaced, or forgotten.
+    /// Removes a record that was replaced or forgotten.
     pub fn remove(&mut self, record: &Record) {
         self.totals.remove(record);
         if !record.has_value() {
@@ -67,15 +64,16 @@ impl Ledger {
         }
     }
 
-    /// The whole store was deleted by the current batch.
+    /// Removes all records: the current batch has cleared the store.
     pub fn clear(&mut self) {
         self.tombstones.clear();
         self.totals.clear(self.version);
     }
 
-    /// The oldest tombstone that the floor makes superfluous. It stays until it is removed.
-    pub fn superfluous(&self) -> Option<Key> {
+    /// The key of the oldest tombstone, if the floor makes that tombstone superfluous.
+    pub fn oldest_superfluous(&self) -> Option<Key> {
         let (version, key) = self.tombstones.first()?;
+        // The floor refuses every write that this tombstone would refuse.
         (*version <= self.totals.floor).then(|| key.clone())
     }
 }

@@ -1,12 +1,12 @@
-//! What eventual sessions have written and the log has not applied yet: beside each slot's base,
-//! under the same lock, so that a write moves from one to the other in one moment.
+//! Eventual writes that the log has not applied yet, beside each slot's base and under the same
+//! lock, so that a write moves from the overlay to the base in one moment.
 //!
-//! An overlay's record *counts* if it is newer than the base's record of its key, or newer than the
-//! floor if there is none. Everything that is applied to a key removes the overlay's record that it
-//! supersedes, and none is accepted that is superseded already: but for a floor that rises past it,
-//! a record in an overlay counts.
+//! A record in the overlay *counts* if it is newer than the base's record of its key, or newer than
+//! the floor if the base has none. Applying anything to a key removes the overlay's record that it
+//! supersedes, and a superseded write is never put in. So every record in an overlay counts, except
+//! while a floor has risen past it.
 //!
-//! Left out: bounds. Who accepts writes counts what it has not drained yet.
+//! Left out: bounds. The replica that stamps writes counts those that are not in the log yet.
 
 use std::collections::HashSet;
 use std::mem;
@@ -18,14 +18,14 @@ use super::slot::slot_of;
 use super::{Slot, Store};
 use crate::types::{Command, Record, Version, Write};
 
-/// One slot's part. Empty most of the time, or one record for the moment between an answer and the
-/// log: neither takes memory of its own.
+/// The overlay of one slot. Empty most of the time, or one record for the moment between an answer
+/// and the log: neither takes memory of its own.
 #[derive(Debug, Default)]
 pub(super) enum Overlay {
     #[default]
     Empty,
     One(Record),
-    /// More than one once; not empty.
+    /// There was more than one record; never an empty map.
     Many(Box<Map>),
 }
 
@@ -51,16 +51,16 @@ impl Overlay {
         one.into_iter().chain(many.into_iter().flat_map(|map| map.iter()))
     }
 
-    /// Puts a record in; the one of its key that it replaces.
+    /// Puts a record in; returns the record of its key that it replaces.
     fn put(&mut self, record: Record) -> Option<Record> {
         match mem::take(self) {
             Overlay::Empty => *self = Overlay::One(record),
-            Overlay::One(held) if held.key() == record.key() => {
+            Overlay::One(old) if old.key() == record.key() => {
                 *self = Overlay::One(record);
-                return Some(held);
+                return Some(old);
             }
-            Overlay::One(held) => {
-                *self = Overlay::Many(Box::new([held, record].into_iter().collect()));
+            Overlay::One(other) => {
+                *self = Overlay::Many(Box::new([other, record].into_iter().collect()));
             }
             Overlay::Many(mut map) => {
                 let replaced = map.put(record);
@@ -73,6 +73,7 @@ impl Overlay {
 
     /// Removes a key's record if it is not newer than `version`.
     pub fn forget(&mut self, key: &[u8], version: Version) -> Option<Record> {
+        // Last writer wins: a newer record has yet to go through the log.
         if self.get(key)?.version() > version {
             return None;
         }
@@ -89,15 +90,15 @@ impl Overlay {
 
     /// Moves all records that do not count to `forgotten`.
     pub fn prune(&mut self, base: &Base, floor: Version, forgotten: &mut Vec<Record>) {
-        let goes = |record: &Record| {
+        let is_superseded = |record: &Record| {
             record.version() <= base.get(record.key()).map_or(floor, Record::version)
         };
         match mem::take(self) {
             Overlay::Empty => {}
-            Overlay::One(record) if goes(&record) => forgotten.push(record),
+            Overlay::One(record) if is_superseded(&record) => forgotten.push(record),
             Overlay::One(record) => *self = Overlay::One(record),
             Overlay::Many(mut map) => {
-                forgotten.extend(map.extract_if(goes));
+                forgotten.extend(map.extract_if(is_superseded));
                 *self = Overlay::Many(map);
                 self.free_if_empty();
             }
@@ -114,27 +115,30 @@ impl Overlay {
 }
 
 impl Store {
-    /// Puts stamped writes into the overlay, one after the other, each only if it is newer than
-    /// what is known of its key: a copy of a write that the log has applied leaves nothing behind.
-    /// Tells for each whether its key existed just before it, to an eventual reader.
+    /// Puts stamped writes into the overlay, one after the other, each only if it is newer than its
+    /// key's newest record: a copy of a write that the log has applied leaves nothing behind.
+    /// Returns for each write whether its key existed just before it, as eventual readers see it.
     ///
     /// Each write is a moment of its own, also where several came from one command.
     pub fn put_overlay(&self, writes: &[Write]) -> Vec<bool> {
-        self.warm_writes(writes);
-        writes.iter().map(|write| self.accept_one(write)).collect()
+        self.prefetch_writes(writes);
+        writes.iter().map(|write| self.put_overlay_one(write)).collect()
     }
 
-    fn accept_one(&self, write: &Write) -> bool {
+    fn put_overlay_one(&self, write: &Write) -> bool {
         let record = write.record();
         let mut slot = self.slots[slot_of(&write.key)].write();
         let newest = slot.newest(&write.key, self.floor());
         let existed = newest.is_some_and(Record::has_value);
+        // Last writer wins; for a key without a record the floor decides. An equal version is the
+        // same write: it came before, or the log has applied it already.
         if record.version() <= newest.map_or(self.floor(), Record::version) {
             return existed;
         }
         let replaced = slot.overlay.put(record);
         if replaced.is_none() {
-            // Before the lock is given back: the number is never below what a reader can meet.
+            // Counted before the lock is released: a reader that finds the record in its slot has
+            // acquired that lock after this, so it never finds a count below what it can see.
             self.overlaid.fetch_add(1, Ordering::Relaxed);
         }
         drop(slot);
@@ -142,17 +146,19 @@ impl Store {
         existed
     }
 
-    /// What must stand in front of encoded commands that go through the log, if they are to see
-    /// what eventual reads see here: encoded merges, one for each key that they name and whose
-    /// newest write the log has not applied yet. Empty if there is none, which is cheap to tell
-    /// while the overlay is empty. Also the highest version among them.
+    /// Encoded merges to be put in front of encoded commands that go through the log, so that these
+    /// commands see what eventual reads see on this node: one merge for each key that they name and
+    /// whose newest write the log has not applied yet. Also the highest version among them. Cheap
+    /// while the overlay is empty.
     pub fn undrained(&self, commands: &[u8]) -> (Vec<u8>, Version) {
         let (mut merges, mut newest) = (Vec::new(), Version::default());
+        // A session's own writes are counted before their answer, so a session that looks for its
+        // own writes never stops here by mistake.
         if self.overlaid() == 0 {
             return (merges, newest);
         }
         let mut met = HashSet::new();
-        // What cannot be decoded is found where it is applied.
+        // A malformed command is reported where it is applied.
         for command in Command::decode_all(commands).map_while(Result::ok) {
             for_each_key(&command, |key| {
                 if met.insert(key) {
@@ -174,14 +180,14 @@ impl Store {
         version
     }
 
-    /// `count` records have left the overlays.
-    pub(super) fn forgotten(&self, count: usize) {
+    /// Counts `count` records that have left the overlays.
+    pub(super) fn count_forgotten(&self, count: usize) {
         if count > 0 {
             self.overlaid.fetch_sub(count as u64, Ordering::Relaxed);
         }
     }
 
-    /// How many keys more, or fewer, an eventual reader finds than a strong one: slot by slot.
+    /// The number of keys that eventual readers find, minus that of strong readers: slot by slot.
     pub(super) fn keys_ahead(&self) -> i64 {
         if self.overlaid() == 0 {
             return 0;
@@ -196,7 +202,7 @@ impl Store {
     }
 }
 
-/// Shows `see` every key that a command names.
+/// Calls `see` with every key that a command names.
 pub(super) fn for_each_key<'a>(command: &Command<'a>, mut see: impl FnMut(&'a [u8])) {
     match command {
         Command::Get { key }

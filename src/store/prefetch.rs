@@ -1,7 +1,7 @@
-//! A look at many keys at once, before each is read or written under its own lock. A look-up waits
-//! for memory four times, and a processor cannot begin the next one across a lock; between locks
-//! that are all held it can, so that several keys' memory is on its way at a time. Nothing else
-//! comes of it.
+//! One pass over many keys before each is read or written under its own lock. A look-up waits for
+//! memory four times: for the slot, the table's tags, its pointer, and the record. A processor
+//! cannot begin the next look-up across a lock. Between locks that are all held it can, so the
+//! waits of several keys overlap. The pass has no other effect.
 
 use std::hint::black_box;
 
@@ -10,15 +10,15 @@ use crate::store::slot::slot_of;
 use crate::store::{Slot, Store};
 use crate::types::{Command, Write};
 
-/// How many keys are looked at under one set of locks: more than a processor looks ahead.
+/// The number of keys that are looked up under one set of locks: more than a processor looks ahead.
 const GROUP: usize = 16;
 
-/// Fewer keys than this are not worth it.
+/// Fewer keys than this are not worth a pass.
 const KEYS_MIN: usize = 4;
 
 impl Store {
-    /// Brings closer to the processor what these writes are going to touch.
-    pub(super) fn warm_writes(&self, writes: &[Write]) {
+    /// Brings the records that these writes are about to replace into the cache.
+    pub(super) fn prefetch_writes(&self, writes: &[Write]) {
         for group in writes.chunks(GROUP) {
             let mut places = [(0, &[][..]); GROUP];
             for (place, write) in places.iter_mut().zip(group) {
@@ -28,7 +28,7 @@ impl Store {
         }
     }
 
-    /// The same for encoded commands, which are about to run.
+    /// Brings the records that these encoded commands are about to touch into the cache.
     pub fn prefetch_commands(&self, commands: &[u8]) {
         let mut places = [(0, &[][..]); GROUP];
         let mut len = 0;
@@ -45,12 +45,12 @@ impl Store {
         self.prefetch(&mut places[..len]);
     }
 
-    /// Slots and keys in them.
+    /// Looks keys up in their slots; `places` pairs each slot with a key in it.
     fn prefetch(&self, places: &mut [(usize, &[u8])]) {
         if places.len() < KEYS_MIN {
             return;
         }
-        // Ascending and each once, as all who hold several locks take them.
+        // Lock order: ascending and each slot once, as for every holder of several locks.
         places.sort_unstable_by_key(|(slot, _)| *slot);
         let mut slots = [const { None }; GROUP];
         let mut last = None;
@@ -59,6 +59,8 @@ impl Store {
                 *place = Some(self.slots[slot].read());
             }
         }
+        // A key that shares its slot with the key before it has no lock of its own here, and is
+        // left out.
         let version = |(slot, (_, key)): (&Option<_>, &mut (usize, &[u8]))| {
             let slot: &Slot = slot.as_deref()?;
             Some(slot.base.get(key)?.version().0)

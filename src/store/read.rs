@@ -1,4 +1,4 @@
-//! Commands that only look, on any thread.
+//! Commands that only read, on any thread.
 
 use std::sync::Arc;
 
@@ -7,35 +7,35 @@ use super::slot::{LockOrder, SLOTS, Slot, slot_of};
 use super::{Store, glob};
 use crate::types::{Command, Outcome, Record, Value, Version};
 
-/// What a reader looks at.
+/// The records that a read sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum View {
-    /// What the log has applied.
+pub(super) enum ReadView {
+    /// The records that the log has applied.
     Base,
-    /// The newer of that and the overlay, for each key.
+    /// For each key the newer of the log's record and the overlay's.
     Newest,
 }
 
-impl View {
+impl ReadView {
     /// The record of a key in a slot whose lock is held, if it has a value.
     fn live<'s>(self, slot: &'s Slot, key: &[u8], floor: Version) -> Option<&'s Record> {
         let record = match self {
-            View::Base => slot.base.get(key),
-            View::Newest => slot.newest(key, floor),
+            ReadView::Base => slot.base.get(key),
+            ReadView::Newest => slot.newest(key, floor),
         };
         record.filter(|record| record.has_value())
     }
 }
 
-/// A slot as it was at one moment.
-struct Names {
+/// The records of a slot at one moment, for a walk over their names.
+struct SlotNames {
     base: Arc<Map>,
-    /// Records that stand for those of the same keys in `base`.
+    /// Records that replace those of the same keys in `base`.
     over: Map,
 }
 
-impl Names {
-    /// How many records there are to look at.
+impl SlotNames {
+    /// The number of records, tombstones and replaced ones among them.
     fn len(&self) -> u64 {
         (self.base.len() + self.over.len()) as u64
     }
@@ -52,8 +52,8 @@ impl Names {
 }
 
 impl Store {
-    /// The outcome of a command that reads what the log has applied. What it may see beside writes
-    /// under way:
+    /// The outcome of a command that reads the records that the log has applied. With writes under
+    /// way at the same time it sees:
     ///
     /// | command | sees |
     /// |---|---|
@@ -63,28 +63,28 @@ impl Store {
     /// | `Keys` | each slot at a moment of its own: every key that is there the whole time, once |
     /// | `Scan` | the same over all its pages |
     ///
-    /// Names come by slot, then by key. A page of `Scan` ends at the first border of slots where
-    /// `count` records or more have been looked at, whether or not they matched, tombstones among
-    /// them. A slot is never split: the page may be longer by nearly one slot. A cursor beyond the
-    /// last slot finds nothing and is finished.
+    /// Names come by slot, then by key. A page of `Scan` ends at the first boundary of slots where
+    /// `count` records or more have been visited, matching or not, tombstones among them. A slot is
+    /// never split, so the page may be longer by nearly one slot. A cursor beyond the last slot
+    /// finds nothing and ends the scan.
     ///
     /// # Panics
     /// On a command that writes: those go through the log.
     pub fn read(&self, command: &Command<'_>) -> Outcome {
-        self.view(View::Base, command)
+        self.view(ReadView::Base, command)
     }
 
-    /// The outcome of the same commands for an eventual session: of each key the newer of what the
-    /// log has applied and what this node's overlay holds. The table of [`Store::read`] applies,
-    /// but for `Count`, which walks the slots while the overlay holds anything.
+    /// The outcome of the same commands for an eventual session, which sees of each key the newer
+    /// of the log's record and this node's overlay's. The table of [`Store::read`] applies, except
+    /// that `Count` walks the slots while the overlay holds records.
     ///
     /// # Panics
     /// On a command that writes.
     pub fn read_newest(&self, command: &Command<'_>) -> Outcome {
-        self.view(View::Newest, command)
+        self.view(ReadView::Newest, command)
     }
 
-    fn view(&self, view: View, command: &Command<'_>) -> Outcome {
+    fn view(&self, view: ReadView, command: &Command<'_>) -> Outcome {
         match command {
             Command::Get { key } => self
                 .look_up(view, key, |held| held.and_then(Record::share_value))
@@ -107,8 +107,8 @@ impl Store {
                 Outcome::Integer(found)
             }
             Command::Count => {
-                let ahead = if view == View::Newest { self.keys_ahead() } else { 0 };
-                // The two numbers may be of two moments.
+                let ahead = if view == ReadView::Newest { self.keys_ahead() } else { 0 };
+                // The two numbers may be of two moments, so their sum may fall below zero.
                 Outcome::Integer((self.stats().keys.cast_signed() + ahead).max(0))
             }
             Command::Keys { pattern } => {
@@ -130,10 +130,10 @@ impl Store {
         }
     }
 
-    /// Shows `see` the record of `key` if it has a value, under the slot's lock.
+    /// Calls `see` with the record of `key`, if it has a value, under the slot's lock.
     pub(super) fn look_up<T>(
         &self,
-        view: View,
+        view: ReadView,
         key: &[u8],
         see: impl FnOnce(Option<&Record>) -> T,
     ) -> T {
@@ -141,12 +141,14 @@ impl Store {
         see(view.live(&slot, key, self.floor()))
     }
 
-    /// Shows `see` the record of each key in turn, if it has a value, all of one moment.
-    fn look_up_all(&self, view: View, keys: &[&[u8]], mut see: impl FnMut(Option<&Record>)) {
+    /// Calls `see` with the record of each key in turn, if it has a value, all of one moment.
+    fn look_up_all(&self, view: ReadView, keys: &[&[u8]], mut see: impl FnMut(Option<&Record>)) {
         if let [key] = keys {
             return self.look_up(view, key, see);
         }
         let order = LockOrder::of(keys.iter().copied());
+        // All locks are held before the first record is read: no write of several keys is seen
+        // half.
         let slots: Vec<_> = order.slots.iter().map(|&slot| self.slots[slot].read()).collect();
         let floor = self.floor();
         for (key, place) in keys.iter().zip(order.places) {
@@ -154,25 +156,27 @@ impl Store {
         }
     }
 
-    /// A slot as it is now. Its lock is held for the copy of some pointers only, so that a long
-    /// walk makes no writer wait.
-    fn names(&self, view: View, slot: usize) -> Names {
+    /// The records of a slot now. The lock is held only while some pointers are copied, so that a
+    /// long walk makes no writer wait.
+    fn names(&self, view: ReadView, slot: usize) -> SlotNames {
         let slot = self.slots[slot].read();
-        let (base, beside) = slot.base.parts();
-        let mut over: Map = beside.cloned().collect();
-        if view == View::Newest {
+        let (base, delta) = slot.base.parts();
+        let mut over: Map = delta.cloned().collect();
+        if view == ReadView::Newest {
             let floor = self.floor();
             let overlaid = slot.overlay.iter();
             let counting = overlaid.filter_map(|record| slot.undrained(record.key(), floor));
             counting.for_each(|record| drop(over.put(record.clone())));
         }
-        Names { base, over }
+        SlotNames { base, over }
     }
 
-    fn scan(&self, view: View, cursor: u64, pattern: Option<&[u8]>, count: u64) -> Outcome {
+    fn scan(&self, view: ReadView, cursor: u64, pattern: Option<&[u8]>, count: u64) -> Outcome {
         let mut slot = usize::try_from(cursor).map_or(SLOTS, |cursor| cursor.min(SLOTS));
         let mut names = Vec::new();
         let mut seen = 0;
+        // Empty slots cost little, so a page goes on until it has seen a record: a client that
+        // scans a small store does not make thousands of calls.
         while slot < SLOTS && (seen == 0 || seen < count) {
             let found = self.names(view, slot);
             seen += found.len();

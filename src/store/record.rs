@@ -1,12 +1,12 @@
-//! How the store holds the records of a slot, what all records add up to, and the digest by which
-//! two stores are compared.
+//! The table of a slot's records, the totals of all records, and the digest by which two stores are
+//! compared.
 //!
 //! # Digest
 //! A record's digest is an XXH3 of its value, seeded by an XXH3 of its key, seeded by its version;
 //! a tombstone's seed is the complement of a value's, so that an empty value is not a tombstone.
 //! The digests of all records are added up, wrapping: the sum does not depend on their order, and a
-//! write changes it by the new record's digest minus the old one's. It finds faults, not attackers,
-//! who can make a sum come out as they like.
+//! write changes it by the new record's digest minus the old one's. It finds faults; an attacker
+//! can bring about any sum.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -27,8 +27,8 @@ pub(super) struct Map(HashSet<ByKey, foldhash::fast::RandomState>);
 #[derive(Clone, Debug)]
 struct ByKey(Record);
 
-/// What the records of a state add up to, and what is the state's beside them. Kept while they
-/// change; the same on all replicas at the same index.
+/// The totals of all records of a state, and its floor and latest version. Kept with every write;
+/// the same on all replicas at the same index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub stats: Stats,
@@ -36,7 +36,7 @@ pub(super) struct Totals {
     sum: u64,
     /// The version of every key that has no record.
     pub floor: Version,
-    /// No record and no floor has a later version.
+    /// The latest version of any record or floor so far.
     pub latest: Version,
 }
 
@@ -69,7 +69,7 @@ impl Map {
         self.0.contains(key)
     }
 
-    /// Puts a record in; the one of the same key that it replaces.
+    /// Puts a record in; returns the record of its key that it replaces.
     pub fn put(&mut self, record: Record) -> Option<Record> {
         self.0.replace(ByKey(record)).map(|ByKey(old)| old)
     }
@@ -78,19 +78,21 @@ impl Map {
         self.0.take(key).map(|ByKey(record)| record)
     }
 
-    /// Removes the records that `goes` says yes to.
-    pub fn extract_if(&mut self, goes: impl Fn(&Record) -> bool) -> impl Iterator<Item = Record> {
-        self.0.extract_if(move |ByKey(record)| goes(record)).map(|ByKey(record)| record)
+    /// Removes the records for which `is_removed` is true.
+    pub fn extract_if(
+        &mut self,
+        is_removed: impl Fn(&Record) -> bool,
+    ) -> impl Iterator<Item = Record> {
+        self.0.extract_if(move |ByKey(record)| is_removed(record)).map(|ByKey(record)| record)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.0.iter().map(|ByKey(record)| record)
     }
 
-    /// Looks at every record, so that it is near when something is done with it. A processor that
-    /// has to decide by what it has waited for, or to change it, waits for one after the other;
-    /// here the waits for memory overlap.
-    pub fn fetch(&self) {
+    /// Reads every record once, to bring it into the cache. Work that compares or changes records
+    /// waits for memory one record after the other; in this loop the waits overlap.
+    pub fn prefetch(&self) {
         let versions = self.iter().map(|record| record.version().0);
         black_box(versions.fold(0, u64::wrapping_add));
     }
@@ -157,7 +159,7 @@ impl Totals {
         }
     }
 
-    /// All records are gone, and older writes to their keys come too late.
+    /// Removes all records; writes to their keys up to `floor` are too late from now on.
     pub fn clear(&mut self, floor: Version) {
         *self = Totals { floor, latest: self.latest, ..Totals::default() };
     }

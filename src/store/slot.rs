@@ -1,14 +1,15 @@
-//! Which slot a key belongs to: Redis Cluster's rule, so that clients, proxies and people who know
-//! `CLUSTER KEYSLOT` find nothing new. CRC16/XMODEM of the key, or of its hash tag, modulo 16384
-//! (Redis Cluster specification, "Key distribution model" and "Hash tags").
+//! The slots that the key space is cut into: the slot of a key, the content of a slot, and the
+//! order in which the slots of a command with many keys are locked.
 //!
-//! Also what a slot holds, and the order in which the slots of a command with many keys are locked.
+//! The slot of a key is Redis Cluster's, so that clients and proxies that compute `CLUSTER KEYSLOT`
+//! agree: CRC16/XMODEM of the key, or of its hash tag, modulo 16384 (Redis Cluster specification,
+//! "Key distribution model" and "Hash tags").
 
 use super::base::Base;
 use super::overlay::Overlay;
 use crate::types::{Record, Version};
 
-/// How many slots the key space is cut into.
+/// The number of slots that the key space is cut into.
 pub const SLOTS: usize = 16_384;
 
 /// The slot of `key`, below [`SLOTS`]. Keys with the same hash tag share a slot: if a `{` is
@@ -22,11 +23,12 @@ fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let open = key.iter().position(|&byte| byte == b'{')?;
     let inside = &key[open + 1..];
     let close = inside.iter().position(|&byte| byte == b'}')?;
+    // An empty tag, as in `{}k`, is none: the whole key counts.
     (close > 0).then(|| &inside[..close])
 }
 
-/// CRC16/XMODEM: polynomial 0x1021, start 0, most significant bit first, no final xor. Four bytes
-/// in one step, whose look-ups do not wait for each other: three times as fast as one by one.
+/// CRC16/XMODEM: polynomial 0x1021, start 0, most significant bit first, no final xor. Takes four
+/// bytes a step, whose table look-ups are independent: three times as fast as byte by byte.
 fn crc16(bytes: &[u8]) -> u16 {
     let (fours, rest) = bytes.as_chunks();
     let crc = fours.iter().fold(0, |crc: u16, &[a, b, c, d]| {
@@ -43,7 +45,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// What a byte adds to the checksum with none to three bytes behind it.
+/// The contribution of a byte to the checksum, with none to three bytes behind it.
 static CRC16: [[u16; 256]; 4] = {
     let mut tables = [[0; 256]; 4];
     let mut byte = 0;
@@ -62,32 +64,34 @@ static CRC16: [[u16; 256]; 4] = {
     tables
 };
 
-/// What one slot holds, under one lock.
+/// The content of one slot, under one lock.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// What the log says.
+    /// The records that the log has applied.
     pub base: Base,
-    /// What the log has yet to say.
+    /// The eventual writes that the log has not applied yet.
     pub overlay: Overlay,
 }
 
-/// What a write to a slot has pushed out, to be freed when the lock is given back.
+/// The records that a write to a slot has replaced, to be freed after the lock is released.
 #[derive(Debug, Default)]
 pub(super) struct Replaced {
     /// The base's record of the key.
     pub base: Option<Record>,
-    /// The overlay's, if it is not newer than the write.
+    /// The overlay's record of the key, if it is not newer than the write.
     pub overlay: Option<Record>,
-    /// What earlier writes had pushed out, and an image had kept.
+    /// Records that earlier writes had replaced while an image shared them.
     pub freed: Vec<Record>,
 }
 
 impl Slot {
-    /// The overlay's record of a key, if it counts beside the base.
+    /// The overlay's record of a key, if it counts: if it is newer than the base's record, or than
+    /// the floor if there is none.
     pub fn undrained(&self, key: &[u8], floor: Version) -> Option<&Record> {
         if self.overlay.is_empty() {
             return None;
         }
+        // A floor that has risen since may have superseded the record, so presence is not enough.
         let known = self.base.get(key).map_or(floor, Record::version);
         self.overlay.get(key).filter(|over| over.version() > known)
     }
@@ -99,6 +103,8 @@ impl Slot {
 
     /// Puts a record into the base; the overlay forgets an older one of its key.
     pub fn put(&mut self, record: Record) -> Replaced {
+        // One lock, one moment: a newest read finds the write in the overlay or in the base, never
+        // in neither.
         let overlay = self.overlay.forget(record.key(), record.version());
         let mut freed = Vec::new();
         let base = self.base.put(record, &mut freed);
@@ -106,12 +112,12 @@ impl Slot {
     }
 }
 
-/// The slots of several keys in the one order in which they may be locked, and the way back from a
-/// key to its slot's lock.
+/// The slots of several keys in the order in which they must be locked, and for each key the
+/// position of its slot.
 pub(super) struct LockOrder {
-    /// The slots, ascending, each once. Ascending so that no two threads can wait for each other;
-    /// once because a thread that takes a read lock twice waits for itself as soon as a writer
-    /// queues up between.
+    /// The slots, ascending, each once. Ascending, so that no two threads wait for each other.
+    /// Once, because a second read lock of one thread waits behind a writer that has queued up
+    /// since the first one, and that writer waits for the first.
     pub slots: Vec<usize>,
     /// For each key the position of its slot in `slots`.
     pub places: Vec<usize>,

@@ -1,6 +1,6 @@
-//! The right to write, of which there is one for a store. It belongs to the thread that applies the
-//! log, in order and without a gap, and knows what must be known for that: the last index and term,
-//! and which requests have been applied.
+//! The right to change a store's base, of which each store has one. It belongs to the thread that
+//! applies the log, in order and without a gap. It knows the last applied index and term and the
+//! applied requests.
 
 use std::fmt;
 use std::mem;
@@ -12,34 +12,34 @@ use super::Store;
 use super::apply::Merged;
 use super::image::Image;
 use super::ledger::Ledger;
-use super::requests::{Admission, Requests};
+use super::requests::{Admission, AppliedRequests};
 use crate::codec::Malformed;
 use crate::types::{Command, Entry, Index, Outcome, Payload, SnapshotMeta, Version, Write};
 
-/// See the module.
+/// The right to change a store's base: one for each store.
 pub struct Writer {
     store: Arc<Store>,
-    requests: Requests,
+    requests: AppliedRequests,
     applied: SnapshotMeta,
     ledger: Ledger,
 }
 
-/// What an entry came to.
+/// The result of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// The entry held no work: a leader's first.
     Nothing,
     /// A second copy of a request that was applied before. Nothing was done.
     Duplicate,
-    /// From a process of its node that a newer one has followed. Nothing was done.
+    /// A request of an earlier process of its node. Nothing was done.
     Stale,
-    /// Done. One outcome for each command of the batch but `Merge` if they were wanted, else none.
+    /// Done. One outcome for each command of the batch except `Merge`, if outcomes were wanted.
     Done(Vec<Outcome>),
-    /// Versioned writes have been merged; those not counted here were older than what is there.
+    /// Versioned writes were merged. Those not counted here were older than their keys' records.
     Merged {
-        /// So many were the newest of their keys.
+        /// The number of writes that were the newest of their keys.
         taken: u64,
-        /// So many came too late: see [`Store::late`].
+        /// The number of writes that were too late: see [`Store::late`].
         late: u64,
     },
     /// The floor was raised, and tombstones up to it are forgotten.
@@ -49,11 +49,11 @@ pub enum Applied {
     },
 }
 
-/// Why an entry cannot be applied. Neither happens in sound operation; the store may have taken
-/// part of the entry, so there is no way on but to stop.
+/// Why an entry cannot be applied. Neither happens in sound operation. The store may have applied a
+/// part of the entry, so the node has to stop.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ApplyError {
-    /// Entries come in order.
+    /// The entry is not the next one.
     #[error("entry {found} came where {expected} is next")]
     OutOfOrder {
         /// The index that is next.
@@ -61,12 +61,12 @@ pub enum ApplyError {
         /// The index that came.
         found: Index,
     },
-    /// A committed batch that cannot be read.
+    /// A committed batch cannot be decoded.
     #[error("entry {index}: {malformed}")]
     Malformed {
         /// The entry.
         index: Index,
-        /// What is wrong with it.
+        /// The error of its decoding.
         malformed: Malformed,
     },
 }
@@ -76,13 +76,13 @@ impl Writer {
     pub fn new() -> Writer {
         Writer {
             store: Arc::new(Store::empty()),
-            requests: Requests::default(),
+            requests: AppliedRequests::default(),
             applied: SnapshotMeta::default(),
             ledger: Ledger::default(),
         }
     }
 
-    /// The store, to be read by any thread.
+    /// The store, which any thread may read.
     pub fn store(&self) -> Arc<Store> {
         Arc::clone(&self.store)
     }
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// Which requests have been applied.
-    pub fn requests(&self) -> &Requests {
+    pub fn requests(&self) -> &AppliedRequests {
         &self.requests
     }
 
@@ -103,8 +103,8 @@ impl Writer {
         self.ledger.totals.digest()
     }
 
-    /// The latest version that the applied log has held. What a node stamps from now on has to be
-    /// later, or it may be no news.
+    /// The latest version that the applied log has held. A write that a node stamps from now on
+    /// needs a later one, or it may lose to a write that came before it.
     pub fn latest(&self) -> Version {
         self.ledger.totals.latest
     }
@@ -114,6 +114,7 @@ impl Writer {
     /// nothing. Without `want_outcomes` its reads are skipped: only the node whose client waits
     /// needs them.
     pub fn apply(&mut self, entry: &Entry, want_outcomes: bool) -> Result<Applied, ApplyError> {
+        // State Machine Safety (§5.4.3): every replica applies the same entry at each index.
         let expected = self.applied.index.saturating_add(1);
         if entry.index != expected {
             return Err(ApplyError::OutOfOrder { expected, found: entry.index });
@@ -121,6 +122,7 @@ impl Writer {
         let applied = match &entry.payload {
             Payload::Noop => Applied::Nothing,
             Payload::Batch { stamp, proposal } => {
+                // The log may hold a proposal twice; only its first copy runs: see `requests.rs`.
                 match self.requests.admit(proposal.id, proposal.floor) {
                     Admission::Duplicate => Applied::Duplicate,
                     Admission::Stale => Applied::Stale,
@@ -152,6 +154,8 @@ impl Writer {
         self.store.prefetch_commands(batch);
         for command in Command::decode_all(batch) {
             let command = command?;
+            // A skipped read changes nothing, so replicas that skip it stay equal to those that do
+            // not.
             let outcome = if command.is_write() {
                 self.store.write(&command, &mut self.ledger)
             } else if want_outcomes {
@@ -166,7 +170,7 @@ impl Writer {
 
     fn merge(&mut self, writes: &[Write]) -> Applied {
         let (mut taken, mut late) = (0, 0);
-        self.store.warm_writes(writes);
+        self.store.prefetch_writes(writes);
         for write in writes {
             match self.store.merge(write.record(), &mut self.ledger) {
                 Merged::Taken => taken += 1,
@@ -177,34 +181,36 @@ impl Writer {
         Applied::Merged { taken, late }
     }
 
-    /// A floor is a version that the log has held: strong writes stay above it, too.
+    /// Raises the floor and forgets the tombstones up to it.
     fn checkpoint(&mut self, floor: Version) -> Applied {
         let totals = &mut self.ledger.totals;
         totals.floor = totals.floor.max(floor);
-        self.ledger.saw(floor);
+        // Strong writes must stay above the floor too, so it counts as a version of the log.
+        self.ledger.observe(floor);
         self.store.purge(&mut self.ledger);
         Applied::Checkpoint { digest: self.digest() }
     }
 
-    /// The state as of the last applied entry, which later writes do not touch. Copies one pointer
-    /// a slot; nobody waits. If an earlier image is still there, the slots that were written since
-    /// that one are copied.
+    /// The state as of the last applied entry, which later writes do not change. Copies one pointer
+    /// a slot, and no thread waits longer than for one slot. While an earlier image still exists,
+    /// the slots that were written since that image are copied.
     pub fn image(&self) -> Image {
         let mut freed = Vec::new();
+        // Slot by slot, not under one lock: this is the only writer, so no base changes meanwhile.
         let slots = &self.store.slots;
         let slots = slots.iter().map(|slot| slot.write().base.share(&mut freed)).collect();
         let (requests, totals) = (self.requests.clone(), self.ledger.totals);
         Image { meta: self.applied, requests, slots, totals }
     }
 
-    /// Replaces everything by `image`, which should be ahead of what was applied; returns what was
-    /// there, to be dropped. That takes half a second for each million keys: best done on another
-    /// thread. The overlay stays, but for what the image supersedes.
+    /// Replaces the whole state by `image`, which should be ahead of the applied index. Returns the
+    /// old state, to be dropped: that takes half a second for each million keys, so another thread
+    /// should do it. The overlay keeps the writes that the image does not supersede.
     ///
-    /// A reader beside it sees the old state or the new one, also with several keys; only KEYS and
-    /// SCAN can see some slots old and some new. Whoever has seen the image's index in
-    /// [`Store::applied`] reads the new state; the reverse, new state while `applied` is still
-    /// the old one, harms nobody who waits for an index.
+    /// A concurrent reader sees the old state or the new one, also with several keys; only KEYS and
+    /// SCAN can see some slots old and some new. A reader that has seen the image's index in
+    /// [`Store::applied`] reads the new state. The reverse can happen, new state while `applied` is
+    /// still old, and is harmless to a reader that waits for an index.
     pub fn restore(&mut self, image: Image) -> impl Send + use<> {
         let Image { meta, requests, slots, totals } = image;
         let ledger = mem::replace(&mut self.ledger, Ledger::of(totals, &slots));

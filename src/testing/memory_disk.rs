@@ -1,11 +1,12 @@
 //! A disk in memory that can fail like a real one: for the log's own tests and for simulators.
 //!
-//! What was written and not synced exists twice: as the process sees it, and as it may or may not
-//! be after a power cut, when every sector of 512 bytes turns out, independently, to hold its old
-//! content or that of any write since; a file that grows may end anywhere between its synced and
-//! its present length. After a failed sync the written bytes are still to be seen, but no later
-//! sync makes them durable, as on Linux, where the pages count as clean; only writing them again
-//! does. A file whose name is gone stays readable for whoever has it open, until the process ends.
+//! Bytes that were written and not synced have two states: the one that the process sees, and the
+//! one that a power cut leaves. After a power cut each sector of 512 bytes holds, independently of
+//! the others, its old content or that of any write since; a file that grows may end anywhere
+//! between its synced and its present length. After a failed sync the process still sees the
+//! written bytes, but no later sync makes them durable, as on Linux, where the pages count as
+//! clean; only writing them again does. A file whose name is gone stays readable where it is open,
+//! until the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -13,31 +14,31 @@ use std::io::{self, ErrorKind};
 use parking_lot::Mutex;
 
 use crate::rng::Rng;
-
 use crate::wal::Disk;
 
-/// What a disk writes at once, or not at all, in bytes.
+/// The length of a sector, which a disk writes whole or not at all, in bytes.
 const SECTOR_BYTES: usize = 512;
 
-/// See the module's description. Share it in an `Arc`; whoever restarts a node keeps it.
+/// A disk in memory that can fail like a real one. Share it in an `Arc`, and keep it across the
+/// restarts of a node.
 #[derive(Debug, Default)]
-pub struct MemoryDisk(Mutex<State>);
+pub struct MemoryDisk(Mutex<DiskState>);
 
 #[derive(Clone, Debug, Default)]
-struct State {
+struct DiskState {
     names: BTreeMap<String, u64>,
-    files: BTreeMap<u64, Content>,
+    files: BTreeMap<u64, FileContent>,
     next_file: u64,
     capacity_bytes: Option<u64>,
     sync_fails: bool,
     sync_lies: bool,
     write_fails: bool,
-    /// Changes of names that only a sync of the directory, which never comes, would make durable,
-    /// with the names before them.
+    /// Set once the disk has been told to forget directory syncs: the durable names, and the
+    /// changes of names since, in order.
     unsynced_names: Option<(BTreeMap<String, u64>, Vec<NameChange>)>,
     /// Changes made so far: writes, syncs, creations, renames, removals.
     changes: u64,
-    /// No change is made after this many.
+    /// The disk stops before the change with this number, counted from 0.
     stop_after: Option<u64>,
     /// The change of names that was under way when the disk stopped.
     in_doubt: Option<InDoubt>,
@@ -58,20 +59,20 @@ enum InDoubt {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Content {
+struct FileContent {
     seen: Vec<u8>,
     durable: Vec<u8>,
-    /// By number, the sectors that differ.
+    /// The sectors that differ, by number.
     unsynced: BTreeMap<usize, Sector>,
-    /// Written at its end it becomes longer.
+    /// True if a write at its end makes it longer.
     grows: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Sector {
-    /// What was written into it, one version for each write.
+    /// The sector's content after each write since the last sync.
     versions: Vec<Vec<u8>>,
-    /// A sync of it has failed.
+    /// True if a sync of it has failed and no write has followed.
     forgotten: bool,
 }
 
@@ -101,20 +102,20 @@ impl MemoryDisk {
         self.0.lock().write_fails = true;
     }
 
-    /// Takes back what was to fail, and the limit.
+    /// Takes back the failures that were ordered, and the limit.
     pub fn heal(&self) {
         let state = &mut *self.0.lock();
         (state.sync_fails, state.write_fails, state.capacity_bytes) = (false, false, None);
     }
 
-    /// From now on a sync returns and has done nothing: a disk that breaks its contract, for trying
-    /// those who rely on it.
+    /// From now on a sync does nothing and reports success: a disk that breaks its contract, to
+    /// test code that relies on it.
     pub fn forget_to_sync(&self) {
         self.0.lock().sync_lies = true;
     }
 
-    /// From now on creations, renames and removals return before they are durable: a disk that
-    /// does that too.
+    /// From now on creations, renames and removals return before they are durable: another broken
+    /// contract.
     pub fn forget_to_sync_names(&self) {
         let state = &mut *self.0.lock();
         state.unsynced_names.get_or_insert((state.names.clone(), Vec::new()));
@@ -136,7 +137,7 @@ impl MemoryDisk {
         self.0.lock().stop_after = Some(changes);
     }
 
-    /// The process ends and starts again: all that it wrote is still there.
+    /// The process ends and starts again: everything that it wrote is still there.
     pub fn kill(&self) {
         let mut state = self.0.lock();
         state.stop_after = None;
@@ -144,13 +145,14 @@ impl MemoryDisk {
         state.close_all();
     }
 
-    /// The power fails and returns: chance decides what is left of all that was not synced, and
+    /// The power fails and returns: chance decides how much of the unsynced bytes is left, and
     /// whether the change of names that was under way happened.
     pub fn power_cut(&self, rng: &mut Rng) {
         let state = &mut *self.0.lock();
         state.stop_after = None;
         for content in state.files.values_mut() {
             for (number, sector) in std::mem::take(&mut content.unsynced) {
+                // One past the last version stands for the old content.
                 let kept = rng.below(sector.versions.len() as u64 + 1) as usize;
                 if let Some(bytes) = sector.versions.get(kept) {
                     let (start, end) = (number * SECTOR_BYTES, number * SECTOR_BYTES + bytes.len());
@@ -187,7 +189,7 @@ impl MemoryDisk {
     }
 }
 
-impl State {
+impl DiskState {
     /// Counts a change; fails if the disk has stopped, and remembers the change if it stops now.
     fn change(&mut self, in_doubt: Option<InDoubt>) -> io::Result<()> {
         if let Some(limit) = self.stop_after
@@ -215,13 +217,14 @@ impl State {
         Ok(())
     }
 
-    /// Nobody has a file open any longer: those without a name are gone.
+    /// Closes all files: those without a name are gone.
     fn close_all(&mut self) {
         let names: BTreeSet<u64> = self.names.values().copied().collect();
         self.files.retain(|id, _| names.contains(id));
     }
 
-    /// Of the changes of names that were never synced, the first few are kept.
+    /// Keeps the first few of the unsynced changes of names: a directory's changes become durable
+    /// in order.
     fn lose_names(&mut self, rng: &mut Rng) {
         let Some((before, changes)) = self.unsynced_names.take() else { return };
         self.names = before;
@@ -254,7 +257,7 @@ impl State {
         self.next_file += 1;
         self.names.insert(name.to_owned(), id);
         let (seen, durable) = (vec![0; len], vec![0; len]);
-        self.files.insert(id, Content { seen, durable, ..Content::default() });
+        self.files.insert(id, FileContent { seen, durable, ..FileContent::default() });
         self.note_change(NameChange::Add(name.to_owned(), id));
         id
     }
@@ -273,7 +276,7 @@ impl State {
     }
 }
 
-impl Content {
+impl FileContent {
     fn write(&mut self, start: usize, bytes: &[u8]) {
         let end = start + bytes.len();
         self.seen.resize(self.seen.len().max(end), 0);
@@ -288,7 +291,7 @@ impl Content {
     }
 
     fn sync(&mut self) {
-        let Content { seen, durable, unsynced, .. } = self;
+        let FileContent { seen, durable, unsynced, .. } = self;
         durable.resize(seen.len(), 0);
         unsynced.retain(|number, sector| {
             if !sector.forgotten {
@@ -383,7 +386,7 @@ impl Disk for MemoryDisk {
             return Err(io::Error::other("a write beyond the end of a preallocated file"));
         }
         state.has_room(end.saturating_sub(len))?;
-        // A write that the stop interrupts is one of those that chance decides about.
+        // A write that the stop interrupts may reach the disk: `power_cut` decides.
         if (done.is_ok() || interrupted)
             && let Some(content) = state.files.get_mut(file)
         {

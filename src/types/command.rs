@@ -1,15 +1,15 @@
 //! The operations of the store and their outcomes. A protocol command (`SETNX`, `DECRBY`, …)
-//! becomes one of a few operations; reply shapes are the protocol's affair.
+//! becomes one of a few operations; the protocol decides the form of replies.
 //!
 //! The byte form of a write is part of the log's format: tags are never reused.
 
 use bytes::BufMut;
 
-use super::{Shared, Version, Write};
+use super::{SharedBytes, Version, Write};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A stored value: cheap to share with a snapshot or a reply.
-pub type Value = Shared;
+pub type Value = SharedBytes;
 
 /// When a SET takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub enum When {
     Present,
 }
 
-/// One operation, borrowing its keys and values from a client's buffer or from the log; each with
-/// the outcome it has.
+/// One operation, with its outcome. It borrows keys and values from a client's buffer or from the
+/// log.
 #[expect(missing_docs, reason = "the fields are what their names say")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
@@ -33,9 +33,9 @@ pub enum Command<'a> {
     GetMany { keys: Vec<&'a [u8]> },
     /// → `Integer`, bytes of the value, 0 if absent
     Length { key: &'a [u8] },
-    /// → `Integer`, how many of the keys exist, repeated keys counted each time
+    /// → `Integer`, the number of keys that exist, a repeated key counted each time
     Exists { keys: Vec<&'a [u8]> },
-    /// → `Integer`, keys in the store
+    /// → `Integer`, the number of keys in the store
     Count,
     /// → `Names`, keys that match a glob
     Keys { pattern: &'a [u8] },
@@ -51,27 +51,27 @@ pub enum Command<'a> {
     Increment { key: &'a [u8], by: i64 },
     /// → `Value` or `Nil`
     Take { key: &'a [u8] },
-    /// → `Integer`, how many existed
+    /// → `Integer`, the number of keys that existed
     Delete { keys: Vec<&'a [u8]> },
     /// → `Done`; the whole store
     Clear,
-    /// No outcome: a versioned write that the node asked holds and the log may not have yet, in
-    /// front of the commands of an eventual session that must see it
+    /// No outcome. A versioned write of the origin's overlay that the log may not hold yet. It
+    /// stands in front of an eventual session's commands, which must see it
     Merge { version: Version, key: &'a [u8], value: Option<&'a [u8]> },
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, nothing to tell.
+    /// Done, without a result.
     Done,
-    /// Nothing there, or a condition that did not hold.
+    /// The key is missing, or a condition did not hold.
     Nil,
     /// A number.
     Integer(i64),
     /// A value.
     Value(Value),
-    /// One for each key asked.
+    /// One for each key of the command.
     Values(Vec<Option<Value>>),
     /// Key names.
     Names(Vec<Value>),
@@ -186,8 +186,8 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// True if it writes and its outcome does not depend on what was there, but for DEL's count: an
-    /// eventual session's node may take it at once.
+    /// True if it is a write whose effect does not depend on the stored value: an eventual
+    /// session's node may answer it at once.
     pub fn is_blind_write(&self) -> bool {
         matches!(
             self,
@@ -197,7 +197,7 @@ impl<'a> Command<'a> {
         )
     }
 
-    /// The writes that a blind write stands for, not stamped yet: one for each key that it names.
+    /// Appends the writes of a blind write, not stamped yet: one for each key that it names.
     pub fn push_writes(&self, writes: &mut Vec<Write>) {
         let mut push = |key: &[u8], value: Option<&[u8]>| {
             writes.push(Write::new(Version::default(), key, value));

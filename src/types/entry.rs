@@ -5,39 +5,40 @@ use bytes::{BufMut, Bytes};
 use super::{Index, NodeId, RequestId, Term, Version, Write, Writes, decode_writes, encode_writes};
 use crate::codec::{Malformed, Reader, put_bytes};
 
-/// What one client pipeline asked for, in one piece: its commands run in order, with nothing
-/// between them, or none of them does.
+/// The commands of one client pipeline in one piece: they run in order, with no other command
+/// between them, or none of them runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
-    /// Its name.
+    /// The id by which the state machine drops a second copy.
     pub id: RequestId,
-    /// Every number of this node and boot below `floor` has its answer already, so that a copy of
-    /// one that comes later is dropped unseen.
+    /// Every request of this node and boot with a lower number is settled: a later copy of it is
+    /// dropped.
     pub floor: u64,
-    /// One encoded [`Command`](super::Command) after the other; never decoded on the way to apply.
+    /// Encoded [`Command`](super::Command)s, one after the other; decoded only where they are
+    /// applied.
     pub commands: Bytes,
 }
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A new leader's first entry: commits what came before it (Raft §5.4.2, §8).
+    /// A new leader's first entry: commits the entries before it (Raft §5.4.2, §8).
     Noop,
     /// Work for the state machine.
     Batch {
-        /// The leader's hybrid clock when it appended the entry. What the batch writes has this
+        /// The leader's hybrid clock when it appended the entry. The batch's writes have this
         /// version, or a later one if the log has held a later one before.
         stamp: Version,
-        /// What to do.
+        /// The commands to run.
         proposal: Proposal,
     },
-    /// Writes that eventual sessions made, each of which counts only if it is the newest of its
-    /// key. The same write may come any number of times.
+    /// Writes of eventual sessions. Each counts only if it is the newest of its key, so the same
+    /// write may come any number of times.
     Merge(Writes),
-    /// A mark that the leader sets now and then: at it, all replicas compare their states, and
-    /// tombstones up to `floor` are forgotten.
+    /// A checkpoint that the leader sets now and then: all replicas compare their states there, and
+    /// forget the tombstones up to `floor`.
     Checkpoint {
-        /// Writes up to this version to keys that do not exist come too late.
+        /// Writes up to this version to keys without a record are too late.
         floor: Version,
     },
 }
@@ -49,12 +50,12 @@ pub struct Entry {
     pub index: Index,
     /// The term of the leader that appended it.
     pub term: Term,
-    /// What it holds.
+    /// Its content.
     pub payload: Payload,
 }
 
-/// What a snapshot stands for: the state after applying the log up to `index`, whose term is
-/// `term`.
+/// The place of a snapshot in the log: the state after applying the log up to `index`, whose entry
+/// has the term `term`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotMeta {
     /// The last index that it includes.
@@ -88,12 +89,11 @@ impl Proposal {
 }
 
 impl Entry {
+    // Kind 1 stays unused: programs older than the first release wrote it.
     const NOOP: u8 = 0;
-    /// As it was before there were versions: without a stamp. Read, never written.
-    const BATCH_UNSTAMPED: u8 = 1;
     const BATCH: u8 = 2;
     const MERGE: u8 = 3;
-    const MARK: u8 = 4;
+    const CHECKPOINT: u8 = 4;
 
     /// The smallest encoded entry, in bytes.
     pub const ENCODED_LEN_MIN: usize = 8 + 8 + 1;
@@ -110,7 +110,7 @@ impl Entry {
     }
 
     /// Appends the byte form: index u64, term u64, kind u8; then for a batch its
-    /// stamp u64 and proposal, for a merge its writes, for a mark its floor u64.
+    /// stamp u64 and proposal, for a merge its writes, for a checkpoint its floor u64.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.index);
         out.put_u64_le(self.term);
@@ -126,7 +126,7 @@ impl Entry {
                 encode_writes(writes, out);
             }
             Payload::Checkpoint { floor } => {
-                out.put_u8(Entry::MARK);
+                out.put_u8(Entry::CHECKPOINT);
                 out.put_u64_le(floor.0);
             }
         }
@@ -138,16 +138,12 @@ impl Entry {
         let term = reader.u64("entry term")?;
         let payload = match reader.u8("entry kind")? {
             Entry::NOOP => Payload::Noop,
-            Entry::BATCH_UNSTAMPED => Payload::Batch {
-                stamp: Version::default(),
-                proposal: Proposal::decode(reader, frame)?,
-            },
             Entry::BATCH => Payload::Batch {
                 stamp: Version(reader.u64("stamp")?),
                 proposal: Proposal::decode(reader, frame)?,
             },
             Entry::MERGE => Payload::Merge(decode_writes(reader)?),
-            Entry::MARK => Payload::Checkpoint { floor: Version(reader.u64("floor")?) },
+            Entry::CHECKPOINT => Payload::Checkpoint { floor: Version(reader.u64("floor")?) },
             _ => return Err(Malformed("entry kind")),
         };
         Ok(Entry { index, term, payload })

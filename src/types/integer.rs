@@ -1,6 +1,6 @@
-//! What counts as an integer, in a client's arguments as in a stored value: Redis's strict notation
-//! (`string2ll` in its util.c). No blanks, no plus sign, no leading zeros, no minus zero: a number
-//! has one spelling.
+//! Redis's strict notation of integers (`string2ll` in its util.c), for a client's arguments and
+//! for stored values. No blanks, no plus sign, no leading zeros, no minus zero: a number has one
+//! spelling.
 
 /// The number that `text` spells; `None` if it spells none or one beyond 64 bits.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {

@@ -1,5 +1,5 @@
-//! The words that every layer speaks: who (`NodeId`), where in history (`Term`, `Index`), what was
-//! asked ([`Command`], [`Proposal`]), what came of it ([`Outcome`], [`Rejected`], [`Unknown`]).
+//! The words that every layer speaks: nodes ([`NodeId`]), places in the log ([`Term`], [`Index`]),
+//! requests ([`Command`], [`Proposal`]) and their results ([`Outcome`], [`Rejected`], [`Unknown`]).
 //! Plain values and their byte forms; no behaviour.
 
 mod command;
@@ -11,7 +11,7 @@ mod write;
 pub use command::{Command, Failure, Outcome, Value, When};
 pub use entry::{Entry, Payload, Proposal, SnapshotMeta};
 pub use integer::parse_integer;
-pub use record::{Record, Shared};
+pub use record::{Record, SharedBytes};
 pub use write::{Consistency, Key, Version, Write, Writes, decode_writes, encode_writes};
 
 use std::fmt;
@@ -42,7 +42,7 @@ pub type Index = u64;
 /// proposal whose id it has applied already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId {
-    /// The node whose client asked.
+    /// The node whose client made the request.
     pub node: NodeId,
     /// That node's process lifetime.
     pub boot: u64,
@@ -56,10 +56,10 @@ pub enum Rejected {
     /// Fewer nodes than a majority are alive.
     #[error("quorum not reached")]
     NoQuorum,
-    /// No leader was found before the request's time was over.
+    /// No leader was found before the request timed out.
     #[error("leader unavailable")]
     NoLeader,
-    /// Too much is in flight.
+    /// Too many requests are in flight.
     #[error("too many requests in flight")]
     Busy,
     /// The node is shutting down.
@@ -68,7 +68,7 @@ pub enum Rejected {
     /// The disk has no room for another log segment.
     #[error("disk full")]
     DiskFull,
-    /// This node's clock, or what it has seen of the others', is not to be trusted with versions.
+    /// This node's clock differs too much from the other nodes' to stamp versions.
     #[error("clocks of the nodes differ too much")]
     ClockSkew,
     /// This node joined with an empty directory and has not caught up yet.
@@ -79,13 +79,13 @@ pub enum Rejected {
 /// Why the result of a request is not known: it **may or may not be done**.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
-    /// It was proposed, but no result was seen in time.
+    /// It was proposed, and no result was seen in time.
     #[error("no result within the request timeout")]
     TimedOut,
-    /// It was done, but this node learned so from a snapshot, which does not carry results.
+    /// It was done; this node learned that from a snapshot, which does not carry results.
     #[error("the result was lost behind a snapshot")]
     ResultLost,
-    /// It was interrupted in the middle: a part of it is done.
+    /// It was interrupted: a part of it is done.
     #[error("interrupted, a part of it was done")]
     Partly,
     /// The node stopped before it saw the result.
@@ -93,7 +93,7 @@ pub enum Unknown {
     Stopped,
 }
 
-/// How a request ended when not with its outcomes.
+/// The end of a request that has no outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unserved {
     /// Certainly not done.

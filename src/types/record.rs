@@ -1,12 +1,12 @@
 //! A key, its value and its version in one piece of memory, and shares in it.
 //!
-//! A store holds many small records. One allocation for each, behind a pointer of 8 bytes, is what
-//! keeps it small and what a look-up has to fetch: the key that it compares stands right before the
-//! value that it is asked for. A clone is a pointer and a count, so values and names leave the
-//! store without being copied, and an image shares them.
+//! A store holds many small records. One allocation for each, behind a pointer of 8 bytes, keeps
+//! the store small and a look-up short: the key that it compares stands right before the value. A
+//! clone is a pointer and a count, so values and names leave the store without a copy, and an image
+//! shares them.
 //!
-//! Whoever holds a share of a record keeps the whole of it: a name on its way to a client keeps its
-//! value in memory.
+//! A share of a record keeps the whole record: a name on its way to a client keeps its value in
+//! memory.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -19,34 +19,34 @@ use triomphe::{Arc, ThinArc};
 
 use super::Version;
 
-/// What is known of a key: its value, or that it was deleted, and when. Cheap to clone; never
-/// changes.
+/// A key with its value, or a tombstone if it was deleted, and its version. Cheap to clone;
+/// immutable.
 #[derive(Clone)]
 pub struct Record(ThinArc<Head, u8>);
 
-/// What stands before the key and the value.
+/// The fields before the key and the value.
 struct Head {
     version: Version,
     key_len: u32,
-    /// There is a value, which may be empty; else the record is a tombstone.
+    /// True if there is a value, which may be empty; else the record is a tombstone.
     has_value: bool,
 }
 
-/// A key or a value that belongs to a record: bytes that are cheap to clone.
+/// A key or a value that shares its record's memory: bytes that are cheap to clone.
 #[derive(Clone)]
-pub struct Shared {
+pub struct SharedBytes {
     record: Record,
-    part: Part,
+    field: Field,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Field {
     Key,
     Value,
 }
 
 impl Record {
-    /// Copies a record together; without a value it is a tombstone.
+    /// Copies key and value into a new record; without a value it is a tombstone.
     ///
     /// # Panics
     /// On a key of 4 GiB or more, which no byte form can hold.
@@ -62,11 +62,12 @@ impl Record {
     fn build(version: Version, key: &[u8], has_value: bool, [head, tail]: [&[u8]; 2]) -> Record {
         let key_len = u32::try_from(key.len()).expect("limits keep keys far below 4 GiB");
         let len = key.len() + head.len() + tail.len();
-        // Zeroes first: it costs no more than a buffer to join the parts in, and no second copy.
+        // Zeros first: that costs no more than joining the parts in a buffer, and saves a second
+        // copy.
         let head_of_record = Head { version, key_len, has_value };
         let mut arc = ThinArc::from_header_and_iter(head_of_record, iter::repeat_n(0, len));
         arc.with_arc_mut(|arc| {
-            let record = Arc::get_mut(arc).expect("nobody else has seen it");
+            let record = Arc::get_mut(arc).expect("a new record is not shared yet");
             let (of_key, of_value) = record.slice_mut().split_at_mut(key.len());
             let (of_head, of_tail) = of_value.split_at_mut(head.len());
             of_key.copy_from_slice(key);
@@ -76,19 +77,19 @@ impl Record {
         Record(arc)
     }
 
-    /// The same record at another version.
+    /// The same record at another version; a copy if the record is shared.
     pub(super) fn stamped(mut self, version: Version) -> Record {
-        let is_own = self.0.with_arc_mut(|arc| match Arc::get_mut(arc) {
+        let is_unshared = self.0.with_arc_mut(|arc| match Arc::get_mut(arc) {
             Some(record) => {
                 record.header_mut().version = version;
                 true
             }
             None => false,
         });
-        if is_own { self } else { Record::new(version, self.key(), self.value()) }
+        if is_unshared { self } else { Record::new(version, self.key(), self.value()) }
     }
 
-    /// When it was written.
+    /// The version at which it was written.
     pub fn version(&self) -> Version {
         self.head().version
     }
@@ -109,25 +110,26 @@ impl Record {
     }
 
     /// A share of it that is its key.
-    pub fn share_key(&self) -> Shared {
-        Shared { record: self.clone(), part: Part::Key }
+    pub fn share_key(&self) -> SharedBytes {
+        SharedBytes { record: self.clone(), field: Field::Key }
     }
 
     /// A share of it that is its value.
-    pub fn share_value(&self) -> Option<Shared> {
+    pub fn share_value(&self) -> Option<SharedBytes> {
         self.has_value().then(|| self.clone().into_value())
     }
 
     /// The share of it that is its value, empty for a tombstone.
-    fn into_value(self) -> Shared {
-        Shared { record: self, part: Part::Value }
+    fn into_value(self) -> SharedBytes {
+        SharedBytes { record: self, field: Field::Value }
     }
 
-    /// The record of these parts: the one that they are shares of if it is the same.
-    pub(super) fn of(version: Version, key: &Shared, value: Option<&Shared>) -> Record {
+    /// The record of these parts: without a copy if they are the two shares of one record of this
+    /// version.
+    pub(super) fn of(version: Version, key: &SharedBytes, value: Option<&SharedBytes>) -> Record {
         let record = &key.record;
-        let is_value = |value: &Shared| value.part == Part::Value && value.record.is(record);
-        let is_same = key.part == Part::Key
+        let is_value = |value: &SharedBytes| value.field == Field::Value && value.record.is(record);
+        let is_same = key.field == Field::Key
             && record.version() == version
             && value.map_or(!record.has_value(), is_value);
         if is_same {
@@ -169,76 +171,76 @@ impl fmt::Debug for Record {
     }
 }
 
-impl Deref for Shared {
+impl Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         let (key, value) = self.record.parts();
-        match self.part {
-            Part::Key => key,
-            Part::Value => value,
+        match self.field {
+            Field::Key => key,
+            Field::Value => value,
         }
     }
 }
 
-impl From<&[u8]> for Shared {
-    /// Copies the bytes to where they are shared: a record with no key.
-    fn from(bytes: &[u8]) -> Shared {
+impl From<&[u8]> for SharedBytes {
+    /// Copies the bytes into a record with an empty key.
+    fn from(bytes: &[u8]) -> SharedBytes {
         Record::new(Version::default(), &[], Some(bytes)).into_value()
     }
 }
 
-impl<const N: usize> From<[u8; N]> for Shared {
-    fn from(bytes: [u8; N]) -> Shared {
-        Shared::from(&bytes[..])
+impl<const N: usize> From<[u8; N]> for SharedBytes {
+    fn from(bytes: [u8; N]) -> SharedBytes {
+        SharedBytes::from(&bytes[..])
     }
 }
 
-impl From<Vec<u8>> for Shared {
-    fn from(bytes: Vec<u8>) -> Shared {
-        Shared::from(&bytes[..])
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> SharedBytes {
+        SharedBytes::from(&bytes[..])
     }
 }
 
-impl AsRef<[u8]> for Shared {
+impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
         self
     }
 }
 
-impl Borrow<[u8]> for Shared {
+impl Borrow<[u8]> for SharedBytes {
     fn borrow(&self) -> &[u8] {
         self
     }
 }
 
-impl PartialEq for Shared {
-    fn eq(&self, other: &Shared) -> bool {
+impl PartialEq for SharedBytes {
+    fn eq(&self, other: &SharedBytes) -> bool {
         **self == **other
     }
 }
 
-impl Eq for Shared {}
+impl Eq for SharedBytes {}
 
-impl PartialOrd for Shared {
-    fn partial_cmp(&self, other: &Shared) -> Option<Ordering> {
+impl PartialOrd for SharedBytes {
+    fn partial_cmp(&self, other: &SharedBytes) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Shared {
-    fn cmp(&self, other: &Shared) -> Ordering {
+impl Ord for SharedBytes {
+    fn cmp(&self, other: &SharedBytes) -> Ordering {
         (**self).cmp(&**other)
     }
 }
 
-impl Hash for Shared {
+impl Hash for SharedBytes {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (**self).hash(state);
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
@@ -274,7 +276,7 @@ mod tests {
     fn a_record_costs_32_bytes_beside_its_key_and_value_and_a_share_16() {
         assert_eq!(size_of::<Head>(), 16);
         assert_eq!(size_of::<Option<Record>>(), 8);
-        assert_eq!(size_of::<Option<Shared>>(), 16);
+        assert_eq!(size_of::<Option<SharedBytes>>(), 16);
     }
 
     #[test]
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_version_leaves_alone_what_somebody_else_holds() {
+    fn a_new_version_does_not_change_a_shared_record() {
         let record = Record::new(VERSION, b"k", Some(b"v"));
         let held = record.clone();
         let later = record.stamped(Version(8));
@@ -301,7 +303,7 @@ mod tests {
     fn parts_of_something_else_become_a_record_of_their_own() {
         let record = Record::new(VERSION, b"k", Some(b"k"));
         let (key, value) = (record.share_key(), record.share_value().unwrap());
-        let (own_key, own_value) = (Shared::from(*b"k"), Shared::from(*b"k"));
+        let (own_key, own_value) = (SharedBytes::from(*b"k"), SharedBytes::from(*b"k"));
         for (version, key, value) in [
             (Version(8), &key, Some(&value)),
             (VERSION, &key, None),

@@ -1,17 +1,18 @@
-//! Versioned writes: what an eventual session asks for, stamped so that all nodes agree which of
-//! two writes to a key is the newer one, in whatever order they meet them.
+//! Versioned writes: the writes of eventual sessions, stamped so that all nodes agree which of two
+//! writes to a key is the newer one, in any order of arrival.
 
 use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::{Record, Shared, Value};
+use super::{Record, SharedBytes, Value};
 use crate::codec::{Malformed, Reader, put_bytes};
 
 /// A key as it is stored: cheap to share between the store, the log and a reply.
-pub type Key = Shared;
+pub type Key = SharedBytes;
 
-/// What a session gives up for what: chosen with CONSISTENCY, WITH and READONLY.
+/// A session's choice between linearizability and availability, made with CONSISTENCY, WITH and
+/// READONLY.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
     /// Writes on a majority before they are answered, linearizable reads.
@@ -31,14 +32,14 @@ impl Consistency {
     }
 }
 
-/// When a write was made, and where: 56 bits of a hybrid clock in sixteenths of a microsecond since
-/// 1970 (enough until the year 2112), then 8 bits for the origin. Of two writes to a key the one
-/// with the higher version wins. Zero is older than every write.
+/// The version of a write: 56 bits of a hybrid clock in sixteenths of a microsecond since 1970
+/// (enough until the year 2112), then 8 bits for the origin. Of two writes to a key the one with
+/// the higher version wins. Zero is older than every write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
-/// One versioned write. Cheap to clone. Key and value are best made together, as
-/// [`Write::new`] does: then they are one piece of memory, which a store takes over as it is.
+/// One versioned write. Cheap to clone. [`Write::new`] makes key and value one piece of memory,
+/// which a store takes over without a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// Its version; zero until it is stamped.
@@ -53,11 +54,11 @@ pub struct Write {
 pub type Writes = Arc<[Write]>;
 
 impl Version {
-    /// The origin of everything that the log itself orders. It is above all members' places, so
-    /// that a strong write wins a tie.
+    /// The origin of writes that the log itself orders. It is above all members' places, so that a
+    /// strong write wins a tie.
     pub const LOG: u8 = u8::MAX;
 
-    /// The last tick there is.
+    /// The largest tick.
     const TICK_MAX: u64 = u64::MAX >> 8;
 
     /// The version of tick `tick` of the hybrid clock, from the member at place `origin` of the
@@ -88,7 +89,7 @@ impl Version {
 }
 
 impl Write {
-    /// Copies a write together.
+    /// Copies key and value into a new write.
     pub fn new(version: Version, key: &[u8], value: Option<&[u8]>) -> Write {
         Write::of(&Record::new(version, key, value))
     }
@@ -98,14 +99,15 @@ impl Write {
         Write { version: record.version(), key, value }
     }
 
-    /// The same write at another version. Copied only if somebody else holds a share of it.
+    /// The same write at another version; a copy only if it is shared.
     pub fn stamped(self, version: Version) -> Write {
         let record = self.record();
+        // Its own shares must go first, or the record would count as shared.
         drop(self);
         Write::of(&record.stamped(version))
     }
 
-    /// What a store holds of it.
+    /// The store's record of the write.
     pub fn record(&self) -> Record {
         Record::of(self.version, &self.key, self.value.as_ref())
     }

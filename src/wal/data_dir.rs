@@ -1,24 +1,8 @@
-//! The data directory as a whole: whose it is, and that only one process uses it.
+//! The data directory as a whole: it belongs to one node, and one process uses it at a time.
 //!
 //! Two files stand beside the log. `lock` is locked by the running node. `identity` says which node
-//! of which cluster the directory belongs to, so that a node never goes on with another's memory.
-//! It is text, so that a person can read it:
-//! ```text
-//! format = 1
-//! cluster = nodesync
-//! members = 5000 5001 5002
-//! node = 5000
-//! incarnation = 1234567890123456789
-//! boot = 1763800000000
-//! log = begun
-//! crc32 = 89abcdef
-//! ```
-//! `incarnation` is a random number from the directory's creation; a node that returns with an
-//! empty directory has another one, and so cannot pass for the node that voted and acknowledged
-//! before. `boot` grows with each start. `log = none` stands there until the log has its first
-//! record: only then is a missing log a lost one. (Files without that line are of directories whose
-//! log has begun.) The last line checks all lines before it. The file is
-//! replaced as a whole: written under another name, synced, renamed, and the directory synced.
+//! of which cluster the directory belongs to; `identity.rs` has its text. The identity is replaced
+//! as a whole: written under another name, synced, renamed, and the directory synced.
 //!
 //! Nothing is written before everything that can be checked has been checked.
 
@@ -30,46 +14,36 @@ use thiserror::Error;
 
 use crate::types::NodeId;
 
-use crate::wal::disk::sync_dir;
+use super::disk::sync_dir;
+use super::identity::{FORMAT, Identity, IdentityFile, Unusable};
+use super::images::is_full;
 
-const FORMAT: u32 = 1;
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 
 /// No identity file is longer, in bytes.
 const IDENTITY_LEN_MAX: u64 = 1 << 20;
 
-/// Whose directory it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster's name: one line of text.
-    pub cluster: String,
-    /// All members, ascending.
-    pub members: Vec<NodeId>,
-    /// This node.
-    pub node: NodeId,
-}
-
-/// Why a directory cannot be used. On each of them nothing has been written into it.
+/// Why a directory cannot be used. A refused directory is left as it was.
 #[derive(Debug, Error)]
 pub enum DataDirError {
-    /// A running process has it.
+    /// A running process uses it.
     #[error("{dir}: in use by a running node; stop that one first, or give this one its own --dir")]
     Locked {
         /// The directory.
         dir: PathBuf,
     },
-    /// It is another node's.
+    /// It belongs to another node.
     #[error("{dir}: belongs to node {found}, not to {wanted}; give this node its own --dir")]
     OtherNode {
         /// The directory.
         dir: PathBuf,
-        /// Whose it is.
+        /// The node that it belongs to.
         found: NodeId,
-        /// Who asked.
+        /// The node that wants to use it.
         wanted: NodeId,
     },
-    /// It is of another cluster, or of one with other members.
+    /// It belongs to another cluster, or to one with other members.
     #[error(
         "{dir}: belongs to cluster \"{found}\" of nodes {members}; members are fixed when a \
          cluster is founded: start the node with the same peers and --cluster, or give it its own \
@@ -78,9 +52,9 @@ pub enum DataDirError {
     OtherCluster {
         /// The directory.
         dir: PathBuf,
-        /// The cluster's name there.
+        /// The name of the cluster that it belongs to.
         found: String,
-        /// The members there.
+        /// The members of that cluster.
         members: String,
     },
     /// A later version of the program made it.
@@ -101,50 +75,37 @@ pub enum DataDirError {
     Corrupt {
         /// The directory.
         dir: PathBuf,
-        /// What is wrong.
+        /// The damage in words.
         what: &'static str,
     },
-    /// The system fails.
+    /// The system has failed.
     #[error("{dir}: {error}")]
     Io {
         /// The directory.
         dir: PathBuf,
-        /// How.
+        /// The system's error.
         error: io::Error,
     },
 }
 
-/// A directory that is this process's alone as long as this value lives.
+/// A directory that belongs to this process alone as long as this value lives.
 #[derive(Debug)]
 pub struct DataDir {
     dir: PathBuf,
-    stored: Stored,
+    file: IdentityFile,
     _lock: File,
 }
 
-/// What an identity file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stored {
-    /// With control characters escaped, so that it fits on its line.
-    cluster: String,
-    /// Ascending, separated by spaces.
-    members: String,
-    node: NodeId,
-    incarnation: u64,
-    boot: u64,
-    /// The log has had a record.
-    begun: bool,
-}
-
 impl DataDir {
-    /// Takes the directory for the node of `identity`, or makes it if it is not there. `wall_ms` is
-    /// the wall clock in milliseconds since 1970: it keeps `boot` growing where a directory was
+    /// Locks the directory for the node of `identity`, creating it if it is missing. `wall_ms` is
+    /// the wall clock in milliseconds since 1970: it keeps `boot` growing when a directory was
     /// lost.
     ///
     /// # Errors
     /// See [`DataDirError`].
     pub fn open(dir: &Path, identity: &Identity, wall_ms: u64) -> Result<DataDir, DataDirError> {
-        // Looked at twice: before anything is written, and again when nobody else can write.
+        // Twice: a directory that is not this node's must not be written to, not even a lock; and
+        // until the lock is held another process may still change the identity.
         inspect(dir, identity)?;
         make_dir(dir).map_err(failed(dir))?;
         let lock = File::create(dir.join(LOCK)).map_err(failed(dir))?;
@@ -152,20 +113,23 @@ impl DataDir {
             TryLockError::WouldBlock => DataDirError::Locked { dir: dir.into() },
             TryLockError::Error(error) => failed(dir)(error),
         })?;
-        let stored = inspect(dir, identity)?;
-        let (incarnation, boot_min, begun) = match stored {
-            Some(stored) => (stored.incarnation, stored.boot + 1, stored.begun),
+        let found = inspect(dir, identity)?;
+        let (incarnation, boot_min, log_has_begun) = match found {
+            Some(file) => (file.incarnation, file.boot + 1, file.log_has_begun),
             None => {
                 let random = getrandom::u64().map_err(|e| failed(dir)(io::Error::other(e)))?;
                 (random.max(1), 1, false)
             }
         };
-        let stored = Stored::new(identity, incarnation, wall_ms.max(boot_min), begun);
-        Ok(DataDir { dir: dir.to_owned(), stored, _lock: lock })
+        // Peers drop requests of an older boot, so each start needs a larger one: also with a wall
+        // clock that was set back, and after the directory and its last boot were lost.
+        let boot = wall_ms.max(boot_min);
+        let file = IdentityFile::new(identity, incarnation, boot, log_has_begun);
+        Ok(DataDir { dir: dir.to_owned(), file, _lock: lock })
     }
 
-    /// Makes this start's boot number durable, and in a new directory whose it is. To be called
-    /// before the number is used and before the log is written to, and after everything else in the
+    /// Makes this start's boot number durable, and in a new directory its identity. Call it before
+    /// the number is used and before the log is written to, and after everything else in the
     /// directory has been found sound.
     ///
     /// # Errors
@@ -174,58 +138,60 @@ impl DataDir {
         self.write()
     }
 
-    /// Notes that the log has its first record. To be called before anybody is told anything.
+    /// Notes that the log has its first record. Call it before any message leaves the node.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
     pub fn begin(&mut self) -> Result<(), DataDirError> {
-        self.stored.begun = true;
+        self.file.log_has_begun = true;
         self.write()
     }
 
     fn write(&self) -> Result<(), DataDirError> {
-        self.stored.write(&self.dir).map_err(|error| {
-            let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-            let remedy = if full { "; make room and start the node again" } else { "" };
+        replace_identity(&self.dir, &self.file.text()).map_err(|error| {
+            let remedy = if is_full(&error) { "; make room and start the node again" } else { "" };
             failed(&self.dir)(io::Error::new(error.kind(), format!("{error}{remedy}")))
         })
     }
 
     /// The random number that the directory was created with; never 0.
     pub fn incarnation(&self) -> u64 {
-        self.stored.incarnation
+        self.file.incarnation
     }
 
     /// True if the log has had a record, in this process or an earlier one.
     pub fn has_begun(&self) -> bool {
-        self.stored.begun
+        self.file.log_has_begun
     }
 
     /// This process's number, larger than any before it.
     pub fn boot(&self) -> u64 {
-        self.stored.boot
+        self.file.boot
     }
 }
 
 /// The identity in `dir` if there is one; an error if the directory is not `wanted`'s to use.
-fn inspect(dir: &Path, wanted: &Identity) -> Result<Option<Stored>, DataDirError> {
-    let Some(stored) = Stored::read(dir)? else {
+fn inspect(dir: &Path, wanted: &Identity) -> Result<Option<IdentityFile>, DataDirError> {
+    let Some(found) = read_identity(dir)? else {
         check_unclaimed(dir)?;
         return Ok(None);
     };
-    let claimed = Stored::new(wanted, stored.incarnation, stored.boot, stored.begun);
-    if (&stored.cluster, &stored.members) != (&claimed.cluster, &claimed.members) {
-        let Stored { cluster, members, .. } = stored;
+    let own = IdentityFile::new(wanted, found.incarnation, found.boot, found.log_has_begun);
+    // Quorums are counted over the members: a vote or an acknowledgement given in one cluster must
+    // not count in another.
+    if (&found.cluster, &found.members) != (&own.cluster, &own.members) {
+        let IdentityFile { cluster, members, .. } = found;
         return Err(DataDirError::OtherCluster { dir: dir.into(), found: cluster, members });
     }
-    if stored.node != claimed.node {
-        let (found, wanted) = (stored.node, claimed.node);
+    // One vote a term (§5.2) is one vote a node: the durable vote stays with its node.
+    if found.node != own.node {
+        let (found, wanted) = (found.node, own.node);
         return Err(DataDirError::OtherNode { dir: dir.into(), found, wanted });
     }
-    Ok(Some(stored))
+    Ok(Some(found))
 }
 
-/// A directory without an identity must not hold somebody's log.
+/// Refuses a directory that holds a log or an image but no identity: its owner is unknown.
 fn check_unclaimed(dir: &Path) -> Result<(), DataDirError> {
     let items = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -234,6 +200,7 @@ fn check_unclaimed(dir: &Path) -> Result<(), DataDirError> {
     for item in items {
         let name = item.map_err(failed(dir))?.file_name();
         let name = name.to_string_lossy();
+        // The identity is written before the log and before any image, so it is lost.
         if name.starts_with("wal-") || name.starts_with("snapshot-") {
             return Err(DataDirError::Corrupt {
                 dir: dir.into(),
@@ -244,10 +211,11 @@ fn check_unclaimed(dir: &Path) -> Result<(), DataDirError> {
     Ok(())
 }
 
-/// Makes a directory, and those above it, so that it would survive a power cut.
+/// Makes a directory, and those above it, so that they would survive a power cut.
 fn make_dir(dir: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
     fs::create_dir_all(dir)?;
+    // A new directory is durable once the directory that names it is synced.
     for made in missing {
         match made.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent)?,
@@ -258,91 +226,38 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-impl Stored {
-    fn new(identity: &Identity, incarnation: u64, boot: u64, begun: bool) -> Stored {
-        let mut members = identity.members.clone();
-        members.sort_unstable();
-        let members: Vec<String> = members.iter().map(NodeId::to_string).collect();
-        Stored {
-            cluster: identity.cluster.escape_debug().to_string(),
-            members: members.join(" "),
-            node: identity.node,
-            incarnation,
-            boot,
-            begun,
-        }
-    }
-
-    fn read(dir: &Path) -> Result<Option<Stored>, DataDirError> {
-        let corrupt = || DataDirError::Corrupt { dir: dir.into(), what: "its identity is damaged" };
-        let mut text = String::new();
-        match File::open(dir.join(IDENTITY)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(dir)(error)),
-            Ok(file) => match file.take(IDENTITY_LEN_MAX).read_to_string(&mut text) {
-                Err(error) if error.kind() == ErrorKind::InvalidData => return Err(corrupt()),
-                read => read.map_err(failed(dir))?,
-            },
-        };
-        match field(&text, "format").and_then(|format| format.parse().ok()) {
-            Some(FORMAT) => Stored::parse(&text).map(Some).ok_or_else(corrupt),
-            Some(found) if found > FORMAT => {
-                Err(DataDirError::NewerFormat { dir: dir.into(), found })
-            }
-            _ => Err(corrupt()),
-        }
-    }
-
-    fn parse(text: &str) -> Option<Stored> {
-        let (body, checksum) = text.split_at(text.rfind("crc32 = ")?);
-        if checksum != checksum_line(body) {
-            return None;
-        }
-        let number = |name| field(body, name)?.parse::<u64>().ok();
-        let (incarnation, boot) = (number("incarnation")?, number("boot")?);
-        // No directory is made with the one, and behind the other there is none for the next start.
-        if incarnation == 0 || boot == u64::MAX {
-            return None;
-        }
-        Some(Stored {
-            cluster: field(body, "cluster")?.to_owned(),
-            members: field(body, "members")?.to_owned(),
-            node: NodeId(field(body, "node")?.parse().ok()?),
-            incarnation,
-            boot,
-            begun: field(body, "log") != Some("none"),
-        })
-    }
-
-    /// Puts the file in place, all at once, so that it would survive a power cut.
-    fn write(&self, dir: &Path) -> io::Result<()> {
-        let Stored { cluster, members, node, incarnation, boot, begun } = self;
-        let log = if *begun { "begun" } else { "none" };
-        let mut text = format!(
-            "format = {FORMAT}\ncluster = {cluster}\nmembers = {members}\nnode = {node}\n\
-             incarnation = {incarnation}\nboot = {boot}\nlog = {log}\n"
-        );
-        text.push_str(&checksum_line(&text));
-        let part = dir.join("identity.part");
-        let written = File::create(&part).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&part, dir.join(IDENTITY))
-        });
-        if written.is_err() {
-            let _ = fs::remove_file(&part);
-        }
-        written.and_then(|()| sync_dir(dir))
+fn read_identity(dir: &Path) -> Result<Option<IdentityFile>, DataDirError> {
+    let corrupt = || DataDirError::Corrupt { dir: dir.into(), what: "its identity is damaged" };
+    let mut text = String::new();
+    match File::open(dir.join(IDENTITY)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(dir)(error)),
+        Ok(file) => match file.take(IDENTITY_LEN_MAX).read_to_string(&mut text) {
+            // No UTF-8.
+            Err(error) if error.kind() == ErrorKind::InvalidData => return Err(corrupt()),
+            read => read.map_err(failed(dir))?,
+        },
+    };
+    match IdentityFile::parse(&text) {
+        Ok(file) => Ok(Some(file)),
+        Err(Unusable::Newer(found)) => Err(DataDirError::NewerFormat { dir: dir.into(), found }),
+        Err(Unusable::Damaged) => Err(corrupt()),
     }
 }
 
-fn checksum_line(body: &str) -> String {
-    format!("crc32 = {:08x}\n", crc32fast::hash(body.as_bytes()))
-}
-
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let mut fields = text.lines().filter_map(|line| line.split_once(" = "));
-    fields.find(|(key, _)| *key == name).map(|(_, value)| value)
+/// Puts the file in place, all at once, so that it would survive a power cut.
+fn replace_identity(dir: &Path, text: &str) -> io::Result<()> {
+    let part = dir.join("identity.part");
+    let written = File::create(&part).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        // Content before name: after a power cut `identity` is the old file or the whole new one.
+        file.sync_all()?;
+        fs::rename(&part, dir.join(IDENTITY))
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written.and_then(|()| sync_dir(dir))
 }
 
 fn failed(dir: &Path) -> impl FnOnce(io::Error) -> DataDirError {
@@ -397,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_use_is_locked_until_its_home_is_dropped() {
+    fn a_directory_in_use_is_locked_until_its_value_is_dropped() {
         let scratch = tempfile::tempdir().unwrap();
         let data_dir = claimed(scratch.path(), &identity(), 1);
         assert!(matches!(refused(scratch.path(), &identity()), DataDirError::Locked { .. }));

@@ -1,6 +1,6 @@
-//! What the log asks of a disk, and the real one.
+//! The disk as the log needs it ([`Disk`]), and the operating system's ([`FileDisk`]).
 //!
-//! The contract behind recovery: `create`, `rename` and `remove` have returned only when the change
+//! Recovery relies on this contract: `create`, `rename` and `remove` return only when the change
 //! would survive a power cut; `write_at` promises nothing until `sync` has returned; a sector of
 //! 512 bytes is either written or not.
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, fadvise};
 
-/// A directory of files, as the log needs it. Shared with the thread that makes spare segments.
+/// A directory of files, as the log needs it. The thread that makes spare segments shares it.
 pub trait Disk: Send + Sync {
     /// An open file. It stays the same file when it is renamed or removed.
     type File: Send + Debug;
@@ -21,22 +21,22 @@ pub trait Disk: Send + Sync {
     /// Names and lengths (bytes) of all files.
     fn list(&self) -> io::Result<Vec<(String, u64)>>;
 
-    /// The whole of a file.
+    /// All bytes of a file.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Makes a file of `len` zeros that have their place on the disk, so that writing into it
-    /// changes no metadata and a sync has none to write. On an error no file is left; `StorageFull`
-    /// and `QuotaExceeded` mean that there was no room.
+    /// Makes a file of `len` zeros whose blocks are allocated, so that writing into it changes no
+    /// metadata and a sync has none to write. On an error no file is left; `StorageFull` and
+    /// `QuotaExceeded` mean that there was no room.
     fn create(&self, name: &str, len: u64) -> io::Result<()>;
 
-    /// Gives a file another name; a file that had it is gone.
+    /// Gives a file another name, and replaces a file that had it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Begins an empty file that grows as it is written; one that had the name is gone. Its name
-    /// need not survive a power cut before it is renamed.
+    /// Begins an empty file that grows as it is written, and replaces one that had the name. The
+    /// name need not survive a power cut before the file is renamed.
     fn begin(&self, name: &str) -> io::Result<Self::File>;
 
     /// Opens a file for reading and writing.
@@ -45,17 +45,17 @@ pub trait Disk: Send + Sync {
     /// The length of a file, in bytes.
     fn len(&self, file: &Self::File) -> io::Result<u64>;
 
-    /// Reads from `offset` (bytes) on, at most as much as fits into `bytes`; 0 at the file's end.
+    /// Reads from `offset` (bytes) on, at most the length of `bytes`; returns 0 at the file's end.
     fn read_at(&self, file: &Self::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
 
     /// Writes all of `bytes` at `offset` (bytes): within the file's length, or at the end of a file
     /// that grows.
     fn write_at(&self, file: &Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Returns when all that was written to the file would survive a power cut (fdatasync).
+    /// Returns when everything written to the file would survive a power cut (fdatasync).
     fn sync(&self, file: &Self::File) -> io::Result<()>;
 
-    /// These bytes are synced, and not read soon: the memory that they take may go to others.
+    /// Drops these bytes from the page cache: they are synced and will not be read soon.
     fn forget(&self, _file: &Self::File, _offset: u64, _len: u64) {}
 }
 
@@ -76,6 +76,8 @@ impl FileDisk {
     }
 
     fn fill(path: &Path, len: u64) -> io::Result<()> {
+        // Zeros are written rather than reserved by fallocate: the first write into a reserved
+        // block changes metadata.
         const ZEROS: &[u8] = &[0; 1 << 18];
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         let mut left = len;
@@ -116,7 +118,7 @@ impl Disk for FileDisk {
     fn create(&self, name: &str, len: u64) -> io::Result<()> {
         let path = self.path(name);
         FileDisk::fill(&path, len).map_err(|error| {
-            // The first error is the one to tell; what cannot be removed goes at the next start.
+            // Report the first error; a file that cannot be removed now goes at the next start.
             let _ = fs::remove_file(&path);
             naming(&path, error)
         })?;
@@ -164,7 +166,7 @@ impl Disk for FileDisk {
     }
 
     fn forget(&self, file: &File, offset: u64, len: u64) {
-        // A hint: a file system that does not know it does without.
+        // A hint: a file system may ignore it.
         let _ = fadvise(file, offset, NonZeroU64::new(len), Advice::DontNeed);
     }
 }

@@ -7,22 +7,28 @@
 //! | 4 | 4 | payload length in bytes |
 //! | 8 | 8 | batch number: grows by one with each sync, for the life of the log |
 //! | 16 | 4 | group |
-//! | 20 | 1 | kind: 1 hard state, 2 entry, 3 snapshot, 4 close, 5 accepted, 6 held, 7 clock |
+//! | 20 | 1 | kind: 1 hard state, 2 entry, 3 snapshot, 4 close, 5 stamped, 6 held, 7 clock |
 //! | 21 | 1 | 1 on the last frame of its batch, else 0 |
 //! | 22 | 2 | check: low half of the CRC-32 of place and header bytes 4 to 22 |
 //!
-//! The *place* (log id, segment number, offset) is hashed but not stored. So a frame is valid only
-//! where it was written: what an earlier life of a recycled file left behind, a segment copied from
-//! another node, and a frame that a client stores as a value are all invalid here.
+//! The *place* (log id, segment number, offset) is hashed but not stored. A frame is therefore
+//! valid only where it was written. Frames from the former life of a recycled file, in a segment
+//! copied from another node, or inside a value that a client stored are all invalid here.
 //!
 //! The check makes it cheap to search every offset for frames: without it a crafted value could
 //! make the search hash megabytes at each step.
 //!
-//! Payloads (integers little-endian): hard state: term u64, vote flag u8 and node u32, standing u8
-//! (0 blank, 1 catching up, 2 voter; then a count u32 of founders, each node u32 and incarnation
-//! u64); entry: as [`Entry::encode`]; snapshot mark: index u64, term u64, and 1 if the log after it
-//! stays, 0 if the log gives way; close mark: nothing; accepted and held writes: as
-//! [`encode_writes`]; clock: version u64. Kinds 5 to 7 came with format 2.
+//! | kind | payload (integers little-endian) |
+//! |---|---|
+//! | hard state | term u64, vote flag u8, vote u32, standing u8, founders |
+//! | entry | as [`Entry::encode`] writes it |
+//! | snapshot | index u64, term u64, u8: 1 if the entries behind it stay, 0 if it replaces all |
+//! | close | empty |
+//! | stamped, held | as [`encode_writes`] writes them |
+//! | clock | version u64 |
+//!
+//! The standing is 0 blank, 1 catching up, 2 voter. A voter's founders follow: their number u32,
+//! then for each its node u32 and incarnation u64.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +44,7 @@ use crate::types::{
 pub(super) const HEADER_LEN: usize = 24;
 /// Frames begin at multiples of this.
 pub(super) const ALIGN: usize = 8;
-/// What a close mark takes.
+/// The length of a close record's frame.
 pub(super) const CLOSE_LEN: usize = HEADER_LEN;
 
 const LAST: u8 = 1;
@@ -54,7 +60,7 @@ pub(super) struct Place {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+enum RecordKind {
     Hard = 1,
     Entry = 2,
     Snapshot = 3,
@@ -64,18 +70,18 @@ enum Kind {
     Clock = 7,
 }
 
-/// What a frame says.
+/// The record that a frame holds: a [`WalRecord`](crate::replica::WalRecord) as the log stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Logged {
+pub(super) enum LoggedRecord {
     Hard(HardState),
     Entry(Entry),
-    /// A snapshot mark, with the answer to whether the log held the snapshot's entry: a reader of
-    /// only the later segments could not tell.
+    /// A snapshot, and whether the log held the snapshot's last entry: a reader of only the later
+    /// segments could not tell.
     Snapshot {
         meta: SnapshotMeta,
         keeps_log: bool,
     },
-    /// All before this was synced, and the log was closed.
+    /// The log was closed: everything before this record was synced.
     Close,
     Stamped(Writes),
     Held(Writes),
@@ -84,22 +90,22 @@ pub(super) enum Logged {
 
 /// A frame whose checksum holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame<'a> {
+pub(super) struct LogFrame<'a> {
     kind: u8,
     group: GroupId,
     payload: &'a [u8],
-    /// Its batch.
+    /// The number of its batch.
     pub batch: u64,
-    /// It ends its batch.
-    pub last: bool,
-    /// Where it begins in the segment.
+    /// True if the frame ends its batch.
+    pub is_last: bool,
+    /// The offset of its first byte in the segment.
     pub offset: usize,
-    /// Where the next frame begins.
+    /// The offset of the next frame in the segment.
     pub end: usize,
 }
 
 pub(super) fn put_hard(out: &mut Vec<u8>, group: GroupId, hard: &HardState) {
-    put(out, group, Kind::Hard, |out| {
+    put(out, group, RecordKind::Hard, |out| {
         out.put_u64_le(hard.term);
         out.put_u8(u8::from(hard.vote.is_some()));
         out.put_u32_le(hard.vote.unwrap_or_default().0);
@@ -119,11 +125,11 @@ pub(super) fn put_hard(out: &mut Vec<u8>, group: GroupId, hard: &HardState) {
 }
 
 pub(super) fn put_entry(out: &mut Vec<u8>, group: GroupId, entry: &Entry) {
-    put(out, group, Kind::Entry, |out| entry.encode(out));
+    put(out, group, RecordKind::Entry, |out| entry.encode(out));
 }
 
 pub(super) fn put_snapshot(out: &mut Vec<u8>, group: GroupId, meta: SnapshotMeta, keeps_log: bool) {
-    put(out, group, Kind::Snapshot, |out| {
+    put(out, group, RecordKind::Snapshot, |out| {
         out.put_u64_le(meta.index);
         out.put_u64_le(meta.term);
         out.put_u8(u8::from(keeps_log));
@@ -131,23 +137,23 @@ pub(super) fn put_snapshot(out: &mut Vec<u8>, group: GroupId, meta: SnapshotMeta
 }
 
 pub(super) fn put_close(out: &mut Vec<u8>, group: GroupId) {
-    put(out, group, Kind::Close, |_| ());
+    put(out, group, RecordKind::Close, |_| ());
 }
 
-pub(super) fn put_accepted(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
-    put(out, group, Kind::Stamped, |out| encode_writes(writes, out));
+pub(super) fn put_stamped(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
+    put(out, group, RecordKind::Stamped, |out| encode_writes(writes, out));
 }
 
 pub(super) fn put_held(out: &mut Vec<u8>, group: GroupId, writes: &[Write]) {
-    put(out, group, Kind::Held, |out| encode_writes(writes, out));
+    put(out, group, RecordKind::Held, |out| encode_writes(writes, out));
 }
 
 pub(super) fn put_clock(out: &mut Vec<u8>, group: GroupId, clock: Version) {
-    put(out, group, Kind::Clock, |out| out.put_u64_le(clock.0));
+    put(out, group, RecordKind::Clock, |out| out.put_u64_le(clock.0));
 }
 
-/// Appends a frame that still lacks what only [`seal`] can know.
-fn put(out: &mut Vec<u8>, group: GroupId, kind: Kind, payload: impl FnOnce(&mut Vec<u8>)) {
+/// Appends a frame without batch number and checksums, which [`seal`] fills in.
+fn put(out: &mut Vec<u8>, group: GroupId, kind: RecordKind, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.resize(start + HEADER_LEN, 0);
     payload(out);
@@ -160,17 +166,17 @@ fn put(out: &mut Vec<u8>, group: GroupId, kind: Kind, payload: impl FnOnce(&mut 
     header[20] = kind as u8;
 }
 
-/// Completes the frames in `frames`, which will be written at `offset` of the segment. With `ends`
-/// the last of them ends the batch.
-pub(super) fn seal(frames: &mut [u8], place: Place, offset: usize, batch: u64, ends: bool) {
+/// Completes the frames in `frames`, which will be written at `offset` of the segment. With
+/// `ends_batch` the last of them ends the batch.
+pub(super) fn seal(frames: &mut [u8], place: Place, offset: usize, batch: u64, ends_batch: bool) {
     let mut at = 0;
     while at < frames.len() {
         let len = u32::from_le_bytes(array(&frames[at + 4..]));
         let end = at + padded(len);
-        let last = ends && end == frames.len();
+        let is_last = ends_batch && end == frames.len();
         let frame = &mut frames[at..end];
         frame[8..16].copy_from_slice(&batch.to_le_bytes());
-        frame[21] = if last { LAST } else { 0 };
+        frame[21] = if is_last { LAST } else { 0 };
         let check = check(frame, place, offset + at);
         frame[22..24].copy_from_slice(&check.to_le_bytes());
         let crc = checksum(frame, place, offset + at);
@@ -180,9 +186,11 @@ pub(super) fn seal(frames: &mut [u8], place: Place, offset: usize, batch: u64, e
 }
 
 /// The frame at `offset` of a segment's bytes, if there is a valid one.
-pub(super) fn read(segment: &[u8], place: Place, offset: usize) -> Option<Frame<'_>> {
+pub(super) fn read(segment: &[u8], place: Place, offset: usize) -> Option<LogFrame<'_>> {
     let rest = segment.get(offset..)?;
     let header: &[u8; HEADER_LEN] = rest.first_chunk()?;
+    // The cheap check comes first: it proves the length before the payload is hashed by it.
+    // RecordKind 0 is no record: zeros are the unwritten rest of a segment.
     if header[20] == 0 || check(header, place, offset).to_le_bytes() != header[22..24] {
         return None;
     }
@@ -191,48 +199,51 @@ pub(super) fn read(segment: &[u8], place: Place, offset: usize) -> Option<Frame<
     if checksum(frame, place, offset).to_le_bytes() != header[..4] {
         return None;
     }
-    Some(Frame {
+    Some(LogFrame {
         kind: header[20],
         group: GroupId(u32::from_le_bytes(array(&header[16..]))),
         payload: &frame[HEADER_LEN..HEADER_LEN + len as usize],
         batch: u64::from_le_bytes(array(&header[8..])),
-        last: header[21] & LAST != 0,
+        is_last: header[21] & LAST != 0,
         offset,
         end: offset + frame.len(),
     })
 }
 
-impl Frame<'_> {
-    /// What the frame says. An entry's bytes are copied: they must not keep a whole segment alive.
-    pub(super) fn decode(&self, group: GroupId) -> Result<Logged, Malformed> {
+impl LogFrame<'_> {
+    /// The record in the frame. An entry's bytes are copied: a slice would keep the whole segment
+    /// in memory.
+    pub(super) fn decode(&self, group: GroupId) -> Result<LoggedRecord, Malformed> {
         if self.group != group {
             return Err(Malformed("record: of another group"));
         }
         let mut reader = Reader::new(self.payload);
-        let logged = match self.kind {
-            k if k == Kind::Hard as u8 => Logged::Hard(take_hard(&mut reader)?),
-            k if k == Kind::Entry as u8 => {
+        let record = match self.kind {
+            k if k == RecordKind::Hard as u8 => LoggedRecord::Hard(take_hard(&mut reader)?),
+            k if k == RecordKind::Entry as u8 => {
                 let payload = Bytes::copy_from_slice(self.payload);
                 reader = Reader::new(&payload);
                 let entry = Entry::decode(&mut reader, &payload)?;
                 reader.finish("entry: bytes left over")?;
-                return Ok(Logged::Entry(entry));
+                return Ok(LoggedRecord::Entry(entry));
             }
-            k if k == Kind::Snapshot as u8 => Logged::Snapshot {
+            k if k == RecordKind::Snapshot as u8 => LoggedRecord::Snapshot {
                 meta: SnapshotMeta {
                     index: reader.u64("snapshot index")?,
                     term: reader.u64("snapshot term")?,
                 },
                 keeps_log: reader.bool("snapshot flag")?,
             },
-            k if k == Kind::Close as u8 => Logged::Close,
-            k if k == Kind::Stamped as u8 => Logged::Stamped(decode_writes(&mut reader)?),
-            k if k == Kind::Held as u8 => Logged::Held(decode_writes(&mut reader)?),
-            k if k == Kind::Clock as u8 => Logged::Clock(Version(reader.u64("clock")?)),
+            k if k == RecordKind::Close as u8 => LoggedRecord::Close,
+            k if k == RecordKind::Stamped as u8 => {
+                LoggedRecord::Stamped(decode_writes(&mut reader)?)
+            }
+            k if k == RecordKind::Held as u8 => LoggedRecord::Held(decode_writes(&mut reader)?),
+            k if k == RecordKind::Clock as u8 => LoggedRecord::Clock(Version(reader.u64("clock")?)),
             _ => return Err(Malformed("record: of unknown kind")),
         };
         reader.finish("record: bytes left over")?;
-        Ok(logged)
+        Ok(record)
     }
 }
 
@@ -328,7 +339,7 @@ mod tests {
         put_entry(&mut frames, GROUP, &entry());
         put_snapshot(&mut frames, GROUP, SnapshotMeta { index: 8, term: 2 }, true);
         put_close(&mut frames, GROUP);
-        put_accepted(&mut frames, GROUP, &writes());
+        put_stamped(&mut frames, GROUP, &writes());
         put_held(&mut frames, GROUP, &[]);
         put_clock(&mut frames, GROUP, Version(u64::MAX));
         seal(&mut frames[offset..], PLACE, offset, 17, true);
@@ -341,17 +352,17 @@ mod tests {
         let (mut at, mut found) = (64, Vec::new());
         while let Some(frame) = read(&segment, PLACE, at) {
             assert_eq!(frame.batch, 17);
-            assert_eq!(frame.last, frame.end == segment.len());
+            assert_eq!(frame.is_last, frame.end == segment.len());
             assert_eq!(frame.end % ALIGN, 0);
             found.push(frame.decode(GROUP).unwrap());
             at = frame.end;
         }
         let meta = SnapshotMeta { index: 8, term: 2 };
-        let mark = Logged::Snapshot { meta, keeps_log: true };
-        let (hard, entry) = (Logged::Hard(hard()), Logged::Entry(entry()));
-        let (accepted, held) = (Logged::Stamped(writes()), Logged::Held([].into()));
-        let clock = Logged::Clock(Version(u64::MAX));
-        assert_eq!(found, [hard, entry, mark, Logged::Close, accepted, held, clock]);
+        let snapshot = LoggedRecord::Snapshot { meta, keeps_log: true };
+        let (hard, entry) = (LoggedRecord::Hard(hard()), LoggedRecord::Entry(entry()));
+        let (stamped, held) = (LoggedRecord::Stamped(writes()), LoggedRecord::Held([].into()));
+        let clock = LoggedRecord::Clock(Version(u64::MAX));
+        assert_eq!(found, [hard, entry, snapshot, LoggedRecord::Close, stamped, held, clock]);
         assert_eq!(at, segment.len());
     }
 
@@ -384,8 +395,8 @@ mod tests {
         let segment = batch(0);
         let frame = read(&segment, PLACE, 0).unwrap();
         assert_eq!(frame.decode(GroupId(1)), Err(Malformed("record: of another group")));
-        for kind in Kind::Clock as u8 + 1..=u8::MAX {
-            let strange = Frame { kind, ..frame };
+        for kind in RecordKind::Clock as u8 + 1..=u8::MAX {
+            let strange = LogFrame { kind, ..frame };
             assert_eq!(strange.decode(GROUP), Err(Malformed("record: of unknown kind")));
         }
     }
@@ -396,11 +407,11 @@ mod tests {
         let mut at = 0;
         while let Some(frame) = read(&segment, PLACE, at) {
             for len in 0..frame.payload.len() {
-                let short = Frame { payload: &frame.payload[..len], ..frame };
+                let short = LogFrame { payload: &frame.payload[..len], ..frame };
                 assert!(short.decode(GROUP).is_err(), "kind {}, {len} bytes", frame.kind);
             }
             let payload = [frame.payload, &[0]].concat();
-            let long = Frame { payload: &payload, ..frame };
+            let long = LogFrame { payload: &payload, ..frame };
             assert!(long.decode(GROUP).is_err(), "kind {}", frame.kind);
             at = frame.end;
         }
@@ -416,8 +427,10 @@ mod tests {
             let bound = if rng.chance(1, 2) { 3 } else { 256 };
             let payload: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(bound) as u8).collect();
             let kind = rng.below(9) as u8;
-            let strange = Frame { kind, payload: &payload, ..frame };
-            if let Ok(Logged::Stamped(writes) | Logged::Held(writes)) = strange.decode(GROUP) {
+            let strange = LogFrame { kind, payload: &payload, ..frame };
+            if let Ok(LoggedRecord::Stamped(writes) | LoggedRecord::Held(writes)) =
+                strange.decode(GROUP)
+            {
                 let len = 4 + writes.iter().map(Write::encoded_len).sum::<usize>();
                 assert_eq!(len, payload.len(), "all of it was read");
             }

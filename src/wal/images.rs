@@ -1,5 +1,5 @@
-//! Files that hold images of the state, beside the log: which names they have, and what makes them
-//! durable. What is in them is the business of whoever writes and reads them.
+//! Files that hold images of the state, beside the log: their names, and the steps that make them
+//! durable. Their content is the business of the store, which writes and reads it.
 //!
 //! ```text
 //! snapshot-0000000000000a17-0000000000000003.image   as of index 0xa17, whose entry is of term 3
@@ -7,9 +7,9 @@
 //! ```
 //! An image is written under another name, synced, renamed, and the directory synced: a file with
 //! an image's name is whole. It is synced piece by piece, so that the log's small syncs never queue
-//! behind hundreds of megabytes, and gives its memory back at once: pages that it has just had cost
-//! the system less than fresh ones, and as a rule nobody reads the file before a restart. An image
-//! that is being sent stays readable when it is removed.
+//! behind hundreds of megabytes. Synced pieces leave the page cache at once: recycled pages cost
+//! the system less than fresh ones, and as a rule the file is not read before a restart. An image
+//! that is being sent stays readable after its removal.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::types::{NodeId, SnapshotMeta, Term};
 const SUFFIX: &str = ".image";
 const UNFINISHED: &str = ".part";
 
-/// Bytes of an image between two syncs while it is written: what a sync of the log may find before
-/// it at the disk, a millisecond or so.
+/// Bytes of an image between two syncs while it is written: the most that a sync of the log may
+/// have to wait for at the disk, a millisecond or so.
 const SYNC_BYTES: u64 = 512 << 10;
 
 /// The images in a node's directory.
@@ -40,7 +40,7 @@ impl<D: Disk> Images<D> {
         Images { disk, next_part: AtomicU64::new(0) }
     }
 
-    /// Removes what an earlier process left unfinished.
+    /// Removes the files that an earlier process left unfinished.
     ///
     /// # Errors
     /// The disk's.
@@ -63,63 +63,71 @@ impl<D: Disk> Images<D> {
     ///
     /// # Errors
     /// The disk's; `NotFound` if there is none of that snapshot.
-    pub fn open(&self, meta: SnapshotMeta) -> io::Result<ImageFile<D>> {
+    pub fn open(&self, meta: SnapshotMeta) -> io::Result<ImageReader<D>> {
         let file = self.disk.open(&Images::<D>::name(meta))?;
-        Ok(ImageFile { disk: Arc::clone(&self.disk), file, offset: 0 })
+        Ok(ImageReader { disk: Arc::clone(&self.disk), file, offset: 0 })
     }
 
     /// Opens an image to be sent, in chunks of `chunk_bytes`.
     ///
     /// # Errors
     /// See [`Images::open`].
-    pub fn open_to_send(&self, meta: SnapshotMeta, chunk_bytes: u64) -> io::Result<Outgoing<D>> {
+    pub fn open_to_send(
+        &self,
+        meta: SnapshotMeta,
+        chunk_bytes: u64,
+    ) -> io::Result<OutgoingImage<D>> {
         let image = self.open(meta)?;
         let total = self.disk.len(&image.file)?;
-        Ok(Outgoing { image, meta, total, chunk_bytes })
+        Ok(OutgoingImage { image, meta, total, chunk_bytes })
     }
 
     /// Begins the file for an image of this node's own state. There is one at a time.
     ///
     /// # Errors
     /// The disk's.
-    pub fn begin(&self) -> io::Result<Part<D>> {
-        self.part("writing".into(), false)
+    pub fn begin(&self) -> io::Result<ImageWriter<D>> {
+        self.create("writing".into(), false)
     }
 
     /// Begins the file for an image from a peer.
-    fn begin_from(&self, peer: NodeId) -> io::Result<Part<D>> {
-        // A name of its own: an earlier image of this peer may be being verified.
+    fn begin_from(&self, peer: NodeId) -> io::Result<ImageWriter<D>> {
+        // A name of its own, because an earlier image of this peer may still be under verification.
+        // Relaxed: only the numbers' difference matters, and no other memory depends on them.
         let number = self.next_part.fetch_add(1, Ordering::Relaxed);
-        self.part(format!("from-{peer}-{number}"), true)
+        self.create(format!("from-{peer}-{number}"), true)
     }
 
-    fn part(&self, name: String, read_back: bool) -> io::Result<Part<D>> {
+    fn create(&self, name: String, is_read_back: bool) -> io::Result<ImageWriter<D>> {
         let name = name + UNFINISHED;
         let file = self.disk.begin(&name)?;
         let disk = Arc::clone(&self.disk);
-        Ok(Part { disk, file, name: Some(name), offset: 0, synced: 0, read_back })
+        Ok(ImageWriter { disk, file, name: Some(name), offset: 0, synced: 0, is_read_back })
     }
 
-    /// Makes a finished file the image of this snapshot, durably.
+    /// Makes a whole file the image of this snapshot, durably.
     ///
     /// # Errors
     /// The disk's; then the file is removed.
-    pub fn finish(&self, mut part: Part<D>, meta: SnapshotMeta) -> io::Result<()> {
-        self.disk.sync(&part.file)?;
-        if let Some(name) = &part.name {
+    pub fn finish(&self, mut image: ImageWriter<D>, meta: SnapshotMeta) -> io::Result<()> {
+        // The content becomes durable before the name: a file with an image's name is whole.
+        self.disk.sync(&image.file)?;
+        if let Some(name) = &image.name {
             self.disk.rename(name, &Images::<D>::name(meta))?;
         }
-        part.name = None;
+        image.name = None;
         Ok(())
     }
 
-    /// Removes all images older than `meta`.
+    /// Removes all images older than `meta`. Only for after the log's snapshot record of `meta` is
+    /// durable: until then recovery needs the older image.
     ///
     /// # Errors
     /// The disk's.
     pub fn remove_older(&self, meta: SnapshotMeta) -> io::Result<()> {
         let kept = Images::<D>::name(meta);
         for (name, _) in self.disk.list()? {
+            // Fixed-width hexadecimal numbers sort by name as by index and term.
             if name.ends_with(SUFFIX) && name < kept {
                 self.disk.remove(&name)?;
             }
@@ -130,13 +138,13 @@ impl<D: Disk> Images<D> {
 
 /// An image as a stream of bytes.
 #[derive(Debug)]
-pub struct ImageFile<D: Disk> {
+pub struct ImageReader<D: Disk> {
     disk: Arc<D>,
     file: D::File,
     offset: u64,
 }
 
-impl<D: Disk> Read for ImageFile<D> {
+impl<D: Disk> Read for ImageReader<D> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let len = self.disk.read_at(&self.file, self.offset, bytes)?;
         self.offset += len as u64;
@@ -144,39 +152,41 @@ impl<D: Disk> Read for ImageFile<D> {
     }
 }
 
-/// An image that is being written. Its file is removed with this value, unless it was finished.
+/// An image that is being written. Dropping it removes its file unless [`Images::finish`] took it.
 #[derive(Debug)]
-pub struct Part<D: Disk> {
+pub struct ImageWriter<D: Disk> {
     disk: Arc<D>,
     file: D::File,
+    /// `None` once the image is finished.
     name: Option<String>,
     offset: u64,
     synced: u64,
-    /// True if it is read as soon as it is whole.
-    read_back: bool,
+    /// True if the image is read as soon as it is whole.
+    is_read_back: bool,
 }
 
-impl<D: Disk> Part<D> {
-    /// What has been written, from its beginning.
+impl<D: Disk> ImageWriter<D> {
+    /// Reads the bytes written so far, from the beginning.
     ///
     /// # Errors
     /// The disk's.
-    pub fn read(&self) -> io::Result<ImageFile<D>> {
+    pub fn read(&self) -> io::Result<ImageReader<D>> {
         let name = self.name.as_deref().unwrap_or_default();
         let file = self.disk.open(name)?;
-        Ok(ImageFile { disk: Arc::clone(&self.disk), file, offset: 0 })
+        Ok(ImageReader { disk: Arc::clone(&self.disk), file, offset: 0 })
     }
 }
 
-impl<D: Disk> Write for Part<D> {
+impl<D: Disk> Write for ImageWriter<D> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.disk.write_at(&self.file, self.offset, bytes)?;
         self.offset += bytes.len() as u64;
         if self.offset - self.synced >= SYNC_BYTES {
             self.disk.sync(&self.file)?;
-            if !self.read_back {
-                // Not the piece just synced: its pages are not on the system's lists yet, and to
-                // fetch them there the system asks every processor.
+            // An image from a peer is verified next: it should still be in the page cache then.
+            if !self.is_read_back {
+                // The piece just synced is left out: its pages are not on the system's lists yet,
+                // and to fetch them there the system would interrupt every processor.
                 self.disk.forget(&self.file, 0, self.synced);
             }
             self.synced = self.offset;
@@ -189,10 +199,10 @@ impl<D: Disk> Write for Part<D> {
     }
 }
 
-impl<D: Disk> Drop for Part<D> {
+impl<D: Disk> Drop for ImageWriter<D> {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            // What cannot be removed goes at the next start.
+            // A file that cannot be removed now is removed at the next start.
             let _ = self.disk.remove(name);
         }
     }
@@ -200,15 +210,16 @@ impl<D: Disk> Drop for Part<D> {
 
 /// An image on its way to a peer.
 #[derive(Debug)]
-pub struct Outgoing<D: Disk> {
-    image: ImageFile<D>,
+pub struct OutgoingImage<D: Disk> {
+    image: ImageReader<D>,
     meta: SnapshotMeta,
     total: u64,
     chunk_bytes: u64,
 }
 
-impl<D: Disk> Outgoing<D> {
-    /// The usual length of a chunk, in bytes: small enough that beats in between are never late.
+impl<D: Disk> OutgoingImage<D> {
+    /// The usual length of a chunk, in bytes: small enough that heartbeats between two chunks are
+    /// never late.
     pub const CHUNK_BYTES: u64 = 256 << 10;
 
     /// The next chunk; `None` after the last.
@@ -216,7 +227,7 @@ impl<D: Disk> Outgoing<D> {
     /// # Errors
     /// The disk's.
     pub fn next(&mut self, term: Term) -> io::Result<Option<Chunk>> {
-        let Outgoing { meta, total, chunk_bytes, .. } = *self;
+        let OutgoingImage { meta, total, chunk_bytes, .. } = *self;
         let offset = self.image.offset;
         if offset == total {
             return Ok(None);
@@ -229,41 +240,45 @@ impl<D: Disk> Outgoing<D> {
 
 /// An image on its way from a peer, written as its chunks come. Owned by the link's reader.
 #[derive(Debug)]
-pub struct Incoming<D: Disk> {
-    part: Part<D>,
+pub struct IncomingImage<D: Disk> {
+    image: ImageWriter<D>,
     meta: SnapshotMeta,
     total: u64,
 }
 
-impl<D: Disk> Incoming<D> {
-    /// Takes a chunk in. Returns the file when it is complete. A chunk that does not continue what
-    /// is there begins anew if it is a first one, and is dropped if not.
+impl<D: Disk> IncomingImage<D> {
+    /// Takes a chunk in; returns the file when it is complete. A chunk that does not continue the
+    /// image begins a new one if it is a first chunk, and is dropped if not.
     ///
     /// # Errors
     /// The disk's.
     pub fn take(
-        incoming: &mut Option<Incoming<D>>,
+        incoming: &mut Option<IncomingImage<D>>,
         images: &Images<D>,
         from: NodeId,
         chunk: &Chunk,
-    ) -> io::Result<Option<Part<D>>> {
+    ) -> io::Result<Option<ImageWriter<D>>> {
+        // The peer restarts from offset 0 after a lost link, or with a newer snapshot (§7, figure
+        // 13: a chunk at offset 0 creates a new file). Assignment removes the old file.
         if chunk.offset == 0 {
-            let part = images.begin_from(from)?;
-            *incoming = Some(Incoming { part, meta: chunk.meta, total: chunk.total });
+            let image = images.begin_from(from)?;
+            *incoming = Some(IncomingImage { image, meta: chunk.meta, total: chunk.total });
         }
         let Some(open) = incoming else { return Ok(None) };
-        let offset = open.part.offset;
+        // Chunks are written in order and never beyond the announced length. A chunk of another
+        // snapshot is left over from an earlier sending.
+        let offset = open.image.offset;
         let fits = offset + chunk.data.len() as u64 <= open.total;
         if (open.meta, offset, open.total) != (chunk.meta, chunk.offset, chunk.total) || !fits {
             return Ok(None);
         }
-        open.part.write_all(&chunk.data)?;
-        let complete = open.part.offset == open.total;
-        Ok(if complete { incoming.take().map(|done| done.part) } else { None })
+        open.image.write_all(&chunk.data)?;
+        let is_complete = open.image.offset == open.total;
+        Ok(if is_complete { incoming.take().map(|complete| complete.image) } else { None })
     }
 }
 
-/// True if there was no room on the disk.
+/// True if the error means that there was no room on the disk.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
@@ -283,9 +298,9 @@ mod tests {
     }
 
     fn write<D: Disk>(images: &Images<D>, meta: SnapshotMeta, bytes: &[u8]) {
-        let mut part = images.begin().unwrap();
-        part.write_all(bytes).unwrap();
-        images.finish(part, meta).unwrap();
+        let mut image = images.begin().unwrap();
+        image.write_all(bytes).unwrap();
+        images.finish(image, meta).unwrap();
     }
 
     fn read<D: Disk>(images: &Images<D>, meta: SnapshotMeta) -> Vec<u8> {
@@ -296,10 +311,10 @@ mod tests {
 
     fn an_image_has_its_name_only_when_it_is_whole<D: Disk>(disk: Arc<D>) {
         let images = Images::new(Arc::clone(&disk));
-        let mut part = images.begin().unwrap();
-        part.write_all(b"half").unwrap();
+        let mut image = images.begin().unwrap();
+        image.write_all(b"half").unwrap();
         assert_eq!(names(&*disk), ["writing.part"]);
-        drop(part);
+        drop(image);
         assert!(names(&*disk).is_empty());
         write(&images, META, b"whole");
         assert_eq!(names(&*disk), [Images::<D>::name(META)]);
@@ -321,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_make_the_same_image_and_strange_ones_are_dropped() {
+    fn chunks_make_the_same_image_and_misplaced_ones_are_dropped() {
         let disk = Arc::new(MemoryDisk::new());
         let images = Images::new(Arc::clone(&disk));
         write(&images, META, b"0123456789");
@@ -330,20 +345,21 @@ mod tests {
             std::iter::from_fn(|| outgoing.next(3).unwrap()).collect::<Vec<_>>()
         };
         let mut incoming = None;
-        let mut take = |chunk: &Chunk| Incoming::take(&mut incoming, &images, NodeId(9), chunk);
+        let mut take =
+            |chunk: &Chunk| IncomingImage::take(&mut incoming, &images, NodeId(9), chunk);
         let chunks = chunks(4);
         assert_eq!(chunks.len(), 3);
         assert!(take(&chunks[1]).unwrap().is_none(), "nothing has begun");
         assert!(take(&chunks[0]).unwrap().is_none());
         assert!(take(&chunks[2]).unwrap().is_none(), "one is missing");
-        assert!(take(&chunks[0]).unwrap().is_none(), "begins anew");
+        assert!(take(&chunks[0]).unwrap().is_none(), "a first chunk begins a new image");
         assert!(take(&chunks[1]).unwrap().is_none());
-        let part = take(&chunks[2]).unwrap().expect("complete");
+        let image = take(&chunks[2]).unwrap().expect("complete");
         let mut bytes = Vec::new();
-        part.read().unwrap().read_to_end(&mut bytes).unwrap();
+        image.read().unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, b"0123456789");
         images.remove_unfinished().unwrap();
-        drop(part);
+        drop(image);
         assert_eq!(names(&*disk), [Images::<MemoryDisk>::name(META)]);
     }
 }

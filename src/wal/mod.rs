@@ -1,11 +1,12 @@
-//! The write-ahead log: what a replica must not forget, on the disk before anybody is told. Beside
-//! it in the same directory, and on the same [`Disk`], the images that let it be cut ([`Images`]);
-//! and whose the directory is ([`DataDir`]).
+//! The write-ahead log: the records of a replica, durable before any message tells of them. In the
+//! same directory, on the same [`Disk`], lie the images that let the log be cut ([`Images`]) and
+//! the file that says which node owns the directory ([`DataDir`]).
 //!
 //! # Use
-//! [`Wal::append`] encodes records into memory. [`Wal::commit`] writes all that was appended since
-//! the last commit, the *batch*, and returns when it would survive a power cut. So one sync pays
-//! for as many records as have come together. [`Wal::open`] gives back what the records add up to.
+//! [`Wal::append`] encodes records into memory. [`Wal::commit`] writes everything appended since
+//! the last commit, the *batch*, and returns when the batch would survive a power cut. One sync
+//! therefore pays for all records that have gathered. [`Wal::open`] replays the records and returns
+//! the state that they add up to.
 //!
 //! # Files
 //! ```text
@@ -16,25 +17,26 @@
 //! ```
 //! A segment is a file of fixed length (16 MiB unless set otherwise), filled with zeros before its
 //! first use, so that a sync writes data and no metadata: 0.2 ms where appending to a growing file
-//! takes 0.35 ms. A batch lies in one segment; one that does not fit into the rest of the current
-//! segment begins the next, one that is larger than a segment gets a segment of its own length.
-//! `frame.rs` and `segment.rs` have the byte tables.
+//! takes 0.35 ms. A batch lies in one segment. A batch that does not fit into the rest of the
+//! current segment begins the next one; a batch larger than a segment gets a segment of its own
+//! length. `frame.rs` and `segment.rs` have the byte tables.
 //!
 //! # Rules
-//! - A frame proves by its checksum what it says and where it belongs; a batch number proves that
-//!   all earlier batches were synced. `recover.rs` argues from this what is a torn tail, to be cut,
-//!   and what is damage, to be refused.
+//! - A frame's checksum covers its content and its place. A frame's batch number proves that all
+//!   earlier batches were synced. `recover.rs` derives from this which unreadable bytes are a torn
+//!   tail, to be cut, and which are damage, to be refused.
 //! - A batch is all or nothing: recovery never returns a part of one.
-//! - Nothing is removed but by dropping the oldest segment, when a durable snapshot mark covers the
-//!   highest entry index that it holds, and a durable `Held` has taken the place of its eventual
-//!   writes. Each segment restates hard state, mark and clock at its beginning. Eventual writes are
-//!   never restated: whoever holds some for long appends a `Held` now and then, or the log grows.
-//! - A segment that has been dropped becomes a spare. A frame of its former life is never taken for
-//!   a new one, because the checksum includes the segment's number.
-//! - After a failed write or sync nothing is known about the file, so the log refuses all further
-//!   work: a failed sync is never tried again. A full disk is seen while a segment is being made,
-//!   before anything depends on it, and is the one error after which `commit` may be called again.
-//!   (On a file system that writes in place. One that copies on write has no room reserved.)
+//! - The log shrinks only by dropping its oldest segment. A segment goes when a durable snapshot
+//!   record covers its highest entry index, and a later durable `Held` record has replaced its
+//!   eventual writes (`retention.rs`). Each segment begins with the hard state, the snapshot record
+//!   and the clock, so these never hold back an older segment. Eventual writes are not repeated: a
+//!   node that holds some for long appends a `Held` now and then, or its log grows.
+//! - A dropped segment becomes a spare. Its old frames are invalid in its new life, because the
+//!   checksum includes the segment's number.
+//! - After a failed write or sync the state of the file is unknown, so the log refuses all further
+//!   work; a failed sync is never retried. A full disk is the exception: it shows while a segment
+//!   is being made, before anything depends on that segment, and `commit` may be called again.
+//!   (This holds on a file system that writes in place. One that copies on write reserves no room.)
 //! - At most one write is in flight, from one thread.
 //!
 //! # Left out
@@ -44,8 +46,10 @@
 
 mod data_dir;
 mod disk;
+mod error;
 mod frame;
 mod history;
+mod identity;
 mod images;
 mod recover;
 mod retention;
@@ -54,30 +58,30 @@ mod spare;
 #[cfg(test)]
 mod tests;
 
-pub use data_dir::{DataDir, DataDirError, Identity};
+pub use data_dir::{DataDir, DataDirError};
 pub use disk::{Disk, FileDisk};
-pub use images::{ImageFile, Images, Incoming, Outgoing, Part, is_full};
+pub use error::WalError;
+pub use identity::Identity;
+pub use images::{ImageReader, ImageWriter, Images, IncomingImage, OutgoingImage, is_full};
 pub use spare::SpareJob;
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::mem;
 use std::sync::Arc;
-
-use thiserror::Error;
 
 use crate::replica::{HardState, Recovered, WalRecord};
 use crate::types::{GroupId, SnapshotMeta, Version};
 
 use frame::Place;
-use history::Shape;
+use history::LogOutline;
 use retention::{Contents, Segment};
 use segment::Header;
 use spare::Spares;
 
 /// How a log is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct WalOptions {
     /// The length of a segment, in bytes.
     pub segment_bytes: u64,
     /// Tells this log from the logs of all other directories: the incarnation of its [`DataDir`].
@@ -86,65 +90,29 @@ pub struct Options {
     pub group: GroupId,
 }
 
-impl Options {
+impl WalOptions {
     /// The usual segment length: 16 MiB.
     pub const SEGMENT_BYTES: u64 = 16 << 20;
 
     /// The usual options for the log `log_id` of the one group there is.
-    pub fn new(log_id: u64) -> Options {
-        Options { segment_bytes: Options::SEGMENT_BYTES, log_id, group: GroupId::default() }
+    pub fn new(log_id: u64) -> WalOptions {
+        WalOptions { segment_bytes: WalOptions::SEGMENT_BYTES, log_id, group: GroupId::default() }
     }
-}
-
-/// Why the log cannot go on.
-#[derive(Debug, Error)]
-pub enum WalError {
-    /// The disk has lost or changed what was synced. Nothing has been altered.
-    #[error(
-        "{file}: damaged at offset {offset}: {what}. Acknowledged data may be lost here: move this \
-         node's data directory away and start with an empty one, so that it learns from its peers"
-    )]
-    Corrupt {
-        /// The segment's file name.
-        file: String,
-        /// Where in it, in bytes.
-        offset: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// A later version of the program wrote the log. Nothing has been altered.
-    #[error(
-        "{file}: format {version}, but this program knows formats up to {supported}: upgrade it"
-    )]
-    NewerFormat {
-        /// The segment's file name.
-        file: String,
-        /// Its format.
-        version: u8,
-        /// The latest format known here.
-        supported: u8,
-    },
-    /// No room for another segment. Nothing is lost: what was appended waits, and `commit` may be
-    /// called again when there is room.
-    #[error("no room on the disk for another log segment")]
-    Full,
-    /// The disk failed. What is on it is known only after a restart.
-    #[error("write-ahead log: {0}")]
-    Io(#[from] io::Error),
 }
 
 /// The log of one node.
 pub struct Wal<D: Disk> {
     disk: Arc<D>,
-    options: Options,
+    options: WalOptions,
     spares: Spares<D>,
     /// All segments in order; the last one is being written.
     segments: VecDeque<Segment>,
-    /// `None` before the first commit to a log that is new or ends in an earlier format.
+    /// `None` before the first commit to a new log.
     current: Option<Current<D::File>>,
     next_batch: u64,
     durable: Durable,
-    pending: Pending,
+    batch: PendingBatch,
+    /// True after a failed write or sync.
     failed: bool,
 }
 
@@ -155,33 +123,34 @@ struct Current<F> {
     end: u64,
 }
 
-/// What the next segment restates: the state as of the last commit.
+/// The state as of the last commit, which the next segment repeats at its beginning.
 struct Durable {
     hard: HardState,
     snapshot: SnapshotMeta,
     clock: Version,
 }
 
-/// What was appended and not committed yet.
-struct Pending {
+/// Records appended since the last commit.
+struct PendingBatch {
     frames: Vec<u8>,
-    /// The latest hard state in it.
+    /// The latest hard state in the batch.
     hard: Option<HardState>,
-    /// The log's shape after it.
-    shape: Shape,
-    /// The clock after it.
+    /// Which entries the log holds after the batch.
+    outline: LogOutline,
+    /// The clock after the batch.
     clock: Version,
-    /// What it will mean for the segments.
+    /// The batch's effect on the retention of segments.
     contents: Contents,
 }
 
 impl<D: Disk> Wal<D> {
-    /// Reads the log on `disk`, or begins one, and says what its records add up to. All of that is
-    /// durable.
+    /// Reads the log on `disk`, or begins one, and returns the state that its records add up to.
+    /// All of that state is durable.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`], [`WalError::NewerFormat`], [`WalError::Io`].
-    pub fn open(disk: Arc<D>, options: Options) -> Result<(Wal<D>, Recovered), WalError> {
+    /// [`WalError::Corrupt`], [`WalError::NewerFormat`], [`WalError::OlderFormat`],
+    /// [`WalError::Io`].
+    pub fn open(disk: Arc<D>, options: WalOptions) -> Result<(Wal<D>, Recovered), WalError> {
         let found = recover::recover(&*disk, &options)?;
         let spares = Spares::open(Arc::clone(&disk), options.segment_bytes)?;
         let current = match (found.segments.back(), found.end) {
@@ -194,10 +163,10 @@ impl<D: Disk> Wal<D> {
         let recovered = found.recovered;
         let Recovered { hard, snapshot, clock, .. } = &recovered;
         let durable = Durable { hard: hard.clone(), snapshot: *snapshot, clock: *clock };
-        let pending = Pending {
+        let batch = PendingBatch {
             frames: Vec::new(),
             hard: None,
-            shape: Shape::of(&recovered),
+            outline: LogOutline::of(&recovered),
             clock: *clock,
             contents: Contents::default(),
         };
@@ -209,49 +178,51 @@ impl<D: Disk> Wal<D> {
             current,
             next_batch: found.next_batch,
             durable,
-            pending,
+            batch,
             failed: false,
         };
         Ok((wal, recovered))
     }
 
-    /// Adds records to the next batch; they are in memory only until [`Wal::commit`]. A snapshot
-    /// mark or clock older than the one before it says nothing and is left out.
+    /// Adds records to the batch; they are in memory only until [`Wal::commit`].
     ///
     /// # Panics
     /// If an entry does not continue the log: a mistake of the caller that would make the log
     /// unreadable.
     pub fn append(&mut self, records: &[WalRecord]) {
         let group = self.options.group;
-        let pending = &mut self.pending;
+        let batch = &mut self.batch;
         for record in records {
             match record {
                 WalRecord::Hard(hard) => {
-                    pending.hard = Some(hard.clone());
-                    frame::put_hard(&mut pending.frames, group, hard);
+                    batch.hard = Some(hard.clone());
+                    frame::put_hard(&mut batch.frames, group, hard);
                 }
                 WalRecord::Entry(entry) => {
-                    pending.shape.entry(entry.index, entry.term);
-                    pending.contents.entry(entry.index);
-                    frame::put_entry(&mut pending.frames, group, entry);
+                    batch.outline.put_entry(entry.index, entry.term);
+                    batch.contents.entry(entry.index);
+                    frame::put_entry(&mut batch.frames, group, entry);
                 }
-                WalRecord::Snapshot(meta) if meta.index >= pending.shape.snapshot().index => {
-                    let keeps_log = pending.shape.mark(*meta);
-                    frame::put_snapshot(&mut pending.frames, group, *meta, keeps_log);
+                WalRecord::Snapshot(meta) if meta.index >= batch.outline.snapshot().index => {
+                    let keeps_log = batch.outline.put_snapshot(*meta);
+                    frame::put_snapshot(&mut batch.frames, group, *meta, keeps_log);
                 }
+                // An older snapshot covers nothing that the known one does not; replay would refuse
+                // a snapshot record that goes back.
                 WalRecord::Snapshot(_) => (),
                 WalRecord::Stamped(writes) => {
-                    pending.contents.accepted(writes);
-                    frame::put_accepted(&mut pending.frames, group, writes);
+                    batch.contents.stamped(writes);
+                    frame::put_stamped(&mut batch.frames, group, writes);
                 }
                 WalRecord::Held(writes) => {
-                    pending.contents.held(writes);
-                    frame::put_held(&mut pending.frames, group, writes);
+                    batch.contents.held(writes);
+                    frame::put_held(&mut batch.frames, group, writes);
                 }
-                WalRecord::Clock(clock) if *clock > pending.clock => {
-                    pending.clock = *clock;
-                    frame::put_clock(&mut pending.frames, group, *clock);
+                WalRecord::Clock(clock) if *clock > batch.clock => {
+                    batch.clock = *clock;
+                    frame::put_clock(&mut batch.frames, group, *clock);
                 }
+                // The clock is a maximum: an older one changes nothing.
                 WalRecord::Clock(_) => (),
             }
         }
@@ -264,10 +235,10 @@ impl<D: Disk> Wal<D> {
 
     /// Bytes that wait for [`Wal::commit`].
     pub fn pending_bytes(&self) -> usize {
-        self.pending.frames.len()
+        self.batch.frames.len()
     }
 
-    /// Writes what waits and returns when it is durable: one write (two at the beginning of a
+    /// Writes the batch and returns when it is durable: one write (two at the beginning of a
     /// segment) and one sync.
     ///
     /// # Errors
@@ -277,28 +248,31 @@ impl<D: Disk> Wal<D> {
         self.commit_leaving(frame::CLOSE_LEN)
     }
 
-    /// Commits what waits, and leaves at least `room` bytes free in its segment.
+    /// Commits the batch and leaves at least `room` bytes free in its segment.
     fn commit_leaving(&mut self, room: usize) -> Result<(), WalError> {
+        // A failed fsync marks the pages clean on Linux: a second one would report success for
+        // bytes that never reached the disk.
         if self.failed {
             return Err(io::Error::other("it has failed before; restart the node").into());
         }
-        if self.pending.frames.is_empty() {
+        if self.batch.frames.is_empty() {
             return Ok(());
         }
-        let committed = self.commit_pending(room);
+        let committed = self.commit_batch(room);
         self.failed = matches!(committed, Err(WalError::Io(_)));
         committed
     }
 
-    /// Commits what waits and marks the end, so that the next start can tell a rotten last batch
+    /// Commits the batch and a close record, which lets the next start tell a rotten last batch
     /// from a torn one.
     ///
     /// # Errors
-    /// As [`Wal::commit`]; with [`WalError::Full`] what waited is given up.
+    /// As [`Wal::commit`]; with [`WalError::Full`] the batch is dropped.
     pub fn close(mut self) -> Result<(), WalError> {
         self.commit()?;
         if !self.is_new() {
-            frame::put_close(&mut self.pending.frames, self.options.group);
+            frame::put_close(&mut self.batch.frames, self.options.group);
+            // The commit has left room for the close record: closing works on a full disk.
             self.commit_leaving(0)?;
         }
         Ok(())
@@ -309,13 +283,13 @@ impl<D: Disk> Wal<D> {
         self.spares.is_ready()
     }
 
-    /// A job for another thread, if the log has no spare segment: run it before the current segment
-    /// is full, and the log need not make its next segment itself. `None` while a job is under way.
+    /// A job for another thread, if the log has no spare segment. Run before the current segment is
+    /// full, it saves the log from making its next segment itself. `None` while a job is under way.
     pub fn spare_wanted(&self) -> Option<SpareJob<D>> {
         if self.current.is_some() { self.spares.wanted() } else { None }
     }
 
-    fn commit_pending(&mut self, room: usize) -> Result<(), WalError> {
+    fn commit_batch(&mut self, room: usize) -> Result<(), WalError> {
         if !self.fits(room) {
             self.roll(room)?;
         }
@@ -329,34 +303,39 @@ impl<D: Disk> Wal<D> {
         let (Some(current), Some(segment)) = (&self.current, self.segments.back()) else {
             return false;
         };
-        let need = self.pending.frames.len() + room;
+        let need = self.batch.frames.len() + room;
         current.end + need as u64 <= segment.len
     }
 
-    /// Begins a segment with room for the batch and `room` bytes after it, whose first part is the
-    /// restated state. Only making the file can find the disk full.
+    /// Begins a segment with room for the batch and `room` bytes after it, and writes the preamble
+    /// into it.
     fn roll(&mut self, room: usize) -> Result<(), WalError> {
         let number = self.segments.back().map_or(1, |segment| segment.number + 1);
         let preamble = self.preamble(number);
-        let need = preamble.len() + self.pending.frames.len() + room;
-        let (file, len) = self.spares.take_or_make(need as u64).map_err(|e| match e.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => WalError::Full,
-            _ => WalError::Io(e),
+        let need = preamble.len() + self.batch.frames.len() + room;
+        // Making the file is the only step that needs new room. Until it has its name, nothing
+        // refers to it, so a full disk leaves the log as it was.
+        let (file, len) = self.spares.take_or_make(need as u64).map_err(|e| match is_full(&e) {
+            true => WalError::Full,
+            false => WalError::Io(e),
         })?;
         let name = segment::name(number);
         self.disk.rename(&file, &name)?;
         let file = self.disk.open(&name)?;
+        // Not synced here: the first batch's sync makes header, preamble and batch durable at once,
+        // and recovery takes a segment without a whole first batch as never begun.
         self.disk.write_at(&file, 0, &preamble)?;
         self.segments.push_back(Segment::new(number, len));
         self.current = Some(Current { file, end: preamble.len() as u64 });
         Ok(())
     }
 
-    /// What stands in segment `number` before its first batch's own records.
+    /// The header of segment `number` and the restated state, which precede the records of its
+    /// first batch and belong to that batch.
     fn preamble(&self, number: u64) -> Vec<u8> {
-        let Options { log_id, group, .. } = self.options;
+        let WalOptions { log_id, group, .. } = self.options;
         let first_batch = self.next_batch;
-        let header = Header { format: segment::FORMAT, group, log_id, number, first_batch };
+        let header = Header { group, log_id, number, first_batch };
         let mut bytes = header.encode().to_vec();
         frame::put_hard(&mut bytes, group, &self.durable.hard);
         frame::put_snapshot(&mut bytes, group, self.durable.snapshot, true);
@@ -371,30 +350,32 @@ impl<D: Disk> Wal<D> {
         let current = self.current.as_mut().expect("a segment has been begun");
         let segment = self.segments.back().expect("the current segment is the last");
         let place = Place { log_id: self.options.log_id, segment: segment.number };
-        let frames = &mut self.pending.frames;
+        let frames = &mut self.batch.frames;
         frame::seal(frames, place, current.end as usize, self.next_batch, true);
         self.disk.write_at(&current.file, current.end, frames)?;
         self.disk.sync(&current.file)?;
 
+        // Only a durable record may release a segment, so retention learns of the batch after the
+        // sync.
         current.end += frames.len() as u64;
-        retention::note(&mut self.segments, mem::take(&mut self.pending.contents));
+        retention::note_durable(&mut self.segments, mem::take(&mut self.batch.contents));
         self.next_batch += 1;
-        if let Some(hard) = self.pending.hard.take() {
+        if let Some(hard) = self.batch.hard.take() {
             self.durable.hard = hard;
         }
-        self.durable.snapshot = self.pending.shape.snapshot();
-        self.durable.clock = self.pending.clock;
+        self.durable.snapshot = self.batch.outline.snapshot();
+        self.durable.clock = self.batch.clock;
         frames.clear();
-        frames.shrink_to(PENDING_KEPT_BYTES);
+        frames.shrink_to(BATCH_KEPT_BYTES);
         Ok(())
     }
 
-    /// Drops the oldest segment if nothing in it is needed. One at a time, so that no commit waits
-    /// long; a commit adds at most one.
+    /// Drops the oldest segment if recovery needs nothing of it. One at a time, so that no commit
+    /// waits long; a commit adds at most one.
     fn drop_oldest(&mut self) -> io::Result<()> {
         if self.segments.len() > 1
             && let Some(oldest) = self.segments.front()
-            && !oldest.is_needed(self.durable.snapshot.index)
+            && !oldest.is_retained(self.durable.snapshot.index)
         {
             self.spares.recycle(&segment::name(oldest.number), oldest.len)?;
             self.segments.pop_front();
@@ -403,5 +384,5 @@ impl<D: Disk> Wal<D> {
     }
 }
 
-/// What a large batch leaves allocated for the next ones, in bytes.
-const PENDING_KEPT_BYTES: usize = 1 << 20;
+/// The memory that a large batch leaves allocated for the next ones, in bytes.
+const BATCH_KEPT_BYTES: usize = 1 << 20;

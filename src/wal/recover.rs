@@ -2,33 +2,32 @@
 //! can be appended to.
 //!
 //! **A torn tail or damage?** A batch is written only after the sync of the batch before it has
-//! returned. So a frame of batch *j* proves that all batches before *j* once were whole on the
-//! disk: if one of them is not whole now, the disk has lost what was acknowledged, and the log is
-//! `Corrupt`. An unreadable batch with nothing of a later batch behind it was never acknowledged,
-//! and is cut. (One case looks the same and is not: the very last batch was acknowledged, and
-//! rotted before anything else was written. No checksum can tell; the close mark is there so that
-//! at least nothing can rot unseen between a clean stop and the next start.)
+//! returned. A frame of batch *j* therefore proves that all batches before *j* were once whole on
+//! the disk. If one of them is unreadable now, the disk has lost acknowledged data, and the log is
+//! `Corrupt`. An unreadable batch with no later batch behind it was never acknowledged: it is a
+//! torn tail, and is cut. One case looks the same and is not: the very last batch was acknowledged
+//! and rotted before anything else was written. No checksum can tell the two apart. The close
+//! record covers the common case, a rotten last batch between a clean stop and the next start.
 //!
-//! **Sealed segments.** A segment is left only after all its batches were synced, and the header of
-//! the next one names the batch that follows. If fewer batches are found, the log is corrupt. So it
-//! is if there is none at all, whatever follows: each segment began with one.
+//! **Sealed segments.** The log leaves a segment only after all its batches were synced, and the
+//! header of the next segment names the batch that follows. Fewer batches than that are damage. So
+//! is a sealed segment without any batch, because each segment began with one.
 //!
-//! **A last segment that never began.** Its first write holds the header, the restated state and
-//! the first batch, in one sync. The header lies in one sector, so after a crash it is the old
-//! content (zeros, or the valid header of a recycled file's former life) or the new header, never
-//! garbage: garbage is damage. With old content, or a new header without one whole batch behind it,
-//! the first sync never returned, unless a later batch is found: the file holds nothing that was
-//! acknowledged, is removed, and the segment before it is the last one again.
+//! **A last segment that never began.** Its first writes, made durable by one sync, are the header,
+//! the restated state and the first batch. The header lies in one sector, so after a crash it is
+//! either the old content (zeros, or the valid header of a recycled file's former life) or the new
+//! header; any other bytes are damage. With old content, or with a new header and no whole batch
+//! behind it, the first sync never returned, unless a later batch is found. The file then holds
+//! nothing acknowledged: it is removed, and the segment before it is the last one again.
 //!
-//! **Cutting.** What a torn batch left behind is overwritten with zeros up to the end of the file.
-//! The batch number of a cut batch is used again, so without the zeros a second crash could mix
-//! frames of both. The zeros are also needed only once: a crash while they are being written leaves
-//! even less of the torn batch.
+//! **Cutting.** The remains of a torn batch are overwritten with zeros. The number of the cut batch
+//! is used again, so without the zeros a second crash could mix frames of both. A crash while the
+//! zeros are being written leaves even less of the torn batch, so cutting may be repeated.
 //!
-//! **The last whole batch is written again** with the same bytes, and synced with the zeros. It may
-//! have been read from the page cache only: the process was killed before the sync, or the sync
-//! failed and the kernel then forgot that the pages were dirty. What recovery reports must be
-//! durable.
+//! **Rewriting the last whole batch.** Its bytes may come from the page cache alone: the process
+//! was killed before the sync, or the sync failed and the kernel then took the pages for clean.
+//! State that recovery reports must be durable, so the batch is written again with the same bytes
+//! and synced with the zeros.
 
 use std::collections::VecDeque;
 
@@ -36,101 +35,103 @@ use crate::replica::Recovered;
 
 use super::disk::Disk;
 use super::frame::Place;
-use super::history::Replay;
+use super::history::LogReplay;
 use super::retention::{self, Segment};
-use super::segment::{self, FORMAT, HEADER_LEN, Header, Named, Senseless, Start};
-use super::{Options, WalError};
+use super::segment::{self, FORMAT, FileKind, HEADER_LEN, Header, InvalidRecord, Start};
+use super::{WalError, WalOptions};
 
-/// What recovery found, and left.
-pub(super) struct Found {
+/// The log as recovery found it and left it.
+pub(super) struct RecoveredLog {
     pub recovered: Recovered,
     /// In order.
     pub segments: VecDeque<Segment>,
-    /// Where the next batch goes in the last segment; `None` if it begins another, because there is
-    /// none or its format is an earlier one.
+    /// The offset of the next batch in the last segment; `None` if there is no segment.
     pub end: Option<u64>,
     pub next_batch: u64,
 }
 
 /// The last segment's repair, which waits until the whole log has been judged.
-struct Mend {
+struct TailRepair {
     name: String,
     offset: usize,
     bytes: Vec<u8>,
 }
 
-enum Verdict {
-    Whole(Box<Found>, Option<Mend>),
+enum LogVerdict {
+    Sound(Box<RecoveredLog>, Option<TailRepair>),
     /// The last segment never began.
-    Unbegun,
+    LastNeverBegan,
 }
 
 /// Reads the log on `disk`. On an error nothing has been changed, unless it is an I/O error.
-pub(super) fn recover<D: Disk>(disk: &D, options: &Options) -> Result<Found, WalError> {
+pub(super) fn recover<D: Disk>(disk: &D, options: &WalOptions) -> Result<RecoveredLog, WalError> {
     let mut numbers = segment_numbers(disk)?;
-    let mut unbegun = None;
+    let mut never_began = None;
     loop {
         match judge(disk, options, &numbers)? {
-            // At most one round more: the segment before it holds whole batches. Those behind the
-            // first that is not are looked for only now, and may be damage.
-            Verdict::Unbegun => unbegun = numbers.pop(),
-            Verdict::Whole(found, mend) => {
-                if let Some(number) = unbegun {
+            // Judge again without it: the segment before it now follows the rules for a last one,
+            // so later batches behind an unreadable one are looked for in it too. One round more at
+            // most, because as a sealed segment it has just shown a whole first batch.
+            LogVerdict::LastNeverBegan => never_began = numbers.pop(),
+            // The whole log is sound: only now may the disk be changed.
+            LogVerdict::Sound(log, repair) => {
+                if let Some(number) = never_began {
                     disk.remove(&segment::name(number))?;
                 }
-                if let Some(Mend { name, offset, bytes }) = mend {
+                if let Some(TailRepair { name, offset, bytes }) = repair {
                     let file = disk.open(&name)?;
                     disk.write_at(&file, offset as u64, &bytes)?;
                     disk.sync(&file)?;
                 }
-                return Ok(*found);
+                return Ok(*log);
             }
         }
     }
 }
 
-fn judge<D: Disk>(disk: &D, options: &Options, numbers: &[u64]) -> Result<Verdict, WalError> {
-    let mut reading = Reading {
+/// Reads all segments; changes nothing.
+fn judge<D: Disk>(disk: &D, options: &WalOptions, numbers: &[u64]) -> Result<LogVerdict, WalError> {
+    let mut reading = LogReading {
         options,
-        replay: Replay::default(),
+        replay: LogReplay::default(),
         segments: VecDeque::with_capacity(numbers.len()),
         end: HEADER_LEN,
-        format: FORMAT,
         next_batch: None,
     };
-    let mut mend = None;
+    let mut repair = None;
     for (at, number) in numbers.iter().enumerate() {
         let bytes = disk.read(&segment::name(*number))?;
         if at + 1 < numbers.len() {
-            reading.sealed(*number, &bytes)?;
+            reading.read_sealed(*number, &bytes)?;
         } else {
-            mend = reading.last(*number, &bytes)?;
+            repair = reading.read_last(*number, &bytes)?;
         }
     }
-    let Reading { replay, segments, end, format, next_batch, .. } = reading;
+    let LogReading { replay, segments, end, next_batch, .. } = reading;
     let recovered = replay.finish().map_err(|what| {
         let oldest = segment::name(numbers.first().copied().unwrap_or_default());
         WalError::Corrupt { file: oldest, offset: 0, what }
     })?;
     if segments.len() < numbers.len() {
-        return Ok(Verdict::Unbegun);
+        return Ok(LogVerdict::LastNeverBegan);
     }
-    let end = (!segments.is_empty() && format == FORMAT).then_some(end as u64);
+    let end = (!segments.is_empty()).then_some(end as u64);
     let next_batch = next_batch.unwrap_or(1);
-    let found = Found { recovered, segments, end, next_batch };
-    Ok(Verdict::Whole(Box::new(found), mend))
+    let log = RecoveredLog { recovered, segments, end, next_batch };
+    Ok(LogVerdict::Sound(Box::new(log), repair))
 }
 
 /// The numbers of the segments on the disk, ascending and without a gap.
 fn segment_numbers<D: Disk>(disk: &D) -> Result<Vec<u64>, WalError> {
     let mut numbers: Vec<u64> = Vec::new();
     for (name, _) in disk.list()? {
-        if let Named::Segment(number) = Named::of(&name) {
+        if let FileKind::Segment(number) = FileKind::of(&name) {
             numbers.push(number);
         }
     }
     numbers.sort_unstable();
     for pair in numbers.windows(2) {
+        // Segments go from the oldest on, so a gap is a file that the log did not remove.
         if pair[1] != pair[0] + 1 {
             let what = format!("missing, although {} is here", segment::name(pair[1]));
             let file = segment::name(pair[0] + 1);
@@ -140,26 +141,28 @@ fn segment_numbers<D: Disk>(disk: &D) -> Result<Vec<u64>, WalError> {
     Ok(numbers)
 }
 
-/// The state between two segments.
-struct Reading<'a> {
-    options: &'a Options,
-    replay: Replay,
+/// The state of a reading between two segments.
+struct LogReading<'a> {
+    options: &'a WalOptions,
+    replay: LogReplay,
     segments: VecDeque<Segment>,
     /// Where the whole batches of the segment just read end.
     end: usize,
-    /// Its format.
-    format: u8,
     /// `None` before the oldest segment.
     next_batch: Option<u64>,
 }
 
-impl Reading<'_> {
-    fn sealed(&mut self, number: u64, bytes: &[u8]) -> Result<(), WalError> {
+impl LogReading<'_> {
+    /// Reads a segment that a later one follows. It was left only after all its batches were
+    /// synced, so everything unreadable in it is damage.
+    fn read_sealed(&mut self, number: u64, bytes: &[u8]) -> Result<(), WalError> {
         let Some(header) = self.header(number, bytes)? else {
             return Err(corrupt(number, 0, "no header, although a later segment exists"));
         };
-        self.begin(number, &header)?;
+        self.check_first_batch(number, &header)?;
         let walk = self.walk(number, &header, bytes)?;
+        // Batches missing at the end show in the next header's `first_batch`. If the next segment
+        // never began, it has no header, so a segment without any batch is refused here.
         if walk.end == HEADER_LEN {
             return Err(corrupt(
                 number,
@@ -170,22 +173,28 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn last(&mut self, number: u64, bytes: &[u8]) -> Result<Option<Mend>, WalError> {
+    /// Reads the last segment, whose tail may be torn; `None` if the segment never began.
+    fn read_last(&mut self, number: u64, bytes: &[u8]) -> Result<Option<TailRepair>, WalError> {
         let place = Place { log_id: self.options.log_id, segment: number };
-        // Older segments are dropped only after this one's first batch was synced.
+        // The log drops older segments only after a commit to this one, so if they are gone, its
+        // first batch was synced.
         let has_begun = self.next_batch.is_none() && number != 1;
         let Some(header) = self.header(number, bytes)? else {
             if has_begun {
                 return Err(corrupt(number, 0, "no header, and the segments before it are gone"));
             }
+            // The header and the first batch share a sync. A later batch proves that the sync
+            // returned, and so that the header is lost.
             let first_batch = self.next_batch.unwrap_or(1);
             return match segment::find_later(bytes, place, HEADER_LEN, first_batch) {
                 Some(at) => Err(lost(number, 0, at)),
                 None => Ok(None),
             };
         };
-        self.begin(number, &header)?;
+        self.check_first_batch(number, &header)?;
         let walk = self.walk(number, &header, bytes)?;
+        // Damage, not a torn tail: batch j+1 is written only after the sync of batch j, so a frame
+        // of a later batch proves that the unreadable one was acknowledged.
         if let Some(at) = segment::find_later(bytes, place, walk.end, walk.next_batch) {
             return Err(lost(number, walk.end, at));
         }
@@ -193,28 +202,39 @@ impl Reading<'_> {
             if has_begun {
                 return Err(corrupt(number, walk.end, "the first batch is unreadable"));
             }
+            // The first sync never returned, so nothing in the file was acknowledged.
             self.segments.pop_back();
             return Ok(None);
         }
+        // A torn tail: cutting it loses no acknowledged write. Rewrite the last whole batch, which
+        // may be in the page cache only, and zero everything behind it, because the torn batch's
+        // number is used again.
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
         let mut again = bytes[walk.last_start..walk.end.max(used)].to_vec();
         again[walk.end - walk.last_start..].fill(0);
-        Ok(Some(Mend { name: segment::name(number), offset: walk.last_start, bytes: again }))
+        Ok(Some(TailRepair { name: segment::name(number), offset: walk.last_start, bytes: again }))
     }
 
     /// The segment's own header; `None` if its first write has not reached the disk.
     fn header(&self, number: u64, bytes: &[u8]) -> Result<Option<Header>, WalError> {
         match Start::of(bytes) {
             Start::Zeros => Ok(None),
+            // The header lies in one sector, so a torn write cannot have left these bytes.
             Start::Damaged => Err(corrupt(number, 0, "the header is damaged")),
-            Start::Newer(version) => {
+            // The checksum holds, so the file is sound and belongs to another program version.
+            Start::OtherFormat(version) => {
                 let file = segment::name(number);
-                Err(WalError::NewerFormat { file, version, supported: FORMAT })
+                Err(if version > FORMAT {
+                    WalError::NewerFormat { file, version, supported: FORMAT }
+                } else {
+                    WalError::OlderFormat { file, version, supported: FORMAT }
+                })
             }
             Start::Header(header) => {
                 if header.log_id != self.options.log_id || header.group != self.options.group {
                     return Err(corrupt(number, 0, "the header is that of another log"));
                 }
+                // Numbers only grow, so a recycled file's former life has a lower one.
                 if header.number > number {
                     return Err(corrupt(number, 0, "the header is that of a later segment"));
                 }
@@ -223,9 +243,11 @@ impl Reading<'_> {
         }
     }
 
-    /// Checks that the segment goes on where the one before it ended.
-    fn begin(&self, number: u64, header: &Header) -> Result<(), WalError> {
+    /// Checks that the segment begins with the batch that follows the segment before it.
+    fn check_first_batch(&self, number: u64, header: &Header) -> Result<(), WalError> {
         match self.next_batch {
+            // The log begins a segment only after all batches before it were synced: the missing
+            // ones were acknowledged.
             Some(expected) if expected != header.first_batch => {
                 let first = header.first_batch;
                 let what =
@@ -245,13 +267,12 @@ impl Reading<'_> {
         let place = Place { log_id: header.log_id, segment: number };
         let (group, first_batch) = (header.group, header.first_batch);
         let replay = &mut self.replay;
-        let walk = segment::walk(bytes, place, group, first_batch, |logged| replay.apply(logged))
-            .map_err(|Senseless { offset, what }| corrupt(number, offset, &what))?;
+        let walk = segment::walk(bytes, place, group, first_batch, |record| replay.apply(record))
+            .map_err(|InvalidRecord { offset, what }| corrupt(number, offset, &what))?;
         self.next_batch = Some(walk.next_batch);
         self.end = walk.end;
-        self.format = header.format;
         self.segments.push_back(Segment::new(number, bytes.len() as u64));
-        retention::note(&mut self.segments, walk.contents);
+        retention::note_durable(&mut self.segments, walk.contents);
         Ok(walk)
     }
 }

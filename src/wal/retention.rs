@@ -1,22 +1,23 @@
-//! What a segment is needed for: entries that no snapshot mark covers, and eventual writes that no
-//! later [`WalRecord::Held`](crate::replica::Record::Held) takes the place of. A segment that is
-//! needed for neither may be dropped, if it is the oldest one: then nothing that it replaces is
-//! left to come back.
+//! Which segments recovery still needs. A segment is retained for two reasons: it holds entries
+//! that no snapshot record covers, or eventual writes that no later
+//! [`WalRecord::Held`](crate::replica::WalRecord::Held) has replaced. Only the oldest segment is
+//! ever dropped: a younger one may hold the record that supersedes something in an older one, which
+//! would come back without it.
 
 use std::collections::VecDeque;
 
 use crate::types::{Index, Write};
 
-/// What a run of records, one after the other, means for the segments that hold it and what came
-/// before it.
+/// What a run of successive records means for the retention of their own segment and of earlier
+/// ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     /// The highest index of an entry, superseded ones included; 0 if there is none.
     highest: Index,
-    /// Takes the place of all eventual writes before it.
-    replaces: bool,
-    /// Has eventual writes that nothing in it takes the place of.
-    holds: bool,
+    /// True if a `Held` among the records replaces all eventual writes before it.
+    replaces_eventual: bool,
+    /// True if there are eventual writes that nothing later in the run replaces.
+    has_eventual: bool,
 }
 
 impl Contents {
@@ -24,13 +25,15 @@ impl Contents {
         self.highest = self.highest.max(index);
     }
 
-    pub(super) fn accepted(&mut self, writes: &[Write]) {
-        self.holds |= !writes.is_empty();
+    pub(super) fn stamped(&mut self, writes: &[Write]) {
+        self.has_eventual |= !writes.is_empty();
     }
 
     pub(super) fn held(&mut self, writes: &[Write]) {
-        self.replaces = true;
-        self.holds = !writes.is_empty();
+        // A `Held` lists all eventual writes that are left, so those before it, in this run too, no
+        // longer count.
+        self.replaces_eventual = true;
+        self.has_eventual = !writes.is_empty();
     }
 }
 
@@ -40,31 +43,35 @@ pub(super) struct Segment {
     pub number: u64,
     /// The file's length in bytes.
     pub len: u64,
+    /// The highest index of an entry in it, superseded ones included; 0 if there is none.
     highest: Index,
-    /// Recovery takes eventual writes from here.
-    holds: bool,
+    /// True if recovery takes eventual writes from here.
+    has_eventual: bool,
 }
 
 impl Segment {
     /// A segment without records.
     pub(super) fn new(number: u64, len: u64) -> Segment {
-        Segment { number, len, highest: 0, holds: false }
+        Segment { number, len, highest: 0, has_eventual: false }
     }
 
-    /// True if recovery needs something of it, given the durable snapshot mark.
-    pub(super) fn is_needed(&self, mark: Index) -> bool {
-        self.holds || self.highest > mark
+    /// True if recovery needs something of the segment, given the index of the durable snapshot
+    /// record.
+    pub(super) fn is_retained(&self, snapshot: Index) -> bool {
+        // Entries up to the snapshot's index are in its image (Raft §7). Superseded entries count
+        // too: to keep a segment too long is harmless.
+        self.has_eventual || self.highest > snapshot
     }
 }
 
 /// Notes records that have become durable in the last of `segments`.
-pub(super) fn note(segments: &mut VecDeque<Segment>, contents: Contents) {
-    if contents.replaces {
-        segments.iter_mut().for_each(|segment| segment.holds = false);
+pub(super) fn note_durable(segments: &mut VecDeque<Segment>, contents: Contents) {
+    if contents.replaces_eventual {
+        segments.iter_mut().for_each(|segment| segment.has_eventual = false);
     }
     if let Some(last) = segments.back_mut() {
         last.highest = last.highest.max(contents.highest);
-        last.holds |= contents.holds;
+        last.has_eventual |= contents.has_eventual;
     }
 }
 
@@ -77,46 +84,46 @@ mod tests {
         [Write { version: Version(1), key: b"k".as_slice().into(), value: None }]
     }
 
-    /// Which of three segments are needed after `contents` came into the last one.
-    fn needed(contents: Contents) -> [bool; 3] {
+    /// Which of three segments are retained after `contents` came into the last one.
+    fn retained(contents: Contents) -> [bool; 3] {
         let mut segments: VecDeque<Segment> = VecDeque::new();
         for number in 1..=3 {
             segments.push_back(Segment::new(number, 0));
-            // Nobody accepted anything while the second one was written.
+            // No eventual write was stamped while the second one was written.
             if number != 2 {
                 let mut before = Contents::default();
-                before.accepted(&a_write());
-                note(&mut segments, before);
+                before.stamped(&a_write());
+                note_durable(&mut segments, before);
             }
         }
-        note(&mut segments, contents);
-        [0, 1, 2].map(|at| segments[at].is_needed(10))
+        note_durable(&mut segments, contents);
+        [0, 1, 2].map(|at| segments[at].is_retained(10))
     }
 
     #[test]
-    fn a_held_frees_all_before_it_and_is_needed_itself_if_it_has_writes() {
+    fn a_held_frees_all_before_it_and_is_retained_itself_if_it_has_writes() {
         let mut contents = Contents::default();
-        assert_eq!(needed(contents), [true, false, true]);
-        contents.accepted(&[]);
-        assert_eq!(needed(contents), [true, false, true]);
-        contents.accepted(&a_write());
+        assert_eq!(retained(contents), [true, false, true]);
+        contents.stamped(&[]);
+        assert_eq!(retained(contents), [true, false, true]);
+        contents.stamped(&a_write());
         contents.held(&[]);
-        assert_eq!(needed(contents), [false, false, false], "also of its own run and segment");
+        assert_eq!(retained(contents), [false, false, false], "also of its own run and segment");
         contents.held(&a_write());
-        assert_eq!(needed(contents), [false, false, true]);
+        assert_eq!(retained(contents), [false, false, true]);
         contents.held(&[]);
-        contents.accepted(&a_write());
-        assert_eq!(needed(contents), [false, false, true]);
+        contents.stamped(&a_write());
+        assert_eq!(retained(contents), [false, false, true]);
     }
 
     #[test]
-    fn a_segment_with_entries_is_needed_until_the_mark_covers_the_highest() {
+    fn a_segment_with_entries_is_retained_until_the_mark_covers_the_highest() {
         let mut segments = VecDeque::from([Segment::new(1, 0)]);
         let mut contents = Contents::default();
         [12, 13, 9].into_iter().for_each(|index| contents.entry(index));
-        note(&mut segments, contents);
-        note(&mut segments, Contents::default());
-        assert!(segments[0].is_needed(12));
-        assert!(!segments[0].is_needed(13));
+        note_durable(&mut segments, contents);
+        note_durable(&mut segments, Contents::default());
+        assert!(segments[0].is_retained(12));
+        assert!(!segments[0].is_retained(13));
     }
 }

@@ -12,25 +12,21 @@
 //! | 40 | 20 | zero |
 //! | 60 | 4 | CRC-32 of bytes 0 to 60 |
 //!
-//! Every later format keeps magic, version, length and checksum where they are, so that an older
-//! program can tell a newer file from a damaged one.
+//! The format is 2; no release has written another. Every later format keeps magic, version, header
+//! length and checksum in place, so that an older program can tell a newer file from a damaged one.
 //!
-//! The first batch of a segment begins with the hard state, the snapshot mark and the clock as they
-//! were before that batch, so that no older segment is needed to know them.
-//!
-//! Format 2 has more kinds of records and of entries than format 1, and restates the clock; else
-//! they are the same, and both are read. A segment of format 1 is never written on: what came into
-//! it would be damage to the program that made it, where a later format is only later.
+//! The first batch of a segment begins with the hard state, the snapshot record and the clock as
+//! they were before that batch, so that no older segment is needed to know them.
 
 use crate::codec::{Malformed, Reader};
 use crate::types::GroupId;
 
-use super::frame::{self, ALIGN, Frame, Logged, Place};
+use super::frame::{self, ALIGN, LogFrame, LoggedRecord, Place};
 use super::retention::Contents;
 
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 64;
-/// The format that this program writes.
+/// The one format that this program reads and writes.
 pub(super) const FORMAT: u8 = 2;
 
 const MAGIC: &[u8; 8] = b"NSYNCWAL";
@@ -38,23 +34,22 @@ const MAGIC: &[u8; 8] = b"NSYNCWAL";
 /// The header's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    pub format: u8,
     pub group: GroupId,
     pub log_id: u64,
     pub number: u64,
     pub first_batch: u64,
 }
 
-/// What the first bytes of a segment file turn out to be.
+/// The first bytes of a segment file, judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Zeros: the file was made, but nothing was written into it.
+    /// Zeros: the file was made, and nothing has been written into it.
     Zeros,
     /// A header whose checksum holds.
     Header(Header),
-    /// A header of this later format.
-    Newer(u8),
-    /// Neither.
+    /// A header of this other format, whose checksum holds.
+    OtherFormat(u8),
+    /// Any other bytes.
     Damaged,
 }
 
@@ -62,7 +57,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(MAGIC);
-        bytes[8] = self.format;
+        bytes[8] = FORMAT;
         bytes[12..16].copy_from_slice(&self.group.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.log_id.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
@@ -72,10 +67,9 @@ impl Header {
         bytes
     }
 
-    fn decode(format: u8, fields: &[u8]) -> Result<Header, Malformed> {
+    fn decode(fields: &[u8]) -> Result<Header, Malformed> {
         let mut reader = Reader::new(fields);
         Ok(Header {
-            format,
             group: GroupId(reader.u32("group")?),
             log_id: reader.u64("log id")?,
             number: reader.u64("segment number")?,
@@ -94,10 +88,11 @@ impl Start {
         if bytes[..8] != *MAGIC || bytes[60..] != crc.to_le_bytes() {
             return Start::Damaged;
         }
-        if bytes[8] > FORMAT {
-            return Start::Newer(bytes[8]);
+        // Judged after the checksum, so that a flipped bit in the version is damage.
+        if bytes[8] != FORMAT {
+            return Start::OtherFormat(bytes[8]);
         }
-        Header::decode(bytes[8], &bytes[12..40]).map_or(Start::Damaged, Start::Header)
+        Header::decode(&bytes[12..40]).map_or(Start::Damaged, Start::Header)
     }
 }
 
@@ -116,52 +111,54 @@ pub(super) fn unfinished_name(number: u64) -> String {
     format!("spare-{number:016x}.tmp")
 }
 
-/// What a file name in the log's directory means to the log.
+/// The kind of a file in the log's directory, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum FileKind {
     Segment(u64),
     Spare(u64),
     Unfinished(u64),
-    /// Somebody else's file.
+    /// A file that is not the log's.
     Other,
 }
 
-impl Named {
-    pub(super) fn of(name: &str) -> Named {
+impl FileKind {
+    pub(super) fn of(name: &str) -> FileKind {
         let number = |prefix: &str, suffix: &str| {
             let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
-            let ours = digits.len() == 16
+            // Only names that the log itself would give: `from_str_radix` takes a plus sign and
+            // capital letters too, and two names must not mean one number.
+            let is_exact = digits.len() == 16
                 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-            if ours { u64::from_str_radix(digits, 16).ok() } else { None }
+            if is_exact { u64::from_str_radix(digits, 16).ok() } else { None }
         };
         if let Some(number) = number("wal-", ".log") {
-            Named::Segment(number)
+            FileKind::Segment(number)
         } else if let Some(number) = number("spare-", ".log") {
-            Named::Spare(number)
+            FileKind::Spare(number)
         } else if let Some(number) = number("spare-", ".tmp") {
-            Named::Unfinished(number)
+            FileKind::Unfinished(number)
         } else {
-            Named::Other
+            FileKind::Other
         }
     }
 }
 
-/// What a walk over a segment found.
+/// The result of a walk over a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
     /// The number that the next batch must have.
     pub next_batch: u64,
-    /// Where the last whole batch begins …
+    /// The offset of the last whole batch.
     pub last_start: usize,
-    /// … and where it ends; equal if there is none.
+    /// The offset behind the last whole batch; equal to `last_start` if there is none.
     pub end: usize,
-    /// What the whole batches mean for this segment and those before it.
+    /// The effect of the whole batches on the retention of this segment and earlier ones.
     pub contents: Contents,
 }
 
-/// A record that is valid but makes no sense.
+/// A record whose checksums hold and whose content is impossible at its place in the log.
 #[derive(Debug)]
-pub(super) struct Senseless {
+pub(super) struct InvalidRecord {
     pub offset: usize,
     pub what: String,
 }
@@ -173,47 +170,53 @@ pub(super) fn walk(
     place: Place,
     group: GroupId,
     first_batch: u64,
-    mut apply: impl FnMut(Logged) -> Result<(), String>,
-) -> Result<Walk, Senseless> {
+    mut apply: impl FnMut(LoggedRecord) -> Result<(), String>,
+) -> Result<Walk, InvalidRecord> {
     let mut walk = Walk {
         next_batch: first_batch,
         last_start: HEADER_LEN,
         end: HEADER_LEN,
         contents: Contents::default(),
     };
-    let mut batch: Vec<Frame<'_>> = Vec::new();
+    let mut batch: Vec<LogFrame<'_>> = Vec::new();
     let mut at = HEADER_LEN;
     while let Some(frame) = frame::read(segment, place, at) {
+        // Batch numbers grow by one. A frame with another number belongs to a batch that was cut
+        // once, or lies behind a lost one; the caller decides which.
         if frame.batch != walk.next_batch {
             break;
         }
         at = frame.end;
         batch.push(frame);
-        if !frame.last {
+        // A batch is all or nothing: its records count only once its last frame is found.
+        if !frame.is_last {
             continue;
         }
         for frame in batch.drain(..) {
-            let senseless = |what| Senseless { offset: frame.offset, what };
-            let logged = frame.decode(group).map_err(|e| senseless(e.to_string()))?;
-            match &logged {
-                Logged::Entry(entry) => walk.contents.entry(entry.index),
-                Logged::Stamped(writes) => walk.contents.accepted(writes),
-                Logged::Held(writes) => walk.contents.held(writes),
-                Logged::Hard(_) | Logged::Snapshot { .. } | Logged::Close | Logged::Clock(_) => (),
+            let invalid = |what| InvalidRecord { offset: frame.offset, what };
+            let record = frame.decode(group).map_err(|e| invalid(e.to_string()))?;
+            match &record {
+                LoggedRecord::Entry(entry) => walk.contents.entry(entry.index),
+                LoggedRecord::Stamped(writes) => walk.contents.stamped(writes),
+                LoggedRecord::Held(writes) => walk.contents.held(writes),
+                LoggedRecord::Hard(_)
+                | LoggedRecord::Snapshot { .. }
+                | LoggedRecord::Close
+                | LoggedRecord::Clock(_) => (),
             }
-            apply(logged).map_err(senseless)?;
+            apply(record).map_err(invalid)?;
         }
         walk.last_start = walk.end;
         walk.end = at;
-        let no_more =
-            || Senseless { offset: at, what: "the last batch number there is".to_owned() };
-        walk.next_batch = walk.next_batch.checked_add(1).ok_or_else(no_more)?;
+        let exhausted =
+            || InvalidRecord { offset: at, what: "the largest batch number".to_owned() };
+        walk.next_batch = walk.next_batch.checked_add(1).ok_or_else(exhausted)?;
     }
     Ok(walk)
 }
 
-/// The offset of a valid frame at or after `from` whose batch is later than `batch`, if there is
-/// one.
+/// The offset of the first valid frame at or after `from` whose batch is later than `batch`. Looks
+/// at every aligned offset, because the lengths in an unreadable batch cannot be trusted.
 pub(super) fn find_later(segment: &[u8], place: Place, from: usize, batch: u64) -> Option<usize> {
     (from..segment.len())
         .step_by(ALIGN)
@@ -224,13 +227,8 @@ pub(super) fn find_later(segment: &[u8], place: Place, from: usize, batch: u64) 
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header {
-        format: FORMAT,
-        group: GroupId(2),
-        log_id: 3,
-        number: 0x1_0000_0005,
-        first_batch: 77,
-    };
+    const HEADER: Header =
+        Header { group: GroupId(2), log_id: 3, number: 0x1_0000_0005, first_batch: 77 };
 
     #[test]
     fn a_header_reads_back_and_no_flipped_bit_goes_unseen() {
@@ -246,24 +244,23 @@ mod tests {
     }
 
     #[test]
-    fn a_later_format_is_recognised_as_such() {
-        let later = Header { format: FORMAT + 1, ..HEADER };
-        assert_eq!(Start::of(&later.encode()), Start::Newer(FORMAT + 1));
-    }
-
-    #[test]
-    fn an_earlier_format_is_read() {
-        let earlier = Header { format: FORMAT - 1, ..HEADER };
-        assert_eq!(Start::of(&earlier.encode()), Start::Header(earlier));
+    fn another_format_is_recognised_by_its_number() {
+        for format in [FORMAT - 1, FORMAT + 1] {
+            let mut bytes = HEADER.encode();
+            bytes[8] = format;
+            let crc = crc32fast::hash(&bytes[..60]);
+            bytes[60..].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Start::of(&bytes), Start::OtherFormat(format));
+        }
     }
 
     #[test]
     fn only_exact_names_are_the_logs_own() {
-        assert_eq!(Named::of(&name(0xfe)), Named::Segment(0xfe));
-        assert_eq!(Named::of(&spare_name(1)), Named::Spare(1));
-        assert_eq!(Named::of(&unfinished_name(2)), Named::Unfinished(2));
+        assert_eq!(FileKind::of(&name(0xfe)), FileKind::Segment(0xfe));
+        assert_eq!(FileKind::of(&spare_name(1)), FileKind::Spare(1));
+        assert_eq!(FileKind::of(&unfinished_name(2)), FileKind::Unfinished(2));
         for other in ["wal-1.log", "wal-00000000000000FE.log", "wal-+0000000000000fe.log", "lock"] {
-            assert_eq!(Named::of(other), Named::Other, "{other}");
+            assert_eq!(FileKind::of(other), FileKind::Other, "{other}");
         }
     }
 }

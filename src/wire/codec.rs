@@ -1,5 +1,5 @@
-//! Messages ⇄ bytes. The bytes of entries and proposals stay slices of the frame they came in: log,
-//! write-ahead log, peers and apply share them.
+//! Messages ⇄ bytes. The bytes of entries and proposals stay slices of the frame that they arrived
+//! in: log, write-ahead log, peers and apply share them.
 
 use bytes::{BufMut, Bytes};
 
@@ -15,7 +15,7 @@ use crate::types::{
 use super::HEAD_LEN;
 
 mod kind {
-    pub const BEAT: u8 = 1;
+    pub const HEARTBEAT: u8 = 1;
     pub const APPEND: u8 = 2;
     pub const APPEND_MATCHED: u8 = 3;
     pub const APPEND_MISSING: u8 = 4;
@@ -23,16 +23,16 @@ mod kind {
     pub const VOTE_REPLY: u8 = 6;
     pub const FORWARD: u8 = 7;
     pub const REFUSE: u8 = 8;
-    pub const READ_ASK: u8 = 9;
-    pub const READ_ANSWER: u8 = 10;
+    pub const READ_INDEX: u8 = 9;
+    pub const READ_INDEX_REPLY: u8 = 10;
     pub const CAMPAIGN: u8 = 11;
     pub const CHUNK: u8 = 12;
-    pub const ACCEPT: u8 = 13;
+    pub const STAMP: u8 = 13;
     pub const STAMPED: u8 = 14;
     pub const SPREAD: u8 = 15;
 }
 
-/// What a frame holds. The ends of the link are known from its handshake.
+/// The content of a frame. The ends of the link are known from its handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A message, and the sender's term.
@@ -47,8 +47,8 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
         let term = envelope.term;
         match &envelope.message {
             Message::Heartbeat(heartbeat) => {
-                head(out, kind::BEAT, term);
-                put_beat(out, heartbeat);
+                head(out, kind::HEARTBEAT, term);
+                put_heartbeat(out, heartbeat);
             }
             Message::Append(append) => {
                 head(out, kind::APPEND, term);
@@ -85,15 +85,15 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
                 ids.iter().for_each(|id| put_id(out, *id));
             }
             Message::ReadIndex { position } => {
-                head(out, kind::READ_ASK, term);
+                head(out, kind::READ_INDEX, term);
                 out.put_u64_le(*position);
             }
             Message::ReadIndexReply { position, index } => {
-                head(out, kind::READ_ANSWER, term);
+                head(out, kind::READ_INDEX_REPLY, term);
                 put_u64s(out, &[*position, *index]);
             }
             Message::Stamp { sent, seen, floor, requests } => {
-                head(out, kind::ACCEPT, term);
+                head(out, kind::STAMP, term);
                 put_u64s(out, &[*sent, seen.0, *floor]);
                 out.put_u32_le(requests.len() as u32);
                 for (id, writes) in requests {
@@ -128,7 +128,7 @@ pub fn encode_chunk(chunk: &Chunk, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends what `body` appends, behind its length and checksum.
+/// Appends the bytes that `body` appends, behind their length and checksum.
 fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.put_bytes(0, HEAD_LEN);
@@ -163,7 +163,7 @@ fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     out.put_u64_le(value.unwrap_or(0));
 }
 
-fn put_beat(out: &mut Vec<u8>, heartbeat: &Heartbeat) {
+fn put_heartbeat(out: &mut Vec<u8>, heartbeat: &Heartbeat) {
     put_option(out, heartbeat.leader.map(|leader| leader.0.into()));
     put_u64s(
         out,
@@ -195,6 +195,7 @@ fn put_append(out: &mut Vec<u8>, append: &Append) {
 /// Reads the checked part of a frame.
 pub(super) fn decode(body: &Bytes) -> Result<Frame, Malformed> {
     let mut reader = Reader::new(body);
+    // A frame of a group that this node does not have comes from a later program.
     if reader.u32("group")? != GROUP {
         return Err(Malformed("group"));
     }
@@ -211,7 +212,7 @@ pub(super) fn decode(body: &Bytes) -> Result<Frame, Malformed> {
 
 fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Message, Malformed> {
     Ok(match kind {
-        kind::BEAT => Message::Heartbeat(take_heartbeat(reader)?),
+        kind::HEARTBEAT => Message::Heartbeat(take_heartbeat(reader)?),
         kind::APPEND => Message::Append(take_append(reader, body)?),
         kind::APPEND_MATCHED => {
             Message::AppendAck(AppendAck::Matched(reader.u64("matched index")?))
@@ -242,12 +243,12 @@ fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Messa
             let ids = (0..count).map(|_| take_id(reader));
             Message::Refuse { ids: ids.collect::<Result<_, _>>()?, reason }
         }
-        kind::READ_ASK => Message::ReadIndex { position: reader.u64("position")? },
-        kind::READ_ANSWER => Message::ReadIndexReply {
+        kind::READ_INDEX => Message::ReadIndex { position: reader.u64("position")? },
+        kind::READ_INDEX_REPLY => Message::ReadIndexReply {
             position: reader.u64("position")?,
             index: reader.u64("index")?,
         },
-        kind::ACCEPT => {
+        kind::STAMP => {
             let (sent, seen) = (reader.u64("time of sending")?, reader.u64("version")?);
             let (seen, floor) = (Version(seen), reader.u64("floor")?);
             let count = reader.count(ID_LEN + 4, "requests")?;
@@ -266,7 +267,7 @@ fn take_message(reader: &mut Reader<'_>, kind: u8, body: &Bytes) -> Result<Messa
     })
 }
 
-/// The length of a request's name, in bytes.
+/// The length of a request's id, in bytes.
 const ID_LEN: usize = 4 + 8 + 8;
 
 fn take_id(reader: &mut Reader<'_>) -> Result<RequestId, Malformed> {
@@ -286,6 +287,7 @@ fn take_option(reader: &mut Reader<'_>, field: &'static str) -> Result<Option<u6
     let (present, value) = (reader.bool(field)?, reader.u64(field)?);
     match (present, value) {
         (true, value) => Ok(Some(value)),
+        // One byte form for each value: an absent number is zero.
         (false, 0) => Ok(None),
         (false, _) => Err(Malformed(field)),
     }

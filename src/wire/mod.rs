@@ -1,17 +1,17 @@
-//! What peers send each other: a handshake ([`handshake`]), then frames, one way per connection.
+//! The bytes between peers: a handshake ([`handshake`]), then frames, one way per connection.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | length of what follows the checksum, u32 |
-//! | 4 | 4 | CRC-32 of what follows it, u32 |
+//! | 0 | 4 | length of the rest behind the checksum, u32 |
+//! | 4 | 4 | CRC-32 of that rest, u32 |
 //! | 8 | 4 | group, u32 |
 //! | 12 | 1 | kind of message |
 //! | 13 | 8 | the sender's term, u64 |
 //! | 21 | … | the message, see [`codec`] |
 //!
-//! Numbers are little-endian. The format's version is agreed in the handshake, and so are the two
-//! ends: frames do not repeat who sends to whom. Reading never trusts a length or a tag; a frame
-//! that is not sound closes the link. This module is pure: bytes in, values out.
+//! Numbers are little-endian. The handshake settles the format's version and the two ends of the
+//! link, so frames repeat neither. Reading never trusts a length or a tag; an unsound frame closes
+//! the link. This module is pure: bytes in, values out.
 
 pub mod codec;
 pub mod handshake;
@@ -34,39 +34,39 @@ const HEAD_LEN: usize = 8;
 /// Why a link is closed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
-    /// The frame says that it is longer than is allowed.
+    /// The frame announces more bytes than are allowed.
     #[error("a frame of {0} bytes is too long")]
     TooLong(usize),
     /// The checksum is wrong.
     #[error("a frame's checksum is wrong")]
     Checksum,
-    /// The content is not what the format says.
+    /// The content does not follow the format.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
 
-/// Takes bytes from a stream, gives frames. Memory grows with the bytes that have come, not with
-/// the lengths that they announce.
+/// Cuts a stream of bytes into frames. Memory grows with the bytes that have arrived, not with the
+/// lengths that they announce.
 ///
-/// A log keeps the bytes of its entries for as long as it keeps the entries. So a frame never
-/// shares memory with its neighbours, most of which are beats: a short one is copied out of the
-/// buffer that all share, a longer one is gathered in memory of its own and not copied.
+/// A log keeps the bytes of its entries for as long as it keeps the entries. A frame therefore
+/// never shares memory with its neighbours, most of which are heartbeats: a short frame is copied
+/// out of the common buffer, a longer one is gathered in memory of its own and not copied.
 #[derive(Debug)]
 pub struct FrameReader {
-    /// Frames as they come; its length does not change.
+    /// Frames as they arrive; its length does not change.
     buffer: Vec<u8>,
-    /// What of it is not read yet.
+    /// The part of the buffer that is not decoded yet.
     unread: Range<usize>,
     /// A frame too long for the buffer.
-    long: Option<Long>,
+    long: Option<LongFrame>,
     frame_bytes_max: usize,
-    /// What ended the stream.
+    /// The error that ended the stream.
     failed: Option<FrameError>,
 }
 
-/// The checked part of a frame on its way in.
+/// The checked part of a long frame, as far as it has arrived.
 #[derive(Debug)]
-struct Long {
+struct LongFrame {
     len: usize,
     checksum: u32,
     bytes: Vec<u8>,
@@ -74,10 +74,10 @@ struct Long {
 }
 
 impl FrameReader {
-    /// Longer frames get memory of their own, in bytes.
+    /// The length of the common buffer, in bytes; longer frames get memory of their own.
     const BUFFER_LEN: usize = 64 << 10;
 
-    /// A reader that takes frames of up to `frame_bytes_max` bytes, beginning with bytes that came
+    /// A reader of frames of up to `frame_bytes_max` bytes, beginning with the bytes that came
     /// behind the handshake.
     pub fn new(frame_bytes_max: usize, rest: &[u8]) -> FrameReader {
         let mut buffer = rest.to_vec();
@@ -85,7 +85,7 @@ impl FrameReader {
         FrameReader { buffer, unread: 0..rest.len(), long: None, frame_bytes_max, failed: None }
     }
 
-    /// Where to read into; never empty after [`FrameReader::next`] has returned `None`.
+    /// The space to read into; never empty after [`FrameReader::next`] has returned `None`.
     pub fn space(&mut self) -> &mut [u8] {
         if let Some(long) = &mut self.long {
             return long.space();
@@ -97,7 +97,7 @@ impl FrameReader {
         &mut self.buffer[self.unread.end..]
     }
 
-    /// `len` bytes were read into the space.
+    /// Notes that `len` bytes were read into the space.
     pub fn filled(&mut self, len: usize) {
         match &mut self.long {
             Some(long) => long.filled += len,
@@ -105,12 +105,13 @@ impl FrameReader {
         }
     }
 
-    /// The next frame, if all of it is there.
+    /// The next frame, if all of it has arrived.
     ///
     /// # Errors
-    /// The stream cannot be trusted any more: close it. Asked again it says the same.
+    /// The stream cannot be trusted any more: close it. Further calls return the same error.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at `None`")]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        // Behind an unsound frame the beginning of the next one is unknown, so an error is final.
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -129,6 +130,7 @@ impl FrameReader {
         let unread = &self.buffer[self.unread.clone()];
         let Some((mut head, rest)) = unread.split_at_checked(HEAD_LEN) else { return Ok(None) };
         let (len, checksum) = (head.get_u32_le() as usize, head.get_u32_le());
+        // Not covered by the checksum yet, and refused before any memory is reserved for it.
         if len > self.frame_bytes_max {
             return Err(FrameError::TooLong(len));
         }
@@ -139,21 +141,22 @@ impl FrameReader {
         }
         if HEAD_LEN + len > self.buffer.len() {
             let (bytes, filled) = (rest.to_vec(), rest.len());
-            self.long = Some(Long { len, checksum, bytes, filled });
+            self.long = Some(LongFrame { len, checksum, bytes, filled });
             self.unread = 0..0;
         }
         Ok(None)
     }
 }
 
-impl Long {
-    /// How much is asked for at once at least, in bytes.
+impl LongFrame {
+    /// The least space that is offered at once, in bytes.
     const SPACE_MIN: usize = 256 << 10;
 
-    /// Doubles, so that bytes are not copied again and again, and ends where the frame ends.
+    /// The space behind the bytes that have arrived. It doubles, so that each byte is copied a few
+    /// times at most, and ends where the frame ends.
     fn space(&mut self) -> &mut [u8] {
         if self.filled == self.bytes.len() {
-            let more = self.filled.max(Long::SPACE_MIN).min(self.len - self.filled);
+            let more = self.filled.max(LongFrame::SPACE_MIN).min(self.len - self.filled);
             self.bytes.reserve_exact(more);
             self.bytes.resize(self.filled + more, 0);
         }

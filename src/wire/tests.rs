@@ -1,9 +1,9 @@
-//! Frames and handshakes meet arbitrary values, arbitrary bytes, flipped bits and odd splits.
+//! Frames and handshakes under arbitrary values, arbitrary bytes, flipped bits and odd splits.
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::handshake::{self, Acceptor, Dialer, HandshakeError, Identity, cluster_id};
+use super::handshake::{self, Acceptor, Credentials, Dialer, HandshakeError, cluster_id};
 use super::*;
 use crate::replica::{
     Append, AppendAck, Chunk, Envelope, Heartbeat, Message, VoteReply, VoteRequest,
@@ -15,7 +15,7 @@ use crate::types::{
 const MAX: usize = 1 << 20;
 
 fn some_bytes() -> impl Strategy<Value = Bytes> {
-    // Now and then long enough for memory of its own.
+    // One in 21 is long enough for memory of its own.
     prop_oneof![
         20 => prop::collection::vec(any::<u8>(), 0..200),
         1 => (any::<u8>(), 60_000..200_000usize).prop_map(|(byte, len)| vec![byte; len]),
@@ -233,8 +233,8 @@ proptest! {
             }
         }
         let _ = read_all(&mut FrameReader::new(MAX, &[]), &bytes, || 64);
-        let _ = Acceptor::hello(identity(1, b""), &[], [0; 16], &bytes);
-        let (dialer, _) = Dialer::hello(identity(1, b""), NodeId(2), [0; 16]);
+        let _ = Acceptor::hello(credentials(1, b""), &[], [0; 16], &bytes);
+        let (dialer, _) = Dialer::hello(credentials(1, b""), NodeId(2), [0; 16]);
         let _ = dialer.welcome(&bytes);
         let _ = Dialer::finish(&bytes);
     }
@@ -324,25 +324,30 @@ fn the_memory_of_a_long_frame_ends_where_the_frame_ends() {
     assert_eq!(fed, encoded(&frames[..1]).len());
 }
 
-fn identity(node: u32, password: &[u8]) -> Identity {
+fn credentials(node: u32, password: &[u8]) -> Credentials {
     let cluster = cluster_id("demo", &[NodeId(1), NodeId(2), NodeId(3)]);
-    Identity { cluster, node: NodeId(node), boot: 100 + u64::from(node), password: password.into() }
+    Credentials {
+        cluster,
+        node: NodeId(node),
+        boot: 100 + u64::from(node),
+        password: password.into(),
+    }
 }
 
 /// A whole handshake: the acceptor's view of the peer, or the error of the end that saw it first.
 fn shake(
-    dialer: Identity,
+    dialer: Credentials,
     to: NodeId,
-    acceptor: Identity,
+    acceptor: Credentials,
 ) -> Result<(NodeId, u64), HandshakeError> {
     let members = [1, 2, 3].map(NodeId);
     let (dialer, hello) = Dialer::hello(dialer, to, [1; 16]);
     let (acceptor, welcome) = match Acceptor::hello(acceptor, &members, [2; 16], &hello) {
         Ok(accepted) => accepted,
         Err(error) => {
-            // What the dialer gets to see.
-            let told = dialer.welcome(&handshake::refusal(&error)).map(|_| ());
-            assert_eq!(told, Err(HandshakeError::Refused(error.to_string())));
+            // The dialer sees the same reason.
+            let refused = dialer.welcome(&handshake::refusal(&error)).map(|_| ());
+            assert_eq!(refused, Err(HandshakeError::Refused(error.to_string())));
             return Err(error);
         }
     };
@@ -355,41 +360,41 @@ fn shake(
 #[test]
 fn two_members_with_one_password_or_none_meet() {
     for password in [&b""[..], b"secret"] {
-        let met = shake(identity(1, password), NodeId(2), identity(2, password));
+        let met = shake(credentials(1, password), NodeId(2), credentials(2, password));
         assert_eq!(met, Ok((NodeId(1), 101)));
     }
 }
 
 #[test]
-fn whoever_does_not_belong_is_told_why() {
-    let me = || identity(2, b"secret");
-    let refused = |dialer: Identity, to: u32| {
+fn a_node_that_does_not_belong_is_refused_with_the_reason() {
+    let me = || credentials(2, b"secret");
+    let refused = |dialer: Credentials, to: u32| {
         shake(dialer, NodeId(to), me()).expect_err("it does not belong").to_string()
     };
-    let other_cluster = Identity { cluster: cluster_id("x", &[]), ..identity(1, b"secret") };
+    let other_cluster = Credentials { cluster: cluster_id("x", &[]), ..credentials(1, b"secret") };
     assert!(refused(other_cluster, 2).contains("another cluster"));
-    assert!(refused(identity(1, b"secret"), 3).contains("looks for node 3, but this is 2"));
-    assert!(refused(identity(2, b"secret"), 2).contains("this node's own id"));
-    assert!(refused(identity(9, b"secret"), 2).contains("node 9 is no member"));
+    assert!(refused(credentials(1, b"secret"), 3).contains("looks for node 3, but this is 2"));
+    assert!(refused(credentials(2, b"secret"), 2).contains("this node's own id"));
+    assert!(refused(credentials(9, b"secret"), 2).contains("node 9 is no member"));
     for wrong in [&b""[..], b"Secret", b"secret "] {
-        assert!(refused(identity(1, wrong), 2).contains("another password"));
+        assert!(refused(credentials(1, wrong), 2).contains("another password"));
     }
 }
 
 #[test]
 fn a_later_wire_format_is_refused_with_both_numbers() {
-    let (_, mut hello) = Dialer::hello(identity(1, b""), NodeId(2), [1; 16]);
+    let (_, mut hello) = Dialer::hello(credentials(1, b""), NodeId(2), [1; 16]);
     hello[4] = 9;
-    let error = Acceptor::hello(identity(2, b""), &[NodeId(1)], [2; 16], &hello).unwrap_err();
+    let error = Acceptor::hello(credentials(2, b""), &[NodeId(1)], [2; 16], &hello).unwrap_err();
     assert_eq!(error.to_string(), "wire format 9, but this node speaks 2");
 }
 
 #[test]
 fn the_acceptor_refuses_a_dialer_that_skips_or_repeats_a_proof() {
     let members = [1, 2].map(NodeId);
-    let (dialer, hello) = Dialer::hello(identity(1, b"secret"), NodeId(2), [1; 16]);
+    let (dialer, hello) = Dialer::hello(credentials(1, b"secret"), NodeId(2), [1; 16]);
     let accept = |nonce| {
-        Acceptor::hello(identity(2, b"secret"), &members, nonce, &hello).expect("a good hello")
+        Acceptor::hello(credentials(2, b"secret"), &members, nonce, &hello).expect("a good hello")
     };
     let (acceptor, welcome) = accept([2; 16]);
     let (_, proof) = dialer.welcome(&welcome).unwrap();
@@ -407,8 +412,9 @@ fn the_acceptor_refuses_a_dialer_that_skips_or_repeats_a_proof() {
 #[test]
 fn no_flipped_bit_of_a_handshake_leads_to_a_link() {
     let members = [1, 2, 3].map(NodeId);
-    let (dialer, hello) = Dialer::hello(identity(1, b"secret"), NodeId(2), [1; 16]);
-    let accept = |hello: &[u8]| Acceptor::hello(identity(2, b"secret"), &members, [2; 16], hello);
+    let (dialer, hello) = Dialer::hello(credentials(1, b"secret"), NodeId(2), [1; 16]);
+    let accept =
+        |hello: &[u8]| Acceptor::hello(credentials(2, b"secret"), &members, [2; 16], hello);
     let (acceptor, welcome) = accept(&hello).unwrap();
     let (_, proof) = dialer.welcome(&welcome).unwrap();
     let flipped = |message: &[u8], bit: usize| {
@@ -430,7 +436,7 @@ fn no_flipped_bit_of_a_handshake_leads_to_a_link() {
 
 #[test]
 fn a_password_shows_in_no_debug_text() {
-    let (dialer, _) = Dialer::hello(identity(1, b"hunter2"), NodeId(2), [1; 16]);
+    let (dialer, _) = Dialer::hello(credentials(1, b"hunter2"), NodeId(2), [1; 16]);
     let text = format!("{dialer:?}");
     let bytes = format!("{:?}", b"hunter2");
     assert!(!text.contains("hunter2") && !text.contains(bytes.trim_matches(['[', ']'])), "{text}");

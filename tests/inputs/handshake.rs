@@ -1,26 +1,26 @@
 //! The handshake, one message after the other, each offered to every step that takes one. For any
 //! bytes:
 //!
-//! - with a password, only the one right proof and the one right welcome are taken;
-//! - a hello is taken only from a member to this node, and unless it is the honest one its dialer
-//!   does not take the answer;
-//! - a refusal's reason, which goes into a log, has no control characters.
+//! - with a password, only the one right proof and the one right welcome are accepted;
+//! - a hello is accepted only from a member to this node, and the honest dialer accepts only the
+//!   answer to its own hello;
+//! - the reason of a refusal, which goes into a log, has no control characters.
 
 use nodesync::types::NodeId;
 use nodesync::wire::handshake::{
-    Acceptor, Dialer, HEAD_LEN, HandshakeError, Identity, cluster_id, message_len, refusal,
+    Acceptor, Credentials, Dialer, HEAD_LEN, HandshakeError, cluster_id, message_len, refusal,
 };
 
 use super::{Case, Seeds};
 
 const MEMBERS: [NodeId; 3] = [NodeId(5000), NodeId(5001), NodeId(5002)];
 
-fn identity(node: NodeId) -> Identity {
+fn credentials(node: NodeId) -> Credentials {
     let cluster = cluster_id("nodesync", &MEMBERS);
-    Identity { cluster, node, boot: u64::from(node.0) << 8, password: b"secret".to_vec() }
+    Credentials { cluster, node, boot: u64::from(node.0) << 8, password: b"secret".to_vec() }
 }
 
-/// What two honest ends say, in their order.
+/// The messages of two honest ends, in their order.
 struct Honest {
     dialer: Dialer,
     acceptor: Acceptor,
@@ -31,12 +31,12 @@ struct Honest {
 }
 
 fn accept(hello: &[u8]) -> Result<(Acceptor, Vec<u8>), HandshakeError> {
-    Acceptor::hello(identity(MEMBERS[1]), &MEMBERS, [2; 16], hello)
+    Acceptor::hello(credentials(MEMBERS[1]), &MEMBERS, [2; 16], hello)
 }
 
 impl Honest {
     fn new() -> Honest {
-        let (dialer, hello) = Dialer::hello(identity(MEMBERS[0]), MEMBERS[1], [1; 16]);
+        let (dialer, hello) = Dialer::hello(credentials(MEMBERS[0]), MEMBERS[1], [1; 16]);
         let (acceptor, welcome) = accept(&hello).expect("an honest hello");
         let (_, proof) = dialer.welcome(&welcome).expect("an honest welcome");
         let accepted = acceptor.proof(&proof).expect("an honest proof");
@@ -44,12 +44,12 @@ impl Honest {
     }
 }
 
-/// True if all of the input is messages and some end takes each of them.
+/// True if the input is a sequence of messages and some end accepts each of them.
 pub fn run(case: &Case<'_>) -> bool {
     let honest = Honest::new();
     let (mut rest, mut taken) = (case.bytes, !case.bytes.is_empty());
     while let Some(head) = rest.first_chunk::<HEAD_LEN>() {
-        // One that is too long or no message at all is offered as it is: a node may have read it.
+        // Bytes that are too long or no message are offered as they are: a node may have read them.
         let len = message_len(head).unwrap_or(rest.len()).min(rest.len());
         let (message, behind) = rest.split_at(len);
         taken &= check_message(&honest, message);
@@ -78,13 +78,13 @@ fn check_message(honest: &Honest, message: &[u8]) -> bool {
     hello.is_ok() || welcome.is_ok() || proof.is_ok() || end.is_ok() || refused
 }
 
-/// The reason of a refusal can be shown, and told to the other end.
+/// Checks that the reason of a refusal can be printed, and sent to the other end.
 fn check_refusal(error: &HandshakeError) {
     assert!(!error.to_string().contains(char::is_control), "{error:?}");
-    let told = refusal(error);
-    let head = told.first_chunk().expect("a message has a head");
-    assert_eq!(message_len(head), Ok(told.len()));
-    match Dialer::finish(&told) {
+    let refused = refusal(error);
+    let head = refused.first_chunk().expect("a message has a head");
+    assert_eq!(message_len(head), Ok(refused.len()));
+    match Dialer::finish(&refused) {
         Err(HandshakeError::Refused(reason)) => assert!(error.to_string().starts_with(&reason)),
         other => panic!("{other:?}"),
     }
@@ -93,11 +93,11 @@ fn check_refusal(error: &HandshakeError) {
 pub fn seeds() -> Seeds {
     let Honest { hello, welcome, proof, accepted, .. } = Honest::new();
     let reason = HandshakeError::Unsuitable("it belongs to another cluster".into());
-    let from_itself = Dialer::hello(identity(MEMBERS[1]), MEMBERS[1], [1; 16]).1;
+    let from_itself = Dialer::hello(credentials(MEMBERS[1]), MEMBERS[1], [1; 16]).1;
     [
         ("whole", [&hello[..], &welcome, &proof, &accepted].concat()),
         ("refusal", refusal(&reason)),
-        ("from-another-member", Dialer::hello(identity(MEMBERS[2]), MEMBERS[1], [3; 16]).1),
+        ("from-another-member", Dialer::hello(credentials(MEMBERS[2]), MEMBERS[1], [3; 16]).1),
         ("refused-from-itself", from_itself),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))

@@ -1,8 +1,7 @@
-//! The file that says whose a data directory is. For any text:
+//! The file that says which node a data directory belongs to. For any text:
 //!
-//! - the directory is refused and left as it was, or it is this node's, and every line that matters
-//!   says so;
-//! - a directory that is taken keeps its incarnation, and its boot grows with each start.
+//! - the directory is refused and left as it was, or every line that matters names this node;
+//! - a directory that is accepted keeps its incarnation, and its boot grows with each start.
 
 use std::cell::RefCell;
 use std::fs;
@@ -41,7 +40,7 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
         assert!(fs::read(&file).unwrap() == bytes, "its identity, too");
         return false;
     };
-    let text = std::str::from_utf8(bytes).expect("text was taken");
+    let text = std::str::from_utf8(bytes).expect("text was accepted");
     let (body, checksum) = text.split_at(text.rfind("crc32 = ").expect("it has a checksum"));
     assert_eq!(checksum, format!("crc32 = {:08x}\n", crc32fast::hash(body.as_bytes())));
     let value = |name: &str| {
@@ -54,7 +53,7 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
     assert_eq!((number("format"), number("node")), (1, 5001));
     assert!(data_dir.incarnation() == number("incarnation") && data_dir.incarnation() != 0);
     assert!(data_dir.boot() > number("boot"), "{} after {}", data_dir.boot(), number("boot"));
-    // Syncing takes time: now and then is enough.
+    // Syncs take time, so only one case in 16 is claimed.
     if crc32fast::hash(bytes).is_multiple_of(16) {
         check_claim(dir, data_dir);
     }
@@ -65,12 +64,12 @@ fn check_claim(dir: &Path, data_dir: DataDir) {
     let (incarnation, boot) = (data_dir.incarnation(), data_dir.boot());
     data_dir.claim().expect("the directory can be written to");
     drop(data_dir);
-    let again = DataDir::open(dir, &wanted(), 5).expect("what was written is taken");
+    let again = DataDir::open(dir, &wanted(), 5).expect("its own file is accepted");
     assert_eq!(again.incarnation(), incarnation);
     assert!(again.boot() > boot, "{} after {boot}", again.boot());
 }
 
-/// Rights the checksum in the last line that has one.
+/// Corrects the checksum in the last line that has one.
 pub fn repair(bytes: &mut [u8]) {
     const NAME: &[u8] = b"crc32 = ";
     let Some(at) = bytes.windows(NAME.len()).rposition(|window| window == NAME) else { return };

@@ -3,13 +3,13 @@
 //! - they are refused, or written again they give an image that reads back equal, has the same
 //!   requests in the same bytes, and is written the same once more;
 //! - the sizes of the pieces that the source gives make no difference;
-//! - unless a checksum was repaired, an image that is taken is the one that was written;
+//! - unless a checksum was repaired, an accepted image is the one that was written;
 //! - a store that is restored from it has its state, and goes on;
-//! - no more is read at once than has come before, but for a first buffer of fixed size.
+//! - no read asks for more bytes than have come before, but for a first buffer of fixed size.
 
 use std::io::{self, Read};
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use nodesync::rng::Rng;
 use nodesync::store::{Image, ImageError, Writer};
 use nodesync::types::{Command, Entry, NodeId, Payload, Proposal, RequestId, Version, When};
@@ -20,10 +20,10 @@ use super::{Case, Seeds};
 const HEAD_LEN: usize = 33;
 const SECTION_HEAD_LEN: usize = 13;
 
-/// What a reader may ask for before it has seen anything, in bytes.
+/// The most that a reader may ask for before it has seen any bytes.
 const FIRST_READ_MAX: usize = 2 << 20;
 
-/// Gives pieces of the lengths that chance decides, and looks at how much is asked for.
+/// Gives pieces of random lengths, and checks how much is asked for.
 struct Pieces<'a> {
     rest: &'a [u8],
     given: usize,
@@ -69,7 +69,7 @@ pub fn run(case: &Case<'_>) -> bool {
         (whole, pieces) => panic!("{whole:?}, but in pieces {pieces:?}"),
     };
     if let Some(origin) = case.origin {
-        assert!(origin == case.bytes, "a damaged image was taken");
+        assert!(origin == case.bytes, "a damaged image was accepted");
     }
     let written = bytes_of(&image);
     let requests = HEAD_LEN..HEAD_LEN + SECTION_HEAD_LEN + len_of(&case.bytes[HEAD_LEN..]);
@@ -92,7 +92,7 @@ fn check_restore(image: Image, written: &[u8]) {
     writer.restore(image);
     assert_eq!((writer.applied(), writer.store().stats()), (meta, stats));
     assert!(bytes_of(&writer.image()) == written, "the state is the image's");
-    // Near the last index there is there are no more entries.
+    // Behind the largest index there is no room for more entries.
     if meta.index < u64::MAX >> 1 {
         for entry in entries(meta.index + 1) {
             writer.apply(&entry, true).expect("sound entries can be applied");
@@ -101,14 +101,14 @@ fn check_restore(image: Image, written: &[u8]) {
     bytes_of(&writer.image());
 }
 
-/// Rights the checksums of the head and of all sections.
+/// Corrects the checksums of the head and of all sections.
 pub fn repair(bytes: &mut [u8]) {
     let Some((head, mut rest)) = bytes.split_at_mut_checked(HEAD_LEN) else { return };
     let crc = crc32fast::hash(&head[..HEAD_LEN - 4]);
     head[HEAD_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
     while let Some((head, behind)) = rest.split_at_mut_checked(SECTION_HEAD_LEN) {
         let len = len_of(head);
-        // A length that goes too far is to be believed, too.
+        // A length that is too large stays: the reader has to refuse it.
         let (content, behind) = behind.split_at_mut(len.min(behind.len()));
         head[5..9].copy_from_slice(&crc32fast::hash(content).to_le_bytes());
         let crc = crc32fast::hash(&head[..9]);
@@ -120,43 +120,6 @@ pub fn repair(bytes: &mut [u8]) {
 /// The length of the content of the section that begins here.
 fn len_of(section: &[u8]) -> usize {
     u32::from_le_bytes([section[1], section[2], section[3], section[4]]) as usize
-}
-
-fn section(kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut section = vec![kind];
-    section.put_u32_le(content.len() as u32);
-    section.put_bytes(0, 8);
-    section.extend(content);
-    section
-}
-
-/// An image of format 1, which had no versions: two keys, in the order of their slots.
-fn of_format_1() -> Vec<u8> {
-    let mut bytes = b"NSIMAGE\n\x01\0\0\0\0".to_vec();
-    bytes.put_u64_le(40);
-    bytes.put_u64_le(2);
-    bytes.put_u32_le(0);
-    let mut requests = Vec::new();
-    requests.put_u32_le(1);
-    requests.put_u32_le(5000);
-    [3, 7].into_iter().for_each(|number| requests.put_u64_le(number));
-    requests.put_u32_le(1);
-    [9, 12].into_iter().for_each(|number| requests.put_u64_le(number));
-    let mut records = Vec::new();
-    let mut keys = [&b"old"[..], b"older"];
-    keys.sort_by_key(|key| nodesync::store::slot::slot_of(key));
-    for key in keys {
-        records.put_u32_le(key.len() as u32);
-        records.extend(key);
-        records.put_u32_le(2);
-        records.extend(b"v1");
-    }
-    let mut end = Vec::new();
-    [2, 3 + 5 + 4].into_iter().for_each(|number| end.put_u64_le(number));
-    let sections = [section(1, &requests), section(2, &records), section(3, &end)];
-    bytes.extend(sections.concat());
-    repair(&mut bytes);
-    bytes
 }
 
 /// A store with values, a tombstone, and requests of two nodes with gaps.
@@ -183,14 +146,17 @@ fn busy() -> Writer {
 }
 
 pub fn seeds() -> Seeds {
-    let mut later = bytes_of(&Writer::new().image());
-    later[8] = 3;
-    repair(&mut later);
+    let of_format = |format: u8| {
+        let mut bytes = bytes_of(&Writer::new().image());
+        bytes[8] = format;
+        repair(&mut bytes);
+        bytes
+    };
     [
         ("empty", bytes_of(&Writer::new().image())),
         ("busy", bytes_of(&busy().image())),
-        ("format-1", of_format_1()),
-        ("refused-later-format", later),
+        ("refused-older-format", of_format(1)),
+        ("refused-later-format", of_format(3)),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .to_vec()

@@ -1,7 +1,7 @@
-//! Damage to inputs, of the kinds that find mistakes in readers: flipped bits, telling bytes,
+//! Damage to inputs, of the kinds that find mistakes in readers: flipped bits, special bytes,
 //! lengths off by one or absurd, numbers in text, and pieces cut out, doubled, moved, or taken from
-//! another input. In half of the cases checksums are made right again afterwards, so that the
-//! damage reaches what they protect.
+//! another input. In half of the cases the checksums are corrected afterwards, so that the damage
+//! reaches the code behind them.
 
 use nodesync::rng::Rng;
 
@@ -11,7 +11,8 @@ const LEN_MAX: usize = 16 << 10;
 /// A damaged input.
 pub struct Mutant {
     pub bytes: Vec<u8>,
-    /// What it was made of, if nothing of another input came in and nothing was repaired.
+    /// The input that it was made from, unless another input contributed or a checksum was
+    /// corrected.
     pub origin: Option<usize>,
 }
 
@@ -42,7 +43,7 @@ pub fn mutant(rng: &mut Rng, corpus: &[Vec<u8>], repair: Option<fn(&mut [u8])>) 
     let base = rng.below(corpus.len() as u64) as usize;
     let mut bytes = corpus[base].clone();
     let mut origin = Some(base);
-    // Mostly one change or two: more, and little of the structure is left.
+    // One or two changes in most cases: more leave little of the structure.
     let mut changes = 1;
     while rng.chance(2, 5) && changes < 8 {
         changes += 1;
@@ -66,7 +67,7 @@ pub fn mutant(rng: &mut Rng, corpus: &[Vec<u8>], repair: Option<fn(&mut [u8])>) 
     Mutant { bytes, origin }
 }
 
-/// A place in `0..=len`. Near a boundary of blocks or an end in many cases.
+/// A place in `0..=len`; in half of the cases at a boundary of 8 or 1024 bytes.
 fn place(rng: &mut Rng, len: usize) -> usize {
     let at = rng.below(len as u64 + 1) as usize;
     match rng.below(4) {
@@ -112,7 +113,7 @@ fn change(rng: &mut Rng, bytes: &mut Vec<u8>) {
             let replaced = if rng.chance(1, 2) { at..at } else { at..len.min(at + token.len()) };
             bytes.splice(replaced, token.iter().copied());
         }
-        // A block takes the place of another one.
+        // One block overwrites another.
         _ => {
             let block = 1 << rng.below(11);
             let (from, to) = (at / block * block, place(rng, len) / block * block);
@@ -172,7 +173,7 @@ fn change_digits(rng: &mut Rng, bytes: &mut Vec<u8>) {
     bytes.splice(at..at + len, new.into_bytes());
 }
 
-/// A piece of `other` comes in, or all that follows.
+/// Inserts a piece of `other`, or all of it from some place on.
 fn splice(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
     let from = place(rng, other.len());
     let piece = if rng.chance(1, 2) { &other[from..] } else { &other[range(rng, other.len())] };

@@ -1,4 +1,4 @@
-//! Runs cases, watches time and memory, and keeps what fails.
+//! Runs cases, watches time and memory, and keeps inputs that fail.
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -14,14 +14,14 @@ use super::{Case, Target, corpus, mutate};
 /// A case that takes longer hangs.
 const HANG: Duration = Duration::from_secs(60);
 
-/// How far the process's address space may grow while cases run, in KiB: a thread's arena and the
-/// largest buffers fit in; a u32 that is believed does not.
+/// The growth of the process's address space that is allowed while cases run, in KiB: a thread's
+/// arena and the largest buffers fit in; an allocation by a damaged u32 length does not.
 const GROWTH_KIB_MAX: u64 = 1 << 20;
 
-/// How many cases run between two looks at the address space.
-const CASES_A_LOOK: u64 = 256;
+/// The number of cases between two checks of the address space.
+const CASES_PER_CHECK: u64 = 256;
 
-/// The case under way.
+/// The case that is running.
 type Current = Mutex<Option<(Instant, &'static str, Vec<u8>)>>;
 
 /// Runs cases one after the other.
@@ -32,7 +32,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Begins, with a thread that ends the process if a case hangs.
+    /// Starts a thread that ends the process if a case hangs.
     pub fn new() -> Runner {
         let current: Arc<Current> = Arc::default();
         let watched = Arc::downgrade(&current);
@@ -51,10 +51,10 @@ impl Runner {
         Runner { current, peak_kib: peak_kib(), cases: 0 }
     }
 
-    /// Runs one case: true if it was taken.
+    /// Runs one case; true if its target accepted it.
     ///
     /// # Panics
-    /// If the case fails; it is kept.
+    /// If the case fails; its input is kept.
     pub fn run(&mut self, target: &Target, case: &Case<'_>) -> bool {
         let now = (Instant::now(), target.name, case.bytes.to_vec());
         *self.current.lock().unwrap() = Some(now);
@@ -65,7 +65,7 @@ impl Runner {
             panic::resume_unwind(failure)
         });
         self.cases += 1;
-        if self.cases.is_multiple_of(CASES_A_LOOK)
+        if self.cases.is_multiple_of(CASES_PER_CHECK)
             && let (Some(before), Some(after)) = (self.peak_kib, peak_kib())
         {
             let grown = after.saturating_sub(before);
@@ -75,14 +75,14 @@ impl Runner {
     }
 }
 
-/// The largest address space that this process has had, in KiB, where the system tells.
+/// The peak of this process's address space, in KiB, where the system reports it.
 fn peak_kib() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Writes an input that failed to a file, and says where and how to keep it.
+/// Writes an input that failed to a file; the text says where it is and how to keep it.
 fn kept(target: &str, bytes: &[u8]) -> String {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("inputs");
     let name = format!("found-{:08x}", crc32fast::hash(bytes));
@@ -105,7 +105,7 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// Damages inputs of the corpus for as long as the environment says, and runs them.
+/// Damages inputs of the corpus and runs them, for as long as the environment asks.
 pub fn fresh_run(targets: &[Target]) {
     let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() as u64);
     let seed = number("NODESYNC_FUZZ_SEED").unwrap_or_else(clock);

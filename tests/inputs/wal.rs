@@ -1,13 +1,14 @@
 //! The write-ahead log. An input is the bytes of its segments, one after the other, each
-//! [`SEGMENT_BYTES`] long; the first header says what the log and the first segment are called. For
+//! [`SEGMENT_BYTES`] long; the first header gives the log's id and the first segment's number. For
 //! any bytes:
 //!
-//! - the log is refused as damaged or newer, and the disk is left as it was; or it opens;
-//! - then it says what a plain walk over its batches says (`Walk`): nothing that does not lie there
-//!   with a right checksum, and all of every whole batch up to the first one that is not whole;
+//! - the log is refused as damaged or of another format, and the disk is left as it was; or it
+//!   opens;
+//! - then its state is that of a plain walk over its batches (`Walk`): all of every whole batch up
+//!   to the first one that is not whole, and nothing else;
 //! - damage to a sound log whose checksums were not repaired leaves a state that the log has had;
-//! - opening it again gives the same, and so does closing it; what is appended is there the next
-//!   time.
+//! - opening it again gives the same state, and so does closing it; appended records are there the
+//!   next time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use nodesync::codec::Reader;
 use nodesync::replica::{HardState, Recovered, Standing, WalRecord};
 use nodesync::testing::MemoryDisk;
 use nodesync::types::{Entry, NodeId, Payload, SnapshotMeta, Version, decode_writes};
-use nodesync::wal::{Disk, Options, Wal, WalError};
+use nodesync::wal::{Disk, Wal, WalError, WalOptions};
 
 use super::entries::write;
 use super::{Case, Seeds};
@@ -26,7 +27,7 @@ const SEGMENT_BYTES: usize = 1024;
 const HEADER_LEN: usize = 64;
 const FRAME_HEADER_LEN: usize = 24;
 
-/// The latest format.
+/// The one format.
 const FORMAT: u8 = 2;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -61,7 +62,7 @@ fn disk_of(bytes: &[u8]) -> Arc<MemoryDisk> {
 }
 
 fn open(disk: &Arc<MemoryDisk>, log_id: u64) -> Result<(Wal<MemoryDisk>, Recovered), WalError> {
-    let options = Options { segment_bytes: SEGMENT_BYTES as u64, ..Options::new(log_id) };
+    let options = WalOptions { segment_bytes: SEGMENT_BYTES as u64, ..WalOptions::new(log_id) };
     Wal::open(Arc::clone(disk), options)
 }
 
@@ -78,6 +79,10 @@ pub fn run(case: &Case<'_>) -> bool {
                 WalError::NewerFormat { version, .. } => {
                     let mut versions = headers.map(|bytes| bytes[8]);
                     assert!(versions.any(|found| found == version && found > FORMAT));
+                }
+                WalError::OlderFormat { version, .. } => {
+                    let mut versions = headers.map(|bytes| bytes[8]);
+                    assert!(versions.any(|found| found == version && found < FORMAT));
                 }
                 other => panic!("the disk has not failed: {other}"),
             }
@@ -104,7 +109,7 @@ pub fn run(case: &Case<'_>) -> bool {
     true
 }
 
-/// What is appended is there the next time.
+/// Checks that appended records are there the next time.
 fn check_going_on(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, found: Recovered) {
     let mut expected = found;
     let last = expected.entries.last().map_or(expected.snapshot.index, |entry| entry.index);
@@ -191,7 +196,7 @@ impl Walk {
 fn is_header(segment: &[u8], log_id: u64, number: u64) -> bool {
     segment.len() >= HEADER_LEN
         && segment.starts_with(b"NSYNCWAL")
-        && segment[8] <= FORMAT
+        && segment[8] == FORMAT
         && u32_at(segment, 60) == crc32fast::hash(&segment[..60])
         && (u32_at(segment, 12), u64_at(segment, 16)) == (0, log_id)
         && u64_at(segment, 24) == number
@@ -222,7 +227,7 @@ fn frame_end(segment: &[u8], log_id: u64, number: u64, at: usize) -> Option<usiz
     (frame[22..24] == check.to_le_bytes() && frame[..4] == crc.to_le_bytes()).then_some(end)
 }
 
-/// Does what the frame at `at` says; `None` if it says nothing.
+/// Applies the record in the frame at `at`; `None` if there is none.
 fn replay(state: &mut Recovered, segment: &[u8], at: usize) -> Option<()> {
     let start = at + FRAME_HEADER_LEN;
     let payload = &segment[start..start + u32_at(segment, at + 4) as usize];
@@ -267,7 +272,7 @@ fn hard_state(reader: &mut Reader<'_>) -> Result<HardState, nodesync::codec::Mal
     Ok(HardState { term, vote: voted.then_some(vote), standing })
 }
 
-/// Rights the checksums of all headers and of all frames that can be found from them on.
+/// Corrects the checksums of all headers and of all frames that can be found behind them.
 pub fn repair(bytes: &mut [u8]) {
     let (log_id, first) = names(bytes);
     for (number, segment) in (first..).zip(bytes.chunks_mut(SEGMENT_BYTES)) {
@@ -314,34 +319,37 @@ fn hard(term: u64) -> WalRecord {
     WalRecord::Hard(HardState { term, vote: Some(NodeId(5001)), standing })
 }
 
-fn accepted(version: u64) -> WalRecord {
+fn stamped(version: u64) -> WalRecord {
     let value = (!version.is_multiple_of(3)).then_some(&b"value"[..]);
     WalRecord::Stamped([write(version << 8, b'a', value)].into())
 }
 
 pub fn seeds() -> Seeds {
-    let mark = |index, term| WalRecord::Snapshot(SnapshotMeta { index, term });
+    let snapshot = |index, term| WalRecord::Snapshot(SnapshotMeta { index, term });
     let held = WalRecord::Held([write(8 << 8, b'h', None), write(9 << 8, b'i', Some(b"x"))].into());
-    let young = vec![vec![hard(1)], vec![entry(1, 1, 10), entry(2, 1, 0)], vec![accepted(3)]];
+    let young = vec![vec![hard(1)], vec![entry(1, 1, 10), entry(2, 1, 0)], vec![stamped(3)]];
     let mut long: Vec<Vec<WalRecord>> = (1..=18).map(|index| vec![entry(index, 1, 40)]).collect();
     long[3].extend([hard(2), WalRecord::Clock(Version(500 << 8))]);
-    long[6].push(accepted(4));
-    // Another leader takes back what was not committed.
+    long[6].push(stamped(4));
+    // Another leader replaces uncommitted entries (§5.3).
     long[11].extend([hard(3), entry(11, 3, 5)]);
     long.truncate(12);
-    long.extend([vec![held.clone(), accepted(10)], vec![mark(6, 1)]]);
+    long.extend([vec![held.clone(), stamped(10)], vec![snapshot(6, 1)]]);
     let mut dropped: Vec<Vec<WalRecord>> =
         (1..=16).map(|index| vec![entry(index, 2, 150)]).collect();
-    dropped[6].push(mark(6, 2));
-    dropped[12].push(mark(11, 2));
+    dropped[6].push(snapshot(6, 2));
+    dropped[12].push(snapshot(11, 2));
     let installed =
-        vec![vec![hard(4)], vec![entry(1, 1, 3)], vec![mark(90, 4)], vec![entry(91, 4, 9)]];
+        vec![vec![hard(4)], vec![entry(1, 1, 3)], vec![snapshot(90, 4)], vec![entry(91, 4, 9)]];
     let mut eventual: Vec<Vec<WalRecord>> =
-        (1..=16).map(|at| vec![accepted(at), WalRecord::Clock(Version(at << 12))]).collect();
+        (1..=16).map(|at| vec![stamped(at), WalRecord::Clock(Version(at << 12))]).collect();
     eventual[4].push(held);
-    let mut old = logged(0x17, &young, false);
-    old[8] = 1;
-    repair(&mut old);
+    let of_format = |format: u8| {
+        let mut bytes = logged(0x17, &young, false);
+        bytes[8] = format;
+        repair(&mut bytes);
+        bytes
+    };
     [
         ("young", logged(0x11, &young, false)),
         ("closed", logged(0x12, &young, true)),
@@ -349,7 +357,8 @@ pub fn seeds() -> Seeds {
         ("oldest-dropped", logged(0x14, &dropped, true)),
         ("snapshot-installed", logged(0x15, &installed, false)),
         ("eventual", logged(0x16, &eventual, true)),
-        ("format-1", old),
+        ("refused-older-format", of_format(FORMAT - 1)),
+        ("refused-later-format", of_format(FORMAT + 1)),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .to_vec()

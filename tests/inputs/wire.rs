@@ -1,11 +1,10 @@
-//! The stream of frames from a peer. For any bytes, and in whatever pieces they come:
+//! The stream of frames from a peer. For any bytes, in pieces of any length:
 //!
 //! - the same frames are found, and then the same error or none;
 //! - an error is final;
-//! - a frame that is found is the same value when it is written and read again, and, but for
-//!   entries of the first format, the same bytes;
+//! - a frame that is found is the same value when it is written and read again, and the same bytes;
 //! - no frame is found that does not lie in the stream with a right checksum;
-//! - the space that is offered does not grow with a length that was only announced.
+//! - the space that the reader offers does not grow with an announced length.
 
 use bytes::Bytes;
 use nodesync::replica::{
@@ -21,10 +20,10 @@ use super::{Case, Seeds};
 /// Length and checksum.
 const HEAD_LEN: usize = 8;
 
-/// Frames may be announced that are far longer than these inputs.
+/// Far above the length of these inputs, so that absurd lengths pass this limit.
 const FRAME_BYTES_MAX: usize = 1 << 30;
 
-/// What a reader has of its own, and what it asks for at first for a long frame.
+/// The length of a reader's own buffer, and of its first request for a long frame.
 const SPACE_MAX: usize = 256 << 10;
 
 pub fn run(case: &Case<'_>) -> bool {
@@ -43,9 +42,7 @@ pub fn run(case: &Case<'_>) -> bool {
     assert!(frames.len() <= sound.len(), "{} frames of {}", frames.len(), sound.len());
     for (frame, sound) in frames.iter().zip(sound) {
         let bytes = written(frame);
-        // Entries of format 1 get the stamp that they lacked.
-        let stamped = bytes.len() > sound.len();
-        assert!(bytes == sound || stamped, "written otherwise: {frame:?}");
+        assert!(bytes == sound, "written otherwise: {frame:?}");
         let again = read(&bytes, bytes.len(), || usize::MAX);
         assert_eq!((&again.0[..], again.1), (std::slice::from_ref(frame), None));
     }
@@ -104,7 +101,7 @@ fn len_of(head: &[u8]) -> usize {
     u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize
 }
 
-/// Rights the checksums of all frames from the front, as long as there are whole ones.
+/// Corrects the checksums of all frames from the front, as long as there are whole ones.
 pub fn repair(bytes: &mut [u8]) {
     let mut rest = bytes;
     while rest.len() >= HEAD_LEN {
@@ -151,7 +148,7 @@ fn messages() -> Vec<(&'static str, Vec<Message>)> {
     let missing = AppendAck::Missing { prev_index: 9, hint_index: 4, hint_term: 1 };
     let vote = VoteRequest { pre: true, transfer: false, last_index: 9, last_term: 2 };
     let writes = [write(5 << 8, b'a', Some(b"1")), write(6 << 8, b'b', None)];
-    let accept = Message::Stamp {
+    let stamp = Message::Stamp {
         sent: 1_700_000_000_000_000,
         seen: Version(4 << 8),
         floor: 2,
@@ -185,7 +182,7 @@ fn messages() -> Vec<(&'static str, Vec<Message>)> {
                 Message::ReadIndexReply { position: 3, index: 8 },
             ],
         ),
-        ("accept", vec![accept, Message::Stamped(stamped)]),
+        ("stamp", vec![stamp, Message::Stamped(stamped)]),
         ("spread", vec![Message::Spread(writes.into()), Message::Spread([].into())]),
     ]
 }

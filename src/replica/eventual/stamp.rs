@@ -33,12 +33,9 @@ impl Replica {
         self.own_id(seq)
     }
 
-    /// Cancels a request for eventual writes. `None` if it has its answer, or is about to.
-    pub fn cancel_stamp(&mut self, id: RequestId) -> Option<Cancelled> {
-        match self.eventual.requests.cancel(id.seq) {
-            Cancelled::NotPending => None,
-            cancelled => Some(cancelled),
-        }
+    /// Cancels a request for eventual writes, and says whether it may still be done.
+    pub fn cancel_stamp(&mut self, id: RequestId) -> Cancelled {
+        self.eventual.requests.cancel(id.seq)
     }
 
     /// The node that stamped this version; `None` if the log did.

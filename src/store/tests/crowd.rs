@@ -1,5 +1,5 @@
-//! Hundreds of threads on one store: readers of both views, and writers into the overlay, beside
-//! the one that applies. Each reader knows what it has seen, and that it cannot see less later.
+//! Hundreds of threads on one store: readers of both views and writers into the overlay, while one
+//! thread applies. Each reader remembers what it has seen, and must never see an older state.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,7 +42,7 @@ impl Drop for End<'_> {
 }
 
 /// Reads all keys in one command, and the versions one by one around it.
-fn look(store: &Store, rng: &mut Rng, seen: &mut [(u64, Version)]) {
+fn check_read(store: &Store, rng: &mut Rng, seen: &mut [(u64, Version)]) {
     let group = rng.below(GROUPS);
     let keys = keys_of(group);
     let (value, version) = &mut seen[group as usize];
@@ -58,7 +58,7 @@ fn look(store: &Store, rng: &mut Rng, seen: &mut [(u64, Version)]) {
     let found = number(values[0].as_deref());
     assert!(found >= *value, "group {group}: {found} after {value}");
     *value = found;
-    // Every entry writes one group, in turn: what is applied must be there.
+    // Every entry writes one group, in turn: a reader of an applied index must find it.
     assert!(found + GROUPS > applied, "group {group}: {found} at index {applied}");
     let key = &keys[rng.below(KEYS_OF_A_GROUP) as usize];
     let now = store.version(key);
@@ -74,7 +74,7 @@ fn no_reader_of_hundreds_sees_a_torn_write_or_an_older_one_than_before() {
     let done = AtomicBool::new(false);
     // Digests by index, as the writer knows them, and images taken on the way.
     let (mut digests, mut images) = (HashMap::new(), Vec::new());
-    let looks: u64 = thread::scope(|scope| {
+    let reads: u64 = thread::scope(|scope| {
         let end = End(&done);
         let readers: Vec<_> = (0..READERS)
             .map(|seed| {
@@ -82,13 +82,13 @@ fn no_reader_of_hundreds_sees_a_torn_write_or_an_older_one_than_before() {
                 scope.spawn(move || {
                     let mut rng = Rng::new(seed);
                     let mut seen = [(0, Version::default()); GROUPS as usize];
-                    let mut looks = 0;
+                    let mut reads = 0;
                     while !done.load(Ordering::Acquire) {
-                        look(store, &mut rng, &mut seen);
-                        looks += 1;
+                        check_read(store, &mut rng, &mut seen);
+                        reads += 1;
                         rest(&mut rng);
                     }
-                    looks
+                    reads
                 })
             })
             .collect();
@@ -105,8 +105,8 @@ fn no_reader_of_hundreds_sees_a_torn_write_or_an_older_one_than_before() {
         drop(end);
         readers.into_iter().map(|reader| reader.join().unwrap()).sum()
     });
-    println!("{looks} looks");
-    assert!(looks > READERS, "the readers hardly read");
+    println!("{reads} reads");
+    assert!(reads > READERS, "the readers hardly read");
     for image in images {
         check_image(image, &digests);
     }
@@ -130,7 +130,7 @@ fn check_image(image: Image, digests: &HashMap<u64, u64>) {
     }
 }
 
-/// One that writes eventually: stamps a version, puts it in, and looks whether it is there.
+/// One eventual write: stamps a version, puts the write into the overlay, and reads it back.
 fn write_eventually(
     store: &Store,
     clock: &AtomicU64,
@@ -195,7 +195,7 @@ fn eventual_writes_of_hundreds_of_threads_never_vanish_and_all_leave_the_overlay
                 }
             });
         }
-        // The log gets them out of order: what was stamped later may come first.
+        // The log gets the writes out of order: a later stamp may come first.
         let mut batch: Vec<Write> = Vec::new();
         let mut rng = Rng::new(0);
         for write in drained {
@@ -218,7 +218,7 @@ fn eventual_writes_of_hundreds_of_threads_never_vanish_and_all_leave_the_overlay
 }
 
 #[test]
-fn a_restore_and_clears_beside_hundreds_of_readers_are_each_one_moment() {
+fn a_restore_and_each_clear_are_one_moment_to_hundreds_of_readers() {
     let mut other = Writer::new();
     let mut images = Vec::new();
     let keys = keys_of(0);

@@ -1,4 +1,4 @@
-//! Merged writes: the newest of each key wins, whatever the order, however often it comes.
+//! Merged writes: the newest of each key wins, in any order and any number of times.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn writes() -> impl Strategy<Value = Vec<Write>> {
     prop::collection::vec(one, 0..12)
 }
 
-/// What stands between two windows of merges, at the same place on every replica.
+/// The checkpoint between two windows of merges, at the same place on every replica.
 fn fixed() -> impl Strategy<Value = Option<u64>> {
     prop_oneof![4 => Just(None), 1 => (0..60_u64).prop_map(|tick| Some(tick << 8))]
 }
@@ -155,7 +155,7 @@ fn after_a_mark_older_writes_to_forgotten_keys_are_refused_and_counted() {
     assert_eq!(merge(&mut writer, &[write(b"young", Some(b""), 39)]), (0, 0));
     assert_eq!(merge(&mut writer, &[write(b"alive", Some(b"2"), 11)]), (1, 0));
     assert_eq!(merge(&mut writer, &[write(b"old", Some(b"new"), 31)]), (1, 0));
-    // A mark never lowers the floor.
+    // A checkpoint never lowers the floor.
     checkpoint(&mut writer, 7);
     assert_eq!(store.floor(), Version(30));
 }

@@ -1,6 +1,6 @@
 //! Tests that need more than one file of the module: the state machine against a model of it,
-//! merges in any order, the overlay, the byte form of images, and readers beside the writer, a few
-//! and hundreds.
+//! merges in any order, the overlay, the byte form of images, and concurrent readers, a few and
+//! hundreds.
 
 mod crowd;
 mod image;
@@ -41,13 +41,13 @@ fn apply(writer: &mut Writer, command: Command<'_>) -> Outcome {
     }
 }
 
-/// Applies something other than a batch; what it came to.
+/// Applies an entry that is not a batch; returns its result.
 fn apply_payload(writer: &mut Writer, payload: Payload) -> Applied {
     let index = writer.applied().index + 1;
     writer.apply(&Entry { index, term: 1, payload }, false).unwrap()
 }
 
-/// Applies versioned writes; how many were taken and how many came late.
+/// Applies versioned writes; returns the numbers of those taken and those too late.
 fn merge(writer: &mut Writer, writes: &[Write]) -> (u64, u64) {
     match apply_payload(writer, Payload::Merge(writes.into())) {
         Applied::Merged { taken, late } => (taken, late),
@@ -55,7 +55,7 @@ fn merge(writer: &mut Writer, writes: &[Write]) -> (u64, u64) {
     }
 }
 
-/// Sets a mark; the digest there.
+/// Applies a checkpoint; returns the digest there.
 fn checkpoint(writer: &mut Writer, floor: u64) -> u64 {
     match apply_payload(writer, Payload::Checkpoint { floor: Version(floor) }) {
         Applied::Checkpoint { digest } => digest,

@@ -1,4 +1,4 @@
-//! The state machine against a sorted map that does the obvious.
+//! The state machine against a plain model over a sorted map.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ enum Op {
     Merge(Bytes, Option<Bytes>, u64),
 }
 
-/// What an entry holds.
+/// The payload of an entry.
 #[derive(Clone, Debug)]
 enum Step {
     Batch(u64, Vec<Op>),
@@ -335,7 +335,7 @@ proptest! {
             prop_assert_eq!((store.floor(), writer.latest()), (model.floor, model.latest));
             prop_assert_eq!(store.late(), model.late);
             if number % image_every == 0 {
-                // Kept, so that later writes go beside what it shares.
+                // Kept, so that later writes go into the deltas of shared maps.
                 images.push((writer.image(), model.clone()));
             }
         }

@@ -1,4 +1,4 @@
-//! The newest view against plain maps, and who removes what from the overlay.
+//! Newest reads against plain maps, and the removal of superseded records from the overlay.
 
 use std::collections::BTreeMap;
 use std::slice;
@@ -13,7 +13,7 @@ fn newest(store: &Store, key: &[u8]) -> Outcome {
 }
 
 #[test]
-fn an_accepted_write_is_seen_by_eventual_readers_alone_until_it_is_drained() {
+fn an_put_write_is_seen_by_eventual_readers_alone_until_it_is_drained() {
     let mut writer = Writer::new();
     let store = writer.store();
     apply(&mut writer, set(b"b", b"base"));
@@ -143,7 +143,7 @@ fn what_is_undrained_stands_in_front_of_the_commands_that_need_it() {
 
 #[derive(Clone, Debug)]
 enum Action {
-    Accept(Vec<(u8, Option<u8>, u64)>),
+    PutOverlay(Vec<(u8, Option<u8>, u64)>),
     /// The writes to keys below, oldest first or last.
     Drain(u8, bool),
     Strong(Vec<(u8, Option<u8>)>),
@@ -157,9 +157,9 @@ type Plain = BTreeMap<u8, (Option<u8>, Version)>;
 
 fn action() -> impl Strategy<Value = Action> {
     let change = || (0..6_u8, prop::option::of(any::<u8>()));
-    let accepted = (change(), 0..50_u64).prop_map(|((key, value), tick)| (key, value, tick << 8));
+    let put = (change(), 0..50_u64).prop_map(|((key, value), tick)| (key, value, tick << 8));
     prop_oneof![
-        6 => prop::collection::vec(accepted, 1..6).prop_map(Action::Accept),
+        6 => prop::collection::vec(put, 1..6).prop_map(Action::PutOverlay),
         3 => (0..8_u8, any::<bool>()).prop_map(|(below, first)| Action::Drain(below, first)),
         3 => prop::collection::vec(change(), 1..3).prop_map(Action::Strong),
         1 => Just(Action::Clear),
@@ -204,15 +204,15 @@ impl Model {
             plain.iter().map(write).collect()
         };
         match action {
-            Action::Accept(changes) => {
+            Action::PutOverlay(changes) => {
                 for (key, value, version) in changes {
-                    let accepted = (*value, Version(*version));
-                    let one = writes(&[(*key, accepted)].into());
+                    let put = (*value, Version(*version));
+                    let one = writes(&[(*key, put)].into());
                     let existed = self.newest(*key).is_some();
                     assert_eq!(writer.store().put_overlay(&one), [existed]);
                     let known = self.over.get(key).map_or(self.known(*key), |(_, at)| *at);
-                    if accepted.1 > known {
-                        self.over.insert(*key, accepted);
+                    if put.1 > known {
+                        self.over.insert(*key, put);
                     }
                 }
             }

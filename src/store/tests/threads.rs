@@ -1,4 +1,4 @@
-//! Readers beside the writer.
+//! Readers at the same time as the writer.
 
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ const A: &[u8] = b"a";
 const B: &[u8] = b"b";
 
 /// Runs `reader` on two threads again and again while `writer` works, and once more after it.
-fn beside(reader: impl Fn() + Sync, writer: impl FnOnce()) {
+fn with_reader(reader: impl Fn() + Sync, writer: impl FnOnce()) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -47,7 +47,7 @@ fn a_write_of_several_keys_is_never_seen_half_done() {
         let found = store.read(&Command::Exists { keys: vec![A, B] });
         assert!(matches!(found, Outcome::Integer(0 | 2)), "{found:?}");
     };
-    beside(read, || {
+    with_reader(read, || {
         for i in 0..20_000_u64 {
             let text = i.to_string();
             let value = text.as_bytes();
@@ -72,7 +72,7 @@ fn whoever_sees_an_index_sees_its_effects() {
         assert!(number(values[0].as_deref()) >= applied);
         assert!(applied == 0 || store.stats().keys == 1);
     };
-    beside(read, || {
+    with_reader(read, || {
         for i in 1..=50_000_u64 {
             apply(&mut writer, set(A, i.to_string().as_bytes()));
         }
@@ -98,7 +98,7 @@ fn a_restore_is_one_moment_and_shows_its_index_last() {
         assert_eq!(values[0], values[1]);
         assert!(number(values[0].as_deref()) >= applied);
     };
-    beside(read, || {
+    with_reader(read, || {
         for image in images {
             writer.restore(image);
         }
@@ -148,7 +148,7 @@ fn who_has_accepted_a_write_reads_it_while_it_moves_from_the_overlay_to_the_base
                     let text = round.to_string();
                     let value = (round % 7 != 0).then_some(text.as_bytes());
                     let write = write(key, value, version);
-                    // Half of them may be applied before they are accepted.
+                    // Half of the writes may be applied before they are put into the overlay.
                     if round % 2 == 0 {
                         drain.send(write.clone()).unwrap();
                     }
@@ -189,7 +189,7 @@ fn who_has_accepted_a_write_reads_it_while_it_moves_from_the_overlay_to_the_base
 }
 
 #[test]
-fn looking_ahead_at_many_keys_changes_nothing_and_stands_in_nobodys_way() {
+fn prefetching_many_keys_changes_nothing_and_blocks_no_other_thread() {
     // Forty keys, some of them twice and most against the order of the slots, in more than one
     // command, and behind them bytes that are none.
     let names: Vec<String> = (0..40).map(|name| format!("{{{}}}{name}", name % 30)).collect();
@@ -202,15 +202,15 @@ fn looking_ahead_at_many_keys_changes_nothing_and_stands_in_nobodys_way() {
     commands.extend([255; 3]);
     let (mut writer, mut twin) = (Writer::new(), Writer::new());
     let store = writer.store();
-    let looks = AtomicU64::new(0);
-    let look = || {
+    let passes = AtomicU64::new(0);
+    let prefetch = || {
         store.prefetch_commands(&commands);
         store.prefetch_commands(&[]);
-        looks.fetch_add(1, Ordering::Relaxed);
+        passes.fetch_add(1, Ordering::Relaxed);
     };
-    beside(look, || {
+    with_reader(prefetch, || {
         let mut i = 0;
-        while i < 2_000 || looks.load(Ordering::Relaxed) < 2_000 {
+        while i < 2_000 || passes.load(Ordering::Relaxed) < 2_000 {
             i += 1;
             let value = i.to_string();
             let pairs = keys.iter().map(|&key| (key, value.as_bytes())).collect();

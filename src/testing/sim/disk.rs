@@ -17,7 +17,9 @@ use crate::store::{Image, ImageError};
 use crate::testing::MemoryDisk;
 use crate::testing::sim::view::View;
 use crate::types::SnapshotMeta;
-use crate::wal::{Disk as _, Images, Incoming, Options, Outgoing, Part, SpareJob, Wal, WalError};
+use crate::wal::{
+    self, Disk as _, ImageWriter, Images, OutgoingImage, SpareJob, Wal, WalError, WalOptions,
+};
 
 /// Changes of a disk within which a crash interrupts what was under way.
 const CRASH_WITHIN: u64 = 14;
@@ -99,7 +101,7 @@ impl Disk {
         log_id: u64,
         segment_bytes: u64,
     ) -> Result<(Recovered, Option<Image>), Unreadable> {
-        let options = Options { segment_bytes, ..Options::new(log_id) };
+        let options = WalOptions { segment_bytes, ..WalOptions::new(log_id) };
         let (log, recovered) = Wal::open(Arc::clone(&self.files), options)?;
         let snapshot = recovered.snapshot;
         let image = if snapshot.index > 0 { Some(self.load(snapshot)?) } else { None };
@@ -242,7 +244,11 @@ impl Disk {
     }
 
     /// Opens an image to be sent.
-    pub fn open_to_send(&self, meta: SnapshotMeta, bytes: u64) -> io::Result<Outgoing<MemoryDisk>> {
+    pub fn open_to_send(
+        &self,
+        meta: SnapshotMeta,
+        bytes: u64,
+    ) -> io::Result<OutgoingImage<MemoryDisk>> {
         self.images.open_to_send(meta, bytes)
     }
 
@@ -252,7 +258,11 @@ impl Disk {
     }
 
     /// Verifies an image that has come, and makes it durable.
-    pub fn verify(&self, part: Part<MemoryDisk>, meta: SnapshotMeta) -> Result<Image, ImageError> {
+    pub fn verify(
+        &self,
+        part: ImageWriter<MemoryDisk>,
+        meta: SnapshotMeta,
+    ) -> Result<Image, ImageError> {
         let image = Image::read(&mut part.read()?)?;
         if image.meta() != meta {
             return Err(ImageError::Corrupt { offset: 0, what: "it is another snapshot" });
@@ -296,10 +306,10 @@ pub struct Unfinished {
     /// Being written.
     pub image: Option<Image>,
     /// Being verified.
-    pub part: Option<(Part<MemoryDisk>, SnapshotMeta)>,
+    pub part: Option<(ImageWriter<MemoryDisk>, SnapshotMeta)>,
     /// Being made.
     pub spare: Option<SpareJob<MemoryDisk>>,
 }
 
 /// An image on its way to a node.
-pub type IncomingImage = Incoming<MemoryDisk>;
+pub type IncomingImage = wal::IncomingImage<MemoryDisk>;

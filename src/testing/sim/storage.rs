@@ -12,7 +12,7 @@ use crate::testing::sim::cluster::World;
 use crate::testing::sim::disk::{Batch, IncomingImage, Unfinished};
 use crate::testing::sim::events::Event;
 use crate::types::SnapshotMeta;
-use crate::wal::{Outgoing, Part, SpareJob, WalError, is_full};
+use crate::wal::{ImageWriter, OutgoingImage, SpareJob, WalError, is_full};
 
 /// How often a full disk is tried again, for the log.
 const FULL_RETRY: Duration = Duration::from_millis(200);
@@ -29,11 +29,11 @@ pub struct Storage {
     /// Images of the own state that wait to be written, or are being written.
     images: VecDeque<Image>,
     /// Images from peers that wait to be verified, or are being verified.
-    parts: VecDeque<(usize, SnapshotMeta, Part<MemoryDisk>)>,
+    parts: VecDeque<(usize, SnapshotMeta, ImageWriter<MemoryDisk>)>,
     /// Being received, by peer, with the connection that they come on.
     pub incoming: BTreeMap<usize, (u64, Option<IncomingImage>)>,
     /// Being sent, by peer, in the term in which that began.
-    pub outgoing: BTreeMap<usize, (u64, Outgoing<MemoryDisk>)>,
+    pub outgoing: BTreeMap<usize, (u64, OutgoingImage<MemoryDisk>)>,
     spare: Option<SpareJob<MemoryDisk>>,
     spare_failed: bool,
     log_full: bool,

@@ -1,4 +1,4 @@
-//! Bits rot and files vanish: the log says so, or nothing that matters was hit.
+//! Bits rot and files vanish: the log reports the damage, or the damage hit nothing that matters.
 
 use super::*;
 use crate::wal::frame::Place;
@@ -52,7 +52,7 @@ fn batch_ends(disk: &MemoryDisk, name: &str) -> Vec<usize> {
     let (mut ends, mut at) = (vec![HEADER_LEN], HEADER_LEN);
     while let Some(frame) = frame::read(&bytes, place, at) {
         at = frame.end;
-        if frame.last {
+        if frame.is_last {
             ends.push(at);
         }
     }
@@ -115,7 +115,7 @@ fn a_sector_that_lost_its_write_is_damage_if_a_later_batch_follows() {
         let len = 512.min(SEGMENT_BYTES as usize - sector * 512);
         damaged.write_at(&file, sector as u64 * 512, &vec![0; len]).unwrap();
         let result = reopen(damaged);
-        // The last sector may hold the close mark too; then nothing is left to tell.
+        // The last sector may hold the close record too; then no later batch is left.
         if (sector + 1) * 512 <= ends[ends.len() - 2] {
             assert!(matches!(result, Err(WalError::Corrupt { .. })), "sector {sector}: {result:?}");
         }
@@ -202,10 +202,10 @@ fn a_segment_whose_only_batch_rotted_is_damage_if_the_next_one_was_made() {
 }
 
 #[test]
-fn the_last_batch_number_there_is_is_refused() {
+fn the_largest_batch_number_is_refused() {
     let disk = MemoryDisk::new();
     let (group, log_id, number) = (GroupId::default(), LOG_ID, 1);
-    let header = Header { format: files::FORMAT, group, log_id, number, first_batch: u64::MAX };
+    let header = Header { group, log_id, number, first_batch: u64::MAX };
     let mut bytes = header.encode().to_vec();
     frame::put_clock(&mut bytes, group, Version(1));
     let place = Place { log_id, segment: number };
@@ -222,8 +222,8 @@ fn the_log_of_another_node_or_group_is_refused() {
     let (disk, _) = sample(true);
     let disk = Arc::new(disk);
     for other in [
-        Options { log_id: LOG_ID + 1, ..options(SEGMENT_BYTES) },
-        Options { group: GroupId(1), ..options(SEGMENT_BYTES) },
+        WalOptions { log_id: LOG_ID + 1, ..options(SEGMENT_BYTES) },
+        WalOptions { group: GroupId(1), ..options(SEGMENT_BYTES) },
     ] {
         let result = Wal::open(Arc::clone(&disk), other).map(|(_, recovered)| recovered);
         assert!(matches!(result, Err(WalError::Corrupt { .. })), "{result:?}");
@@ -231,20 +231,26 @@ fn the_log_of_another_node_or_group_is_refused() {
 }
 
 #[test]
-fn a_later_format_is_refused_with_its_number() {
-    let (disk, _) = sample(true);
-    let name = segment_names(&disk).remove(1);
-    let mut header = disk.read(&name).unwrap()[..HEADER_LEN].to_vec();
-    header[8] = files::FORMAT + 1;
-    let crc = crc32fast::hash(&header[..60]);
-    header[60..].copy_from_slice(&crc.to_le_bytes());
-    let file = disk.open(&name).unwrap();
-    disk.write_at(&file, 0, &header).unwrap();
-    match reopen(disk) {
-        Err(WalError::NewerFormat { file, version, supported }) => {
-            assert_eq!((file, version, supported), (name, files::FORMAT + 1, files::FORMAT));
-        }
-        other => panic!("{other:?}"),
+fn another_format_is_refused_with_its_number() {
+    for format in [files::FORMAT - 1, files::FORMAT + 1] {
+        let (disk, _) = sample(true);
+        let name = segment_names(&disk).remove(1);
+        let mut header = disk.read(&name).unwrap()[..HEADER_LEN].to_vec();
+        header[8] = format;
+        let crc = crc32fast::hash(&header[..60]);
+        header[60..].copy_from_slice(&crc.to_le_bytes());
+        let file = disk.open(&name).unwrap();
+        disk.write_at(&file, 0, &header).unwrap();
+        let found = match reopen(disk) {
+            Err(WalError::OlderFormat { file, version, supported }) if format < supported => {
+                (file, version, supported)
+            }
+            Err(WalError::NewerFormat { file, version, supported }) if format > supported => {
+                (file, version, supported)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, (name, format, files::FORMAT));
     }
 }
 

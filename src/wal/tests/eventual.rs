@@ -1,5 +1,5 @@
-//! Eventual writes and the clock in the log: what recovery gives back, and which segments it needs
-//! for that.
+//! Eventual writes and the clock in the log: recovery returns them, and the segments that hold them
+//! are retained.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn held(found: &Recovered) -> Vec<u64> {
     found.held.iter().map(|write| write.version.0).collect()
 }
 
-/// What a restart would find now.
+/// The state that a restart would find now.
 fn now(disk: &Arc<MemoryDisk>) -> Recovered {
     open(&Arc::new(disk.fork()), SEGMENT_BYTES).1
 }
@@ -23,7 +23,7 @@ fn commit(wal: &mut Wal<MemoryDisk>, records: &[WalRecord]) {
     wal.commit().unwrap();
 }
 
-/// Appends entries, each covered by a mark at once, until `segments` more segments were begun.
+/// Appends entries, each covered by a snapshot at once, until `segments` more segments were begun.
 fn roll(wal: &mut Wal<MemoryDisk>, last: &mut Index, segments: u64) {
     let until = wal.segments.back().map_or(0, |segment| segment.number) + segments;
     while wal.segments.back().map_or(0, |segment| segment.number) < until {
@@ -34,7 +34,7 @@ fn roll(wal: &mut Wal<MemoryDisk>, last: &mut Index, segments: u64) {
 }
 
 #[test]
-fn held_writes_are_those_of_the_latest_held_and_of_all_accepted_since() {
+fn held_writes_are_those_of_the_latest_held_and_all_stamped_since() {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, SEGMENT_BYTES);
     commit(&mut wal, &[WalRecord::Stamped(writes(10, 2, 5))]);
@@ -56,7 +56,7 @@ fn the_clock_never_goes_back_and_outlives_the_segment_it_was_written_in() {
     commit(&mut wal, &[WalRecord::Clock(Version(70))]);
     assert_eq!(now(&disk).clock, Version(70));
     wal.append(&[WalRecord::Clock(Version(69))]);
-    assert_eq!(wal.pending_bytes(), 0, "what says nothing is left out");
+    assert_eq!(wal.pending_bytes(), 0, "an older clock is left out");
     let mut last = 0;
     roll(&mut wal, &mut last, 5);
     assert!(wal.segments.front().unwrap().number > 1, "the first segment was dropped");
@@ -79,7 +79,7 @@ fn a_segment_with_held_writes_stays_until_a_later_held_is_durable() {
         roll(&mut wal, &mut last, 6);
         assert_eq!(wal.segments.front().unwrap().number, kept);
         assert_eq!(held(&now(&disk)), [10, 11]);
-        // A restart knows it as well.
+        // A restart retains the segment as well.
         drop(wal);
         let (mut wal, found) = open(&disk, SEGMENT_BYTES);
         assert_eq!(held(&found), [10, 11]);
@@ -91,7 +91,7 @@ fn a_segment_with_held_writes_stays_until_a_later_held_is_durable() {
         wal.commit().unwrap();
         let holder = wal.segments.back().unwrap().number;
         roll(&mut wal, &mut last, 20);
-        // An empty `Held` is needed no longer than what it took the place of.
+        // An empty `Held` is retained no longer than the writes that it replaced.
         let front = wal.segments.front().unwrap().number;
         assert_eq!(front == holder, !replacement.is_empty(), "{front}, {holder}");
         assert_eq!(now(&disk).held, replacement.to_vec());
@@ -113,7 +113,7 @@ fn a_held_in_an_uncommitted_or_failed_batch_releases_nothing() {
     // The torn `Held` may have reached the disk or not.
     let (wal, found) = open(&disk, SEGMENT_BYTES);
     assert!(matches!(held(&found)[..], [] | [10]));
-    assert_eq!(wal.segments.front().unwrap().is_needed(last), held(&found) == [10]);
+    assert_eq!(wal.segments.front().unwrap().is_retained(last), held(&found) == [10]);
 }
 
 #[test]
@@ -126,10 +126,10 @@ fn dropping_segments_one_by_one_never_brings_replaced_writes_back() {
     commit(&mut wal, &[WalRecord::Held(writes(90, 1, 5)), WalRecord::Stamped(writes(91, 1, 5))]);
     let before = segments(&disk);
     assert!(before >= 6);
-    let mark = WalRecord::Snapshot(SnapshotMeta { index: 6, term: 1 });
+    let snapshot = WalRecord::Snapshot(SnapshotMeta { index: 6, term: 1 });
     let mut dropped = 0;
     for _ in 0..before {
-        commit(&mut wal, std::slice::from_ref(&mark));
+        commit(&mut wal, std::slice::from_ref(&snapshot));
         assert_eq!(held(&now(&disk)), [90, 91]);
         dropped = dropped.max(before - segments(&disk));
     }
@@ -144,7 +144,7 @@ fn a_held_larger_than_a_segment_gets_a_segment_of_its_own_length() {
     commit(&mut wal, &[WalRecord::Stamped(writes(1, 1, 5))]);
     commit(&mut wal, &[WalRecord::Held(Arc::clone(&large)), WalRecord::Stamped(writes(99, 1, 5))]);
     assert_eq!(wal.segments.back().map(|segment| segment.number), Some(2));
-    assert_eq!(segments(&disk), 1, "nothing in the first segment is needed any more");
+    assert_eq!(segments(&disk), 1, "nothing in the first segment is retained any more");
     commit(&mut wal, &[WalRecord::Stamped(writes(100, 1, 5))]);
     wal.close().unwrap();
     let expected = [&large[..], &writes(99, 1, 5), &writes(100, 1, 5)].concat();
@@ -154,7 +154,7 @@ fn a_held_larger_than_a_segment_gets_a_segment_of_its_own_length() {
     let mut last = 0;
     roll(&mut wal, &mut last, 2);
     let len = |disk: &MemoryDisk| disk.list().unwrap().iter().map(|file| file.1).sum::<u64>();
-    assert!(len(&disk) > 37_000, "the large segment is still needed");
+    assert!(len(&disk) > 37_000, "the large segment is still retained");
     commit(&mut wal, &[WalRecord::Held([].into())]);
     roll(&mut wal, &mut last, 4);
     assert!(len(&disk) <= 6 * SEGMENT_BYTES, "{} bytes", len(&disk));
@@ -165,14 +165,14 @@ fn the_disk_stays_bounded_if_a_held_comes_now_and_then_and_grows_if_none_does() 
     for has_held in [true, false] {
         let disk = Arc::new(MemoryDisk::new());
         let (mut wal, _) = open(&disk, SEGMENT_BYTES);
-        let (mut most, mut accepted) = (0, Vec::new());
+        let (mut most, mut stamped) = (0, Vec::new());
         for round in 0..2000 {
             let new = writes(round, 1, 100);
-            accepted.extend(new.iter().cloned());
+            stamped.extend(new.iter().cloned());
             wal.append(&[WalRecord::Stamped(new)]);
             if has_held && round % 20 == 19 {
-                accepted.drain(..accepted.len() - 3);
-                wal.append(&[WalRecord::Held(accepted.iter().cloned().collect())]);
+                stamped.drain(..stamped.len() - 3);
+                wal.append(&[WalRecord::Held(stamped.iter().cloned().collect())]);
             }
             wal.commit().unwrap();
             if round % 97 == 0 {
@@ -180,8 +180,8 @@ fn the_disk_stays_bounded_if_a_held_comes_now_and_then_and_grows_if_none_does() 
             }
             most = most.max(disk.list().unwrap().len());
         }
-        assert_eq!(now(&disk).held, accepted);
-        assert_eq!(accepted.len() > 2 * 20, !has_held);
+        assert_eq!(now(&disk).held, stamped);
+        assert_eq!(stamped.len() > 2 * 20, !has_held);
         assert!(if has_held { most <= 10 } else { most > 200 }, "{most} files");
     }
 }

@@ -1,9 +1,8 @@
-//! Random histories of a log, and the plain model that says what they add up to.
+//! Random histories of a log, and a plain model of the state that they add up to.
 
 mod crash;
 mod damage;
 mod eventual;
-mod formats;
 mod space;
 
 use std::sync::Arc;
@@ -20,8 +19,8 @@ use crate::types::{
 
 const LOG_ID: u64 = 0x5eed;
 
-fn options(segment_bytes: u64) -> Options {
-    Options { segment_bytes, ..Options::new(LOG_ID) }
+fn options(segment_bytes: u64) -> WalOptions {
+    WalOptions { segment_bytes, ..WalOptions::new(LOG_ID) }
 }
 
 fn open(disk: &Arc<MemoryDisk>, segment_bytes: u64) -> (Wal<MemoryDisk>, Recovered) {
@@ -57,7 +56,7 @@ fn writes(version: u64, count: u64, len: usize) -> Writes {
     (version..version + count).map(|v| write(v, (v % 4 != 0).then_some(len))).collect()
 }
 
-/// What the records mean, told a second time and as plainly as possible.
+/// The meaning of a record, as plainly as possible: the model that recovery is compared with.
 fn apply(state: &mut Recovered, record: &WalRecord) {
     match record {
         WalRecord::Hard(hard) => state.hard = hard.clone(),
@@ -83,7 +82,7 @@ fn apply(state: &mut Recovered, record: &WalRecord) {
 enum Action {
     Append(Vec<WalRecord>),
     Commit,
-    /// Close, or with `false` drop the log with what was not committed, and open it again.
+    /// Close the log, or with `false` drop it with its uncommitted batch; then open it again.
     Reopen(bool),
     Spare,
 }
@@ -150,21 +149,21 @@ fn random_records(rng: &mut Rng, state: &Recovered) -> Vec<WalRecord> {
 
 fn random_eventual_records(rng: &mut Rng, state: &Recovered) -> Vec<WalRecord> {
     let clock = state.clock.0;
-    let accepted =
+    let stamped =
         |rng: &mut Rng| WalRecord::Stamped(writes(clock, rng.below(5), rng.below(100) as usize));
     match rng.below(8) {
-        0..3 => vec![WalRecord::Clock(Version(clock + 50)), accepted(rng)],
-        3 => vec![accepted(rng), WalRecord::Clock(Version(clock.saturating_sub(rng.below(9))))],
+        0..3 => vec![WalRecord::Clock(Version(clock + 50)), stamped(rng)],
+        3 => vec![stamped(rng), WalRecord::Clock(Version(clock.saturating_sub(rng.below(9))))],
         4 => vec![WalRecord::Held([].into())],
-        5 => vec![accepted(rng), WalRecord::Held(writes(clock, 2, 30)), accepted(rng)],
+        5 => vec![stamped(rng), WalRecord::Held(writes(clock, 2, 30)), stamped(rng)],
         6 => vec![WalRecord::Held(state.held.iter().skip(1).cloned().collect())],
         _ => {
-            vec![WalRecord::Held(writes(clock, 4, 800)), WalRecord::Held([].into()), accepted(rng)]
+            vec![WalRecord::Held(writes(clock, 4, 800)), WalRecord::Held([].into()), stamped(rng)]
         }
     }
 }
 
-/// How far a history came.
+/// The states of a history as far as it ran.
 struct Run {
     /// The state after each batch that was begun, and before the first.
     states: Vec<Recovered>,
@@ -173,16 +172,17 @@ struct Run {
 }
 
 impl Run {
-    /// True if recovery may find this: all that was acknowledged, and at most the batch in flight.
+    /// True if recovery may find this state: everything acknowledged, and at most the batch in
+    /// flight.
     fn allows(&self, recovered: &Recovered) -> bool {
         self.states[self.acknowledged..].contains(recovered)
     }
 }
 
-/// Plays `actions` until they or the disk end.
+/// Plays `actions` until they end or the disk stops.
 fn play(disk: &Arc<MemoryDisk>, start: Recovered, segment_bytes: u64, actions: &[Action]) -> Run {
     let mut run = Run { states: vec![start.clone()], acknowledged: 0 };
-    // Errors end the history; what they leave behind is for the caller to judge.
+    // Errors end the history; the caller judges the disk that they leave behind.
     let _ = try_play(disk, start, segment_bytes, actions, &mut run);
     run
 }

@@ -231,9 +231,9 @@ impl Cluster {
                 let request = RequestId { node: id, boot, seq };
                 self.node(id).waiters.remove(&request);
                 let was = match self.replica(id).cancel(request) {
-                    Some(Cancelled::Unsent) => "certainly not done",
-                    Some(_) => "it may still be done",
-                    None => "it was not pending",
+                    Cancelled::Unsent => "certainly not done",
+                    Cancelled::Sent => "it may still be done",
+                    Cancelled::NotPending => "it was not pending",
                 };
                 self.say(id, format!("cancels {}: {was}", show::request(&request)));
             }

@@ -37,9 +37,9 @@ impl Cluster {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
                 let request = RequestId { node: id, boot, seq };
                 let was = match self.replica(id).cancel_stamp(request) {
-                    Some(Cancelled::Unsent) => "certainly not done",
-                    Some(_) => "it may still be done",
-                    None => "it was not pending",
+                    Cancelled::Unsent => "certainly not done",
+                    Cancelled::Sent => "it may still be done",
+                    Cancelled::NotPending => "it was not pending",
                 };
                 self.say(id, format!("cancels {}: {was}", show::stamp_id(&request)));
             }
