@@ -14,7 +14,7 @@ pub fn tight() -> Limits {
         output_bytes_max: 50,
         batch_bytes_max: 100,
         batch_commands_max: 3,
-        stranger_arguments_max: 3,
-        stranger_value_bytes_max: 10,
+        unauthenticated_arguments_max: 3,
+        unauthenticated_value_bytes_max: 10,
     }
 }
