@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
-use nodesync::config::{Args, Config};
+use nodesync::config::{Config, NodeArgs};
 use nodesync::node::{Fatal, Node, Stop};
 use nodesync::tools::Tool;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     if let Some(tool) = Tool::asked_for(&std::env::args_os().collect::<Vec<_>>()) {
         return ExitCode::from(tool.run());
     }
-    let args = Args::parse();
+    let args = NodeArgs::parse();
     start_log(args.log_level);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Fatal> {
+fn run(args: NodeArgs) -> Result<(), Fatal> {
     let config = Config::new(args).map_err(Fatal::Config)?;
     // Before the node takes its first write: from then on a signal must not just end the process.
     let stop = Arc::new(Stop::default());

@@ -56,7 +56,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 use crate::clock::{Clock, wall_micros};
-use crate::config::{Config, Io, Peer};
+use crate::config::{Config, Io, PeerAddress};
 use crate::protocol::{Limits, Password, ServerInfo};
 use crate::replica::detector::FailureDetector;
 use crate::replica::{Alarm, Input, Replica, Settings};
@@ -442,7 +442,7 @@ fn server_info(config: &Config, port: u16) -> ServerInfo {
 
 fn announce(shared: &Shared, last: u64) {
     let config = &shared.config;
-    let peers: Vec<String> = config.peers.iter().map(Peer::address).collect();
+    let peers: Vec<String> = config.peers.iter().map(PeerAddress::address).collect();
     let peers = if peers.is_empty() { "none".into() } else { peers.join(", ") };
     let address = SocketAddr::new(config.bind, shared.port);
     log::info!(target: "NodeSync", "Node {} listening on {address}, peers: {peers}", shared.id);

@@ -6,6 +6,7 @@
 //! `watch` for bars and signals.
 
 pub mod bench;
+mod exit;
 mod port;
 mod process;
 pub mod sim;
@@ -31,11 +32,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Tool {
     /// Runs whole clusters under simulated time and faults, and checks what must hold
-    Sim(sim::Args),
+    Sim(sim::SimArgs),
     /// Puts a live cluster, or one of its own, under load and faults, and judges what clients saw
-    Verify(verify::Args),
+    Verify(verify::VerifyArgs),
     /// Measures throughput and latency of a live cluster, or of one of its own
-    Bench(Box<bench::Args>),
+    Bench(Box<bench::BenchArgs>),
 }
 
 impl Tool {

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// A member: its place on the machine, and its process while it runs.
 #[derive(Debug)]
-pub struct Node {
+pub struct NodeProcess {
     /// Its port, which is its id too.
     pub port: u16,
     /// Where its data lies.
@@ -36,7 +36,7 @@ pub struct Node {
     _hold: Port,
 }
 
-impl Node {
+impl NodeProcess {
     /// One that has not been started, with its data and its log in `dir`.
     pub fn new(
         port: Port,
@@ -44,8 +44,8 @@ impl Node {
         peers: Vec<String>,
         flags: &[String],
         password: Option<&str>,
-    ) -> Node {
-        Node {
+    ) -> NodeProcess {
+        NodeProcess {
             port: port.number,
             dir: dir.join(port.number.to_string()),
             log: dir.join(format!("{}.log", port.number)),
@@ -118,14 +118,14 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         let _ = self.kill();
     }
 }
 
 /// Stops nodes in an orderly way. What is wrong with how they end.
-pub fn stop(nodes: &mut [Node], limit: Duration) -> io::Result<Vec<String>> {
+pub fn stop(nodes: &mut [NodeProcess], limit: Duration) -> io::Result<Vec<String>> {
     let mut complaints = Vec::new();
     let started = Instant::now();
     nodes.iter().try_for_each(|node| node.signal(Signal::TERM))?;

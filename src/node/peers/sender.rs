@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::config::Peer;
+use crate::config::PeerAddress;
 use crate::node::Shared;
 use crate::node::peers::link::{Line, Link, LinkNote};
 use crate::node::peers::receiver::{gone, read_message};
@@ -33,7 +33,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 struct Stopped;
 
 /// Keeps the peer supplied until the node ends.
-pub fn run(shared: &Shared, peer: &Peer, notes: &Receiver<LinkNote>) {
+pub fn run(shared: &Shared, peer: &PeerAddress, notes: &Receiver<LinkNote>) {
     let Some(link) = shared.core.link(peer.id) else { return };
     let mut back_off = BACK_OFF_MIN;
     let mut told: Option<String> = None;
@@ -85,7 +85,7 @@ fn wait(notes: &Receiver<LinkNote>, duration: Duration) -> Result<(), Stopped> {
 }
 
 /// Connects to a peer: to each address that its name has, until one answers.
-pub fn dial(peer: &Peer, timeout: Duration) -> io::Result<TcpStream> {
+pub fn dial(peer: &PeerAddress, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in peer.address().to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {
@@ -103,7 +103,7 @@ pub fn nonce() -> io::Result<[u8; 16]> {
     Ok(nonce)
 }
 
-fn connect(shared: &Shared, peer: &Peer) -> io::Result<Arc<TcpStream>> {
+fn connect(shared: &Shared, peer: &PeerAddress) -> io::Result<Arc<TcpStream>> {
     let refused = |error| io::Error::new(ErrorKind::PermissionDenied, error);
     let connected = Arc::new(dial(peer, CONNECT_TIMEOUT)?);
     let _registered = shared.stop.register(&connected);

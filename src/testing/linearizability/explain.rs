@@ -1,16 +1,16 @@
 //! The smallest counterexample that can be found cheaply.
 //!
-//! Every step of the way is sound: it could not make a history impossible that is not. Such steps
+//! Every transition of the way is sound: it could not make a history impossible that is not. Such transitions
 //! are: to cut the history off at a moment; to leave out what changed nothing; to take an operation
 //! that returned for a lost one; and to leave out a lost one whose effect nobody left could use.
 
-use crate::testing::linearizability::history::History;
-use crate::testing::linearizability::model::{ABSENT, Effect, Step, stays};
+use crate::testing::linearizability::history::PreparedHistory;
+use crate::testing::linearizability::model::{ABSENT, Effect, Transition, stays};
 use crate::testing::linearizability::search::search;
 use crate::testing::linearizability::{Operation, Verdict};
 
 pub fn explain(operations: Vec<Operation>, budget: usize) -> Vec<Operation> {
-    let mut history = History::new(operations);
+    let mut history = PreparedHistory::new(operations);
     if search(&mut history, budget).0 != Verdict::Impossible {
         return Vec::new();
     }
@@ -29,7 +29,8 @@ impl Trials {
     fn fails(&mut self, operations: &[Operation]) -> bool {
         // One that takes long is given up: others may be quicker.
         let patience = self.left.min(1_000 + 8 * operations.len());
-        let (verdict, visited, _) = search(&mut History::new(operations.to_vec()), patience);
+        let (verdict, visited, _) =
+            search(&mut PreparedHistory::new(operations.to_vec()), patience);
         // To prepare the search costs something too.
         self.left = self.left.saturating_sub(visited + operations.len() + 1);
         verdict == Verdict::Impossible
@@ -118,11 +119,11 @@ struct Needs {
 }
 
 impl Needs {
-    fn add(&mut self, step: &Step, history: &History) {
-        match &step.effect {
+    fn add(&mut self, transition: &Transition, history: &PreparedHistory) {
+        match &transition.effect {
             Effect::Blind(_) => {}
             Effect::Exact(_) => {
-                for id in step.wants() {
+                for id in transition.wants() {
                     self.wanted[id as usize] = true;
                     self.absent += usize::from(id == ABSENT);
                     self.numbers |= history.values.number(id).is_some();
@@ -137,16 +138,17 @@ impl Needs {
         }
     }
 
-    /// True if the step's effect, of which it is not known that it happened, may be asked for.
-    fn ask_for(&self, step: &Step, history: &History) -> bool {
+    /// True if the transition's effect, of which it is not known that it happened, may be asked for.
+    fn ask_for(&self, transition: &Transition, history: &PreparedHistory) -> bool {
         let numbers = self.numbers && history.numbers_matter;
-        let made = step.makes.iter().any(|id| {
+        let made = transition.makes.iter().any(|id| {
             let number = history.values.number(*id).is_some() || *id == ABSENT;
             *id != ABSENT && self.wanted[*id as usize] || numbers && number
         });
-        let conditional = step.effect == Effect::Free && (self.present > 0 || self.absent > 0);
-        let exact = matches!(step.effect, Effect::Exact(_));
-        made || conditional || exact || numbers && step.adds.is_some()
+        let conditional =
+            transition.effect == Effect::Free && (self.present > 0 || self.absent > 0);
+        let exact = matches!(transition.effect, Effect::Exact(_));
+        made || conditional || exact || numbers && transition.adds.is_some()
     }
 }
 
@@ -157,26 +159,27 @@ impl Needs {
 /// there is a value, any blind write will do; the first ones called are the most useful, and no
 /// more of them than there are operations that ask. The same goes for deletes.
 fn useful(operations: Vec<Operation>) -> Vec<Operation> {
-    let history = History::new(operations);
+    let history = PreparedHistory::new(operations);
     if history.opaque {
         return history.operations;
     }
     let wanted = vec![false; history.values.len()];
     let mut needs = Needs { wanted, present: 0, absent: 0, numbers: false };
-    let mut keep = vec![false; history.steps.len()];
+    let mut keep = vec![false; history.transitions.len()];
     let mut grew = true;
     while grew {
         grew = false;
-        for (at, step) in history.steps.iter().enumerate() {
+        for (at, transition) in history.transitions.iter().enumerate() {
             let certain = history.facts[at].certain;
-            if !keep[at] && (certain || needs.ask_for(step, &history)) {
-                needs.add(step, &history);
+            if !keep[at] && (certain || needs.ask_for(transition, &history)) {
+                needs.add(transition, &history);
                 (keep[at], grew) = (true, true);
             }
         }
     }
-    for (step, keep) in history.steps.iter().zip(&mut keep).filter(|(_, keep)| !**keep) {
-        let left = match step.effect {
+    for (transition, keep) in history.transitions.iter().zip(&mut keep).filter(|(_, keep)| !**keep)
+    {
+        let left = match transition.effect {
             Effect::Blind(ABSENT) => &mut needs.absent,
             Effect::Blind(_) => &mut needs.present,
             Effect::Exact(_) | Effect::Free => continue,

@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 
-use crate::testing::linearizability::model::{ABSENT, Effect, Id, Step, Values, is_opaque, stays};
+use crate::testing::linearizability::model::{
+    ABSENT, Effect, Id, Transition, Values, is_opaque, stays,
+};
 use crate::testing::linearizability::{Action, Operation, Seen};
 
 /// No number nearer to zero than this overflows by as little as this.
@@ -29,9 +31,9 @@ pub struct Facts {
 
 /// See the module.
 #[derive(Debug)]
-pub struct History {
+pub struct PreparedHistory {
     pub operations: Vec<Operation>,
-    pub steps: Vec<Step>,
+    pub transitions: Vec<Transition>,
     pub facts: Vec<Facts>,
     pub values: Values,
     /// An increment may tell numbers from other values.
@@ -53,28 +55,32 @@ struct Use {
     last_call: u64,
 }
 
-impl History {
-    pub fn new(mut operations: Vec<Operation>) -> History {
+impl PreparedHistory {
+    pub fn new(mut operations: Vec<Operation>) -> PreparedHistory {
         // What nobody saw and what changes nothing tells nothing.
         operations.retain(|op| op.returned.is_some() || !idle(op));
         operations.sort_by_key(|op| op.invoked);
         let mut values = Values::new();
-        let steps: Vec<Step> = operations.iter().map(|op| Step::new(op, &mut values)).collect();
+        let transitions: Vec<Transition> =
+            operations.iter().map(|op| Transition::new(op, &mut values)).collect();
         let opaque = operations.iter().any(is_opaque);
-        let free = operations.iter().zip(&steps).filter(|(_, step)| step.effect == Effect::Free);
+        let free = operations
+            .iter()
+            .zip(&transitions)
+            .filter(|(_, transition)| transition.effect == Effect::Free);
         let by: Vec<i64> = free.flat_map(|(op, _)| op.actions.iter().filter_map(added)).collect();
-        let adds = steps.iter().filter_map(|step| step.adds);
+        let adds = transitions.iter().filter_map(|transition| transition.adds);
         let mut drift = adds
             .fold((0i64, 0i64), |all, by| (all.0.saturating_add(by.0), all.1.saturating_add(by.1)));
         if by.iter().any(|by| by.unsigned_abs() > FAR.unsigned_abs()) {
             drift = (i64::MIN, i64::MAX);
         }
-        let wants = steps.iter().flat_map(Step::wants);
+        let wants = transitions.iter().flat_map(Transition::wants);
         let mut asked: Vec<i64> = wants.filter_map(|id| values.number(id)).collect();
         asked.sort_unstable();
-        let mut history = History {
+        let mut history = PreparedHistory {
             operations,
-            steps,
+            transitions,
             facts: Vec::new(),
             values,
             numbers_matter: !by.is_empty(),
@@ -91,7 +97,7 @@ impl History {
     }
 
     /// True for a value that, once nobody asks for it any more, is like any other one of its sort
-    /// (see [`History::is_number`]).
+    /// (see [`PreparedHistory::is_number`]).
     pub fn may_blur(&self, id: Id) -> bool {
         id != ABSENT && !self.opaque && (!self.is_number(id) || self.stands_alone(id))
     }
@@ -117,24 +123,24 @@ impl History {
     fn learn(&self) -> Vec<Facts> {
         let unused = Use { makers: 0, only_kept: true, first_return: NEVER, last_call: 0 };
         let mut uses = vec![unused; self.values.len()];
-        for (at, step) in self.steps.iter().enumerate() {
+        for (at, transition) in self.transitions.iter().enumerate() {
             let operation = &self.operations[at];
-            for id in step.wants() {
+            for id in transition.wants() {
                 let used = &mut uses[id as usize];
-                used.only_kept &= step.keeps && operation.returned.is_some();
+                used.only_kept &= transition.keeps && operation.returned.is_some();
                 used.first_return = used.first_return.min(self.returned(at));
                 used.last_call = used.last_call.max(operation.invoked);
             }
-            for id in &step.makes {
+            for id in &transition.makes {
                 uses[*id as usize].makers += 1;
             }
         }
         let mut shapes = HashMap::new();
         let learn = |at: usize| {
-            let step = &self.steps[at];
-            let made = step.makes.iter().map(|id| &uses[*id as usize]);
+            let transition = &self.transitions[at];
+            let made = transition.makes.iter().map(|id| &uses[*id as usize]);
             let due = made.map(|used| used.first_return).fold(self.returned(at), u64::min);
-            let own = match step.makes[..] {
+            let own = match transition.makes[..] {
                 [id] if self.may_blur(id) => Some((id, &uses[id as usize])),
                 _ => None,
             };
@@ -149,7 +155,7 @@ impl History {
                 shape: *shapes.entry(shape).or_insert(next),
             }
         };
-        let mut facts: Vec<Facts> = (0..self.steps.len()).map(learn).collect();
+        let mut facts: Vec<Facts> = (0..self.transitions.len()).map(learn).collect();
         let mut ranking: Vec<usize> = (0..facts.len()).collect();
         ranking.sort_by_key(|at| (facts[*at].due, self.returned(*at)));
         for (rank, at) in (0..).zip(ranking) {
@@ -162,7 +168,7 @@ impl History {
     fn shape(&self, at: usize, own: Option<Id>) -> String {
         let actions = &self.operations[at].actions;
         let sort = own.map(|id| self.is_number(id));
-        match (&self.steps[at].effect, &actions[..]) {
+        match (&self.transitions[at].effect, &actions[..]) {
             (Effect::Blind(after), _) => format!("{sort:?} {:?}", own.is_none().then_some(after)),
             (Effect::Exact(pairs), _) if own.is_some() => {
                 format!("{sort:?} {:?}", pairs.iter().map(|(before, _)| before).collect::<Vec<_>>())

@@ -44,7 +44,7 @@ mod tests;
 use std::fmt;
 
 use crate::types::When;
-use history::History;
+use history::PreparedHistory;
 
 /// What an operation does to its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub enum Verdict {
 
 /// Checks the operations of one key, which starts without a value. Visits at most `budget` states.
 pub fn check(operations: Vec<Operation>, budget: usize) -> Verdict {
-    search::search(&mut History::new(operations), budget).0
+    search::search(&mut PreparedHistory::new(operations), budget).0
 }
 
 /// A small part of an impossible history that is impossible by itself, in the order of the calls;

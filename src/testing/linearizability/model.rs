@@ -8,7 +8,7 @@ use crate::testing::linearizability::{Action, Operation, Seen};
 use crate::types::{When, parse_integer};
 
 /// A key's value.
-pub type State = Option<Vec<u8>>;
+pub type KeyState = Option<Vec<u8>>;
 
 /// The number of a state in [`Values`].
 pub type Id = u32;
@@ -17,8 +17,8 @@ pub type Id = u32;
 pub const ABSENT: Id = 0;
 
 /// What an action does to a value, and shows.
-pub fn act(action: &Action, state: &mut State) -> Seen {
-    let shown = |value: State| value.map_or(Seen::Nil, Seen::Value);
+pub fn act(action: &Action, state: &mut KeyState) -> Seen {
+    let shown = |value: KeyState| value.map_or(Seen::Nil, Seen::Value);
     match action {
         Action::Get => shown(state.clone()),
         Action::Set { value, when, get } => {
@@ -53,7 +53,7 @@ pub fn act(action: &Action, state: &mut State) -> Seen {
 }
 
 /// The value after the operation; `None` if its client saw something else than it would have.
-pub fn run(operation: &Operation, mut state: State) -> Option<State> {
+pub fn run(operation: &Operation, mut state: KeyState) -> Option<KeyState> {
     for (action, seen) in &operation.actions {
         let shown = act(action, &mut state);
         if seen.as_ref().is_some_and(|seen| *seen != shown) {
@@ -66,9 +66,9 @@ pub fn run(operation: &Operation, mut state: State) -> Option<State> {
 /// All states met so far, by number.
 #[derive(Debug)]
 pub struct Values {
-    states: Vec<State>,
+    states: Vec<KeyState>,
     numbers: Vec<Option<i64>>,
-    ids: HashMap<State, Id, foldhash::fast::FixedState>,
+    ids: HashMap<KeyState, Id, foldhash::fast::FixedState>,
 }
 
 impl Values {
@@ -77,7 +77,7 @@ impl Values {
         Values { states: vec![None], numbers: vec![None], ids }
     }
 
-    pub fn id(&mut self, state: State) -> Id {
+    pub fn id(&mut self, state: KeyState) -> Id {
         let next = Id::try_from(self.states.len()).expect("memory ends before the numbers do");
         let id = *self.ids.entry(state.clone()).or_insert(next);
         if id == next {
@@ -111,7 +111,7 @@ pub enum Effect {
 
 /// An operation, prepared.
 #[derive(Debug)]
-pub struct Step {
+pub struct Transition {
     pub effect: Effect,
     /// It keeps the value wherever it fits.
     pub keeps: bool,
@@ -121,8 +121,8 @@ pub struct Step {
     pub adds: Option<(i64, i64)>,
 }
 
-impl Step {
-    pub fn new(operation: &Operation, values: &mut Values) -> Step {
+impl Transition {
+    pub fn new(operation: &Operation, values: &mut Values) -> Transition {
         let effect = effect(operation, values);
         let keeps = match &effect {
             Effect::Exact(pairs) => pairs.iter().all(|(before, after)| before == after),
@@ -142,7 +142,7 @@ impl Step {
             Effect::Free => unseen_increments(operation),
             Effect::Exact(_) | Effect::Blind(_) => None,
         };
-        Step { effect, keeps, makes, adds }
+        Transition { effect, keeps, makes, adds }
     }
 
     /// The states that it tells from all others.
@@ -165,7 +165,7 @@ impl Step {
         }
     }
 
-    /// The state that `operation`, which this step was made of, leaves.
+    /// The state that `operation`, which this transition was made of, leaves.
     pub fn apply(&self, operation: &Operation, before: Id, values: &mut Values) -> Option<Id> {
         match self.effect {
             Effect::Free => {
@@ -200,7 +200,7 @@ pub fn is_opaque(operation: &Operation) -> bool {
 
 fn effect(operation: &Operation, values: &mut Values) -> Effect {
     for (at, (action, seen)) in operation.actions.iter().enumerate() {
-        let before: Vec<State> = match (action, seen) {
+        let before: Vec<KeyState> = match (action, seen) {
             (Action::Set { when: When::Always, get: false, .. }, _)
             | (Action::Set { when: When::Always, .. } | Action::Take | Action::Delete, None) => {
                 if at > 0 {

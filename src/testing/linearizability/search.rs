@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::testing::linearizability::Verdict;
-use crate::testing::linearizability::history::{History, NEVER};
+use crate::testing::linearizability::history::{NEVER, PreparedHistory};
 use crate::testing::linearizability::model::{ABSENT, Id};
 use crate::testing::linearizability::stale::is_stale;
 
@@ -18,36 +18,36 @@ const END: usize = usize::MAX;
 
 /// A call or a return in the list.
 #[derive(Clone, Copy, Debug)]
-struct Event {
+struct Endpoint {
     operation: usize,
     is_return: bool,
     next: usize,
     before: usize,
 }
 
-/// A place where a choice was made.
+/// A set_hash where a choice was made.
 #[derive(Debug)]
-struct Frame {
-    taken: usize,
+struct ChoicePoint {
+    linearized: usize,
     state: Id,
     /// Where its choices begin.
-    options: usize,
+    candidates: usize,
 }
 
-/// What became of a step forward.
+/// What became of a transition forward.
 enum Arrival {
     Found,
-    Known,
+    Visited,
     Open,
 }
 
-/// What is left of the history at a place of the search.
+/// What is left of the history at a set_hash of the search.
 #[derive(Debug)]
-struct Search<'a> {
-    history: &'a mut History,
-    events: Vec<Event>,
+struct OrderSearch<'a> {
+    history: &'a mut PreparedHistory,
+    endpoints: Vec<Endpoint>,
     head: usize,
-    /// The call and the return of each operation in `events`.
+    /// The call and the return of each operation in `endpoints`.
     ends: Vec<(usize, usize)>,
     /// By state: operations that ask for it, those of them that must happen and fit no other
     /// state, and operations that may leave it.
@@ -60,58 +60,63 @@ struct Search<'a> {
     certain: usize,
     state: Id,
     /// The operations that have happened, in their order, and as one number.
-    taken: Vec<usize>,
-    place: u128,
-    tokens: Vec<u128>,
-    /// For each shape, the place where it was last a choice.
+    linearized: Vec<usize>,
+    set_hash: u128,
+    zobrist: Vec<u128>,
+    /// For each shape, the set_hash where it was last a choice.
     offered: Vec<u64>,
     offers: u64,
 }
 
 /// Searches for an order; also tells how many states it visited and, if there is an order, which.
-pub fn search(history: &mut History, budget: usize) -> (Verdict, usize, Vec<usize>) {
+pub fn search(history: &mut PreparedHistory, budget: usize) -> (Verdict, usize, Vec<usize>) {
     if is_stale(history) {
         return (Verdict::Impossible, 0, Vec::new());
     }
-    let mut search = Search::new(history);
-    if search.starves() {
+    let mut search = OrderSearch::new(history);
+    if search.has_starved_need() {
         return (Verdict::Impossible, 0, Vec::new());
     }
-    let mut tried: HashSet<u128, foldhash::fast::FixedState> = HashSet::default();
-    let (mut frames, mut options): (Vec<Frame>, Vec<usize>) = (Vec::new(), Vec::new());
+    let mut visited: HashSet<u128, foldhash::fast::FixedState> = HashSet::default();
+    let (mut choice_points, mut candidates): (Vec<ChoicePoint>, Vec<usize>) =
+        (Vec::new(), Vec::new());
     let mut moved = true;
     loop {
         if moved {
-            match search.arrive(&mut tried) {
-                Arrival::Found => return (Verdict::Linearizable, tried.len(), search.taken),
-                Arrival::Known => {}
-                Arrival::Open if tried.len() > budget => {
-                    return (Verdict::Undecided, tried.len(), Vec::new());
+            match search.arrive(&mut visited) {
+                Arrival::Found => return (Verdict::Linearizable, visited.len(), search.linearized),
+                Arrival::Visited => {}
+                Arrival::Open if visited.len() > budget => {
+                    return (Verdict::Undecided, visited.len(), Vec::new());
                 }
                 Arrival::Open => {
-                    let (taken, state) = (search.taken.len(), search.state);
-                    frames.push(Frame { taken, state, options: options.len() });
-                    search.offer(&mut options);
+                    let (linearized, state) = (search.linearized.len(), search.state);
+                    choice_points.push(ChoicePoint {
+                        linearized,
+                        state,
+                        candidates: candidates.len(),
+                    });
+                    search.push_candidates(&mut candidates);
                 }
             }
         }
-        let Some(frame) = frames.last() else {
-            return (Verdict::Impossible, tried.len(), Vec::new());
+        let Some(choice_point) = choice_points.last() else {
+            return (Verdict::Impossible, visited.len(), Vec::new());
         };
-        search.go_back(frame.taken, frame.state);
-        if options.len() > frame.options {
-            let option = options.pop().expect("longer than something");
-            moved = search.advance(option);
+        search.backtrack(choice_point.linearized, choice_point.state);
+        if candidates.len() > choice_point.candidates {
+            let candidate = candidates.pop().expect("longer than something");
+            moved = search.linearize(candidate);
         } else {
-            frames.pop();
+            choice_points.pop();
             moved = false;
         }
     }
 }
 
-impl Search<'_> {
-    fn new(history: &mut History) -> Search<'_> {
-        let count = history.steps.len();
+impl OrderSearch<'_> {
+    fn new(history: &mut PreparedHistory) -> OrderSearch<'_> {
+        let count = history.transitions.len();
         let mut moments = Vec::with_capacity(2 * count);
         for (at, operation) in history.operations.iter().enumerate() {
             moments.push((operation.invoked, false, at));
@@ -119,19 +124,19 @@ impl Search<'_> {
         }
         moments.sort_unstable();
         let mut ends = vec![(END, END); count];
-        let mut events = Vec::with_capacity(moments.len());
+        let mut endpoints = Vec::with_capacity(moments.len());
         for (index, (_, is_return, operation)) in moments.iter().copied().enumerate() {
             let next = if index + 1 < moments.len() { index + 1 } else { END };
-            events.push(Event { operation, is_return, next, before: index.wrapping_sub(1) });
+            endpoints.push(Endpoint { operation, is_return, next, before: index.wrapping_sub(1) });
             let end = &mut ends[operation];
             *(if is_return { &mut end.1 } else { &mut end.0 }) = index;
         }
         let states = history.values.len();
         let shapes = history.facts.iter().map(|facts| facts.shape as usize + 1).max();
-        let token = |at: usize| xxh3_128_with_seed(&at.to_le_bytes(), 1);
-        let mut search = Search {
-            head: if events.is_empty() { END } else { 0 },
-            events,
+        let zobrist = |at: usize| xxh3_128_with_seed(&at.to_le_bytes(), 1);
+        let mut search = OrderSearch {
+            head: if endpoints.is_empty() { END } else { 0 },
+            endpoints,
             ends,
             wanted: vec![0; states],
             needed: vec![0; states],
@@ -140,9 +145,9 @@ impl Search<'_> {
             numbers: BTreeMap::new(),
             certain: 0,
             state: ABSENT,
-            taken: Vec::new(),
-            place: 0,
-            tokens: (0..count).map(token).collect(),
+            linearized: Vec::new(),
+            set_hash: 0,
+            zobrist: (0..count).map(zobrist).collect(),
             offered: vec![0; shapes.unwrap_or(0)],
             offers: 0,
             history,
@@ -154,21 +159,21 @@ impl Search<'_> {
     /// An operation is still to come, or no longer.
     fn count(&mut self, at: usize, comes: bool) {
         let change = |count: &mut u32| *count = if comes { *count + 1 } else { *count - 1 };
-        let (step, certain) = (&self.history.steps[at], self.history.facts[at].certain);
+        let (transition, certain) = (&self.history.transitions[at], self.history.facts[at].certain);
         if certain {
             self.certain = if comes { self.certain + 1 } else { self.certain - 1 };
         }
-        let alone = step.wants().take(2).count() == 1;
-        for id in step.wants() {
+        let alone = transition.wants().take(2).count() == 1;
+        for id in transition.wants() {
             change(&mut self.wanted[id as usize]);
             if certain && alone {
                 change(&mut self.needed[id as usize]);
             }
         }
-        if step.adds.is_some() {
+        if transition.adds.is_some() {
             change(&mut self.adders);
         }
-        for id in &step.makes {
+        for id in &transition.makes {
             change(&mut self.makers[*id as usize]);
             // An increment takes an absent value for zero.
             let number = if *id == ABSENT { Some(0) } else { self.history.values.number(*id) };
@@ -184,58 +189,58 @@ impl Search<'_> {
         }
     }
 
-    fn take(&mut self, at: usize) {
+    fn lift(&mut self, at: usize) {
         self.count(at, false);
-        self.place ^= self.tokens[at];
-        self.taken.push(at);
+        self.set_hash ^= self.zobrist[at];
+        self.linearized.push(at);
         let (call, end) = self.ends[at];
         for index in [call, end].into_iter().filter(|index| *index != END) {
-            let Event { next, before, .. } = self.events[index];
+            let Endpoint { next, before, .. } = self.endpoints[index];
             if before == END {
                 self.head = next;
             } else {
-                self.events[before].next = next;
+                self.endpoints[before].next = next;
             }
             if next != END {
-                self.events[next].before = before;
+                self.endpoints[next].before = before;
             }
         }
     }
 
-    /// Puts operations back until only `taken` have happened.
-    fn go_back(&mut self, taken: usize, state: Id) {
-        while self.taken.len() > taken {
-            let at = self.taken.pop().expect("longer than something");
+    /// Puts operations back until only `linearized` have happened.
+    fn backtrack(&mut self, linearized: usize, state: Id) {
+        while self.linearized.len() > linearized {
+            let at = self.linearized.pop().expect("longer than something");
             let (call, end) = self.ends[at];
             for index in [end, call].into_iter().filter(|index| *index != END) {
-                let Event { next, before, .. } = self.events[index];
+                let Endpoint { next, before, .. } = self.endpoints[index];
                 if before == END {
                     self.head = index;
                 } else {
-                    self.events[before].next = index;
+                    self.endpoints[before].next = index;
                 }
                 if next != END {
-                    self.events[next].before = index;
+                    self.endpoints[next].before = index;
                 }
             }
-            self.place ^= self.tokens[at];
+            self.set_hash ^= self.zobrist[at];
             self.count(at, true);
         }
         self.state = state;
     }
 
-    /// Takes all reads that fit, and looks whether this place is new.
-    fn arrive(&mut self, tried: &mut HashSet<u128, foldhash::fast::FixedState>) -> Arrival {
+    /// Takes all reads that fit, and looks whether this set_hash is new.
+    fn arrive(&mut self, visited: &mut HashSet<u128, foldhash::fast::FixedState>) -> Arrival {
         let mut index = self.head;
-        while index != END && !self.events[index].is_return {
-            let Event { operation, next, .. } = self.events[index];
+        while index != END && !self.endpoints[index].is_return {
+            let Endpoint { operation, next, .. } = self.endpoints[index];
             index = next;
-            if self.history.steps[operation].keeps && self.outcome(operation).is_some() {
-                self.take(operation);
+            if self.history.transitions[operation].keeps && self.apply(operation).is_some() {
+                self.lift(operation);
                 // Its return may have stood right behind its call.
-                index = match self.events[self.ends[operation].0].next {
+                index = match self.endpoints[self.ends[operation].0].next {
                     END => END,
-                    next if self.ends[operation].1 == next => self.events[next].next,
+                    next if self.ends[operation].1 == next => self.endpoints[next].next,
                     next => next,
                 };
             }
@@ -244,32 +249,32 @@ impl Search<'_> {
             return Arrival::Found;
         }
         let state = xxh3_128_with_seed(&self.blurred(self.state).to_le_bytes(), 2);
-        if tried.insert(self.place ^ state) { Arrival::Open } else { Arrival::Known }
+        if visited.insert(self.set_hash ^ state) { Arrival::Open } else { Arrival::Visited }
     }
 
-    fn outcome(&mut self, at: usize) -> Option<Id> {
+    fn apply(&mut self, at: usize) -> Option<Id> {
         let history = &mut *self.history;
-        history.steps[at].apply(&history.operations[at], self.state, &mut history.values)
+        history.transitions[at].apply(&history.operations[at], self.state, &mut history.values)
     }
 
     /// Pushes all operations that may come next, the best one last.
-    fn offer(&mut self, options: &mut Vec<usize>) {
-        let start = options.len();
+    fn push_candidates(&mut self, candidates: &mut Vec<usize>) {
+        let start = candidates.len();
         let mut index = self.head;
-        while index != END && !self.events[index].is_return {
-            options.push(self.events[index].operation);
-            index = self.events[index].next;
+        while index != END && !self.endpoints[index].is_return {
+            candidates.push(self.endpoints[index].operation);
+            index = self.endpoints[index].next;
         }
-        let frontier = match self.events.get(index) {
-            Some(event) => self.history.returned(event.operation),
+        let frontier = match self.endpoints.get(index) {
+            Some(endpoint) => self.history.returned(endpoint.operation),
             None => NEVER,
         };
         let history = &*self.history;
-        options[start..].sort_unstable_by_key(|at| history.facts[*at].rank);
+        candidates[start..].sort_unstable_by_key(|at| history.facts[*at].rank);
         self.offers += 1;
         let (mut kept, opaque) = (start, history.opaque);
-        for index in start..options.len() {
-            let at = options[index];
+        for index in start..candidates.len() {
+            let at = candidates[index];
             let facts = &history.facts[at];
             let offered = &mut self.offered[facts.shape as usize];
             let exchangeable = !opaque && facts.served_from < frontier;
@@ -279,25 +284,25 @@ impl Search<'_> {
             if exchangeable {
                 *offered = self.offers;
             }
-            options[kept] = at;
+            candidates[kept] = at;
             kept += 1;
         }
-        options.truncate(kept);
-        options[start..].reverse();
+        candidates.truncate(kept);
+        candidates[start..].reverse();
     }
 
     /// Lets an operation happen; false if that leads nowhere.
-    fn advance(&mut self, at: usize) -> bool {
+    fn linearize(&mut self, at: usize) -> bool {
         let before = self.state;
-        let Some(after) = self.outcome(at) else { return false };
+        let Some(after) = self.apply(at) else { return false };
         let certain = self.history.facts[at].certain;
         if !certain && before == after {
             return false;
         }
-        self.take(at);
+        self.lift(at);
         self.state = after;
         let idle = !certain && self.blurred(before) == self.blurred(after);
-        !idle && (before == after || !self.is_missed(before))
+        !idle && (before == after || !self.is_starved(before))
     }
 
     /// What the operations still to come can tell of a state.
@@ -311,7 +316,7 @@ impl Search<'_> {
     }
 
     /// True if an operation needs `id`, which is not the state now and never will be again.
-    fn is_missed(&self, id: Id) -> bool {
+    fn is_starved(&self, id: Id) -> bool {
         let at = id as usize;
         if self.needed.get(at).is_none_or(|count| *count == 0) || self.makers[at] > 0 {
             return false;
@@ -329,8 +334,8 @@ impl Search<'_> {
     }
 
     /// True if an operation needs a value that cannot come about.
-    fn starves(&self) -> bool {
+    fn has_starved_need(&self) -> bool {
         let all = 0..self.needed.len() as Id;
-        all.into_iter().any(|id| id != self.state && self.is_missed(id))
+        all.into_iter().any(|id| id != self.state && self.is_starved(id))
     }
 }

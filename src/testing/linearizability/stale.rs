@@ -3,8 +3,8 @@
 //! forward zones; Gibbons and Korach 1997). That is what most faults look like, and a search for an
 //! order would have to come to the same end on every way.
 
-use crate::testing::linearizability::history::{History, NEVER};
-use crate::testing::linearizability::model::{ABSENT, Effect, Id, Step};
+use crate::testing::linearizability::history::{NEVER, PreparedHistory};
+use crate::testing::linearizability::model::{ABSENT, Effect, Id, Transition};
 
 /// The first return among the operations called after some moment, and the first among those of
 /// them that leave another value than that one.
@@ -15,30 +15,31 @@ struct Soonest {
 }
 
 /// True if a value is seen after it was certainly gone for ever. If not, all is open.
-pub fn is_stale(history: &History) -> bool {
+pub fn is_stale(history: &PreparedHistory) -> bool {
     let nothing = (NEVER, ABSENT);
-    let mut soonest = vec![Soonest { first: nothing, other: nothing }; history.steps.len() + 1];
-    for (at, step) in history.steps.iter().enumerate().rev() {
+    let mut soonest =
+        vec![Soonest { first: nothing, other: nothing }; history.transitions.len() + 1];
+    for (at, transition) in history.transitions.iter().enumerate().rev() {
         soonest[at] = soonest[at + 1];
-        if let Some(left) = left_by(step).filter(|_| history.facts[at].certain) {
+        if let Some(left) = left_by(transition).filter(|_| history.facts[at].certain) {
             soonest[at].add((history.returned(at), left));
         }
     }
     let mut seen: Vec<(u64, u64)> = vec![(NEVER, 0); history.values.len()];
     let mut makers = vec![0; history.values.len()];
-    for (at, step) in history.steps.iter().enumerate() {
-        let (wants, certain) = (step.wants().collect::<Vec<_>>(), history.facts[at].certain);
+    for (at, transition) in history.transitions.iter().enumerate() {
+        let (wants, certain) = (transition.wants().collect::<Vec<_>>(), history.facts[at].certain);
         if let ([id], true) = (&wants[..], certain) {
             let (first, last) = &mut seen[*id as usize];
             *first = (*first).min(history.returned(at));
             *last = (*last).max(history.operations[at].invoked);
         }
-        for id in &step.makes {
+        for id in &transition.makes {
             let (first, _) = &mut seen[*id as usize];
             makers[*id as usize] += 1;
             // If there is one maker only, then the value was there when it had returned, provided
             // that it makes nothing else.
-            if step.makes.len() == 1 && step.effect != Effect::Free {
+            if transition.makes.len() == 1 && transition.effect != Effect::Free {
                 *first = (*first).min(history.returned(at));
             }
         }
@@ -55,8 +56,8 @@ pub fn is_stale(history: &History) -> bool {
 }
 
 /// The one value that the operation leaves, if it leaves the same one wherever it fits.
-fn left_by(step: &Step) -> Option<Id> {
-    match &step.effect {
+fn left_by(transition: &Transition) -> Option<Id> {
+    match &transition.effect {
         Effect::Blind(after) => Some(*after),
         Effect::Exact(pairs) => {
             let (_, first) = pairs.first()?;
@@ -89,8 +90,8 @@ struct LoneNumbers {
 }
 
 impl LoneNumbers {
-    fn new(history: &History) -> LoneNumbers {
-        let made = history.steps.iter().flat_map(|step| &step.makes);
+    fn new(history: &PreparedHistory) -> LoneNumbers {
+        let made = history.transitions.iter().flat_map(|transition| &transition.makes);
         let mut bases: Vec<i64> = made.filter_map(|id| history.values.number(*id)).collect();
         bases.push(0); // what an increment takes an absent value for
         bases.sort_unstable();
@@ -98,7 +99,7 @@ impl LoneNumbers {
     }
 
     /// True if no unseen increments make this value of another one.
-    fn holds(&self, id: Id, history: &History) -> bool {
+    fn holds(&self, id: Id, history: &PreparedHistory) -> bool {
         let Some(number) = history.values.number(id) else { return true };
         let (down, up) = history.drift;
         if (down, up) == (0, 0) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::config::{Peer, read_password};
+use crate::config::{PeerAddress, read_password};
 use crate::tools::bench::keys::Distribution;
-use crate::tools::bench::scan::Language;
+use crate::tools::bench::scan::WireProtocol;
 
 /// Where `run_cluster.sh` has its nodes.
 const PEERS: [&str; 3] = ["127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002"];
@@ -48,7 +48,7 @@ pub enum To {
 
 /// Which sessions are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Consistency {
+pub enum MeasuredModes {
     /// Strong ones
     Strong,
     /// Eventual ones
@@ -61,7 +61,7 @@ pub enum Consistency {
 
 /// The kind of session of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum SessionMode {
     /// Strong.
     Strong,
     /// Eventual.
@@ -70,34 +70,25 @@ pub enum Mode {
     Default,
 }
 
-impl Mode {
+impl SessionMode {
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
-            Mode::Strong => "strong",
-            Mode::Eventual => "eventual",
-            Mode::Default => "default",
+            SessionMode::Strong => "strong",
+            SessionMode::Eventual => "eventual",
+            SessionMode::Default => "default",
         }
     }
-}
-
-/// What clients speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
-    /// As Redis clients do
-    Resp,
-    /// As people with netcat do
-    Line,
 }
 
 /// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub struct BenchArgs {
     /// Nodes of a live cluster, each as HOST:PORT; keys named `key:...` are written to it
     /// [default: 127.0.0.1:5000,127.0.0.1:5001,127.0.0.1:5002]
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", conflicts_with = "spawn")]
-    peers: Vec<Peer>,
+    peers: Vec<PeerAddress>,
 
     /// Starts a throw-away cluster of this many nodes on this machine, and removes it afterwards
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
@@ -164,16 +155,16 @@ pub struct Args {
     to: Option<To>,
 
     /// Sessions that are measured
-    #[arg(long, value_enum, default_value_t = Consistency::Both)]
-    consistency: Consistency,
+    #[arg(long, value_enum, default_value_t = MeasuredModes::Both)]
+    consistency: MeasuredModes,
 
     /// Runs of each kind, in turn; medians are told
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
 
     /// What clients speak
-    #[arg(long, value_enum, default_value_t = Protocol::Resp)]
-    protocol: Protocol,
+    #[arg(long, value_enum, default_value_t = WireProtocol::Resp)]
+    protocol: WireProtocol,
 
     /// Threads of the load generator; one serves many clients
     #[arg(long, default_value_t = 1)]
@@ -215,7 +206,7 @@ pub enum Until {
 
 /// What it means.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct BenchPlan {
     /// Addresses of a live cluster, if none is to be started.
     pub peers: Vec<String>,
     /// Nodes of a throw-away cluster.
@@ -249,11 +240,11 @@ pub struct Plan {
     /// Which nodes.
     pub to: To,
     /// Which sessions, in the order of the first round.
-    pub modes: Vec<Mode>,
+    pub modes: Vec<SessionMode>,
     /// How often each.
     pub rounds: u32,
     /// What is spoken.
-    pub language: Language,
+    pub protocol: WireProtocol,
     /// Threads of the generator.
     pub threads: usize,
     /// Decides about keys and operations.
@@ -268,18 +259,18 @@ pub struct Plan {
     pub password: Option<String>,
 }
 
-impl Plan {
+impl BenchPlan {
     /// Checks what was typed.
-    pub fn new(args: &Args) -> Result<Plan, String> {
+    pub fn new(args: &BenchArgs) -> Result<BenchPlan, String> {
         check(args)?;
         let seconds = duration("--seconds", args.seconds, 0.1)?;
         let kill_at = kill_at(args, seconds)?;
         let to = to(args)?;
         let random = getrandom::u64().map_err(|error| error.to_string())?;
-        let peers = args.peers.iter().map(Peer::address).collect::<Vec<_>>();
+        let peers = args.peers.iter().map(PeerAddress::address).collect::<Vec<_>>();
         let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
         let words = args.node_args.iter().flat_map(|flags| flags.split_whitespace());
-        Ok(Plan {
+        Ok(BenchPlan {
             peers: if peers.is_empty() { PEERS.map(String::from).to_vec() } else { peers },
             spawn: args.spawn.map(usize::from),
             node_args: words.map(String::from).collect(),
@@ -297,16 +288,13 @@ impl Plan {
             rate: args.rate,
             to,
             modes: match args.consistency {
-                Consistency::Strong => vec![Mode::Strong],
-                Consistency::Eventual => vec![Mode::Eventual],
-                Consistency::Both => vec![Mode::Strong, Mode::Eventual],
-                Consistency::Default => vec![Mode::Default],
+                MeasuredModes::Strong => vec![SessionMode::Strong],
+                MeasuredModes::Eventual => vec![SessionMode::Eventual],
+                MeasuredModes::Both => vec![SessionMode::Strong, SessionMode::Eventual],
+                MeasuredModes::Default => vec![SessionMode::Default],
             },
             rounds: args.rounds,
-            language: match args.protocol {
-                Protocol::Resp => Language::Resp,
-                Protocol::Line => Language::Line,
-            },
+            protocol: args.protocol,
             threads: args.threads.min(args.clients),
             seed: args.seed.unwrap_or(random >> 40),
             json: args.json.clone(),
@@ -323,14 +311,14 @@ impl Plan {
 }
 
 /// The checks of single flags.
-fn check(args: &Args) -> Result<(), String> {
+fn check(args: &BenchArgs) -> Result<(), String> {
     within("--clients", args.clients, CLIENTS_MAX)?;
     within("--pipeline", args.pipeline, PIPELINE_MAX)?;
     within("--threads", args.threads, THREADS_MAX)?;
     within("--size", args.size, SIZE_MAX)?;
     within("--keys", args.keys, KEYS_MAX)?;
     within("--requests", args.requests.unwrap_or(1), u64::MAX)?;
-    if args.protocol == Protocol::Line && args.size > LINE_SIZE_MAX {
+    if args.protocol == WireProtocol::Line && args.size > LINE_SIZE_MAX {
         return Err(format!("--protocol line takes a --size up to {LINE_SIZE_MAX}"));
     }
     if args.pipeline * args.size > BATCH_BYTES_MAX {
@@ -346,7 +334,7 @@ fn check(args: &Args) -> Result<(), String> {
 }
 
 /// When the leader is killed.
-fn kill_at(args: &Args, seconds: Duration) -> Result<Option<Duration>, String> {
+fn kill_at(args: &BenchArgs, seconds: Duration) -> Result<Option<Duration>, String> {
     let kill_at = args.kill_leader_at.map(|at| duration("--kill-leader-at", at, 0.0));
     let kill_at = kill_at.transpose()?;
     if kill_at.is_some_and(|at| at >= seconds) {
@@ -359,7 +347,7 @@ fn kill_at(args: &Args, seconds: Duration) -> Result<Option<Duration>, String> {
 }
 
 /// Which nodes clients talk to.
-fn to(args: &Args) -> Result<To, String> {
+fn to(args: &BenchArgs) -> Result<To, String> {
     let to = args.to.unwrap_or(if args.kill_leader_at.is_some() { To::All } else { To::Leader });
     if to == To::Follower && (args.spawn == Some(1) || args.peers.len() == 1) {
         return Err("--to follower needs more than one node".into());
@@ -393,13 +381,13 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: BenchArgs,
     }
 
-    fn plan(line: &str) -> Result<Plan, String> {
+    fn plan(line: &str) -> Result<BenchPlan, String> {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
-        Plan::new(&line.args)
+        BenchPlan::new(&line.args)
     }
 
     #[test]
@@ -407,7 +395,7 @@ mod tests {
         let plan = plan("").unwrap();
         assert_eq!(plan.peers, PEERS);
         assert_eq!((plan.to, plan.until), (To::Leader, Until::Time(Duration::from_secs(10))));
-        assert_eq!(plan.modes, [Mode::Strong, Mode::Eventual]);
+        assert_eq!(plan.modes, [SessionMode::Strong, SessionMode::Eventual]);
         assert!(!plan.is_mixed());
     }
 
@@ -422,7 +410,7 @@ mod tests {
     #[test]
     fn flags_for_nodes_may_come_together_or_one_by_one() {
         let words = ["bench", "--spawn", "3", "--node-args", "--log-level debug", "--node-args=-h"];
-        let plan = Plan::new(&Line::try_parse_from(words).unwrap().args).unwrap();
+        let plan = BenchPlan::new(&Line::try_parse_from(words).unwrap().args).unwrap();
         assert_eq!(plan.node_args, ["--log-level", "debug", "-h"]);
     }
 

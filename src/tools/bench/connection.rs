@@ -10,11 +10,11 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
 
 use crate::tools::bench::request::Greeting;
-use crate::tools::bench::scan::{Language, Scanner};
+use crate::tools::bench::scan::{Scanner, WireProtocol};
 
 /// An operation under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Operation {
+pub struct InFlight {
     /// Its start, or in an open loop its intended one.
     pub start: u64,
     /// A GET.
@@ -23,7 +23,7 @@ pub struct Operation {
 
 /// A connection, or the place of one.
 #[derive(Debug)]
-pub struct Connection {
+pub struct LoadConnection {
     stream: Option<TcpStream>,
     /// The node that it leads to, by its place in the list.
     pub node: usize,
@@ -37,7 +37,7 @@ pub struct Connection {
     /// Replies to the greeting that have not come.
     pub greeting: usize,
     /// The batch under way.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<InFlight>,
     /// How many of it are answered.
     pub answered: usize,
     /// Since when it has nothing under way.
@@ -48,16 +48,16 @@ pub struct Connection {
     pub has_stood: bool,
 }
 
-impl Connection {
+impl LoadConnection {
     /// A place without a connection.
-    pub fn new(language: Language, pipeline: usize) -> Connection {
-        Connection {
+    pub fn new(protocol: WireProtocol, pipeline: usize) -> LoadConnection {
+        LoadConnection {
             stream: None,
             node: 0,
             out: Vec::new(),
             sent: 0,
             watches_room: false,
-            scanner: Scanner::new(language),
+            scanner: Scanner::new(protocol),
             greeting: 0,
             operations: Vec::with_capacity(pipeline),
             answered: 0,
@@ -73,7 +73,7 @@ impl Connection {
         epoll: impl AsFd,
         token: u64,
         (node, address): (usize, SocketAddr),
-        (language, greeting): (Language, &Greeting),
+        (protocol, greeting): (WireProtocol, &Greeting),
     ) -> io::Result<()> {
         self.close();
         self.node = node;
@@ -88,7 +88,7 @@ impl Connection {
         let both = EventFlags::IN | EventFlags::OUT;
         epoll::add(epoll, &stream, EventData::new_u64(token), both)?;
         self.stream = Some(stream);
-        self.scanner = Scanner::new(language);
+        self.scanner = Scanner::new(protocol);
         self.out.extend_from_slice(&greeting.bytes);
         self.greeting = greeting.replies;
         self.watches_room = true;
@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Operations that wait for a reply.
-    pub fn waiting(&self) -> &[Operation] {
+    pub fn waiting(&self) -> &[InFlight] {
         &self.operations[self.answered..]
     }
 

@@ -20,11 +20,11 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::set_current_timer_slack;
 
-use crate::tools::bench::connection::{Connection, Operation};
+use crate::tools::bench::connection::{InFlight, LoadConnection};
 use crate::tools::bench::pace::Pace;
-use crate::tools::bench::request::{Greeting, Requests};
-use crate::tools::bench::scan::{Language, Seen};
-use crate::tools::bench::shared::{Shared, Targets, Times};
+use crate::tools::bench::request::{Greeting, RequestGenerator};
+use crate::tools::bench::scan::{ReplyKind, WireProtocol};
+use crate::tools::bench::shared::{RunShared, Targets, Times};
 use crate::tools::bench::tally::Tally;
 
 /// How long the last answers are waited for: longer than a node takes to refuse a request.
@@ -57,17 +57,17 @@ pub struct Share {
     /// Clients stay wherever a target is, instead of going to the first one.
     pub spread: bool,
     /// What is spoken.
-    pub language: Language,
+    pub protocol: WireProtocol,
 }
 
 /// A thread of the generator.
-pub struct Worker<'a> {
+pub struct LoadWorker<'a> {
     share: Share,
-    shared: &'a Shared,
+    shared: &'a RunShared,
     greeting: &'a Greeting,
-    requests: Requests,
+    requests: RequestGenerator,
     epoll: OwnedFd,
-    connections: Vec<Connection>,
+    connections: Vec<LoadConnection>,
     /// Connections without a socket, and when each is to be made.
     down: VecDeque<(u64, usize)>,
     /// Connections that have nothing under way.
@@ -81,16 +81,16 @@ pub struct Worker<'a> {
     buffer: Vec<u8>,
 }
 
-impl<'a> Worker<'a> {
+impl<'a> LoadWorker<'a> {
     /// With its own stream of requests.
     pub fn new(
         share: Share,
-        shared: &'a Shared,
+        shared: &'a RunShared,
         greeting: &'a Greeting,
-        requests: Requests,
-    ) -> io::Result<Worker<'a>> {
-        let connection = || Connection::new(share.language, share.pipeline);
-        Ok(Worker {
+        requests: RequestGenerator,
+    ) -> io::Result<LoadWorker<'a>> {
+        let connection = || LoadConnection::new(share.protocol, share.pipeline);
+        Ok(LoadWorker {
             shared,
             greeting,
             requests,
@@ -196,7 +196,7 @@ impl<'a> Worker<'a> {
             let node = nodes[(first + connection.attempts) % nodes.len()];
             connection.attempts += 1;
             let target = (node, self.shared.addresses[node]);
-            let hello = (self.share.language, self.greeting);
+            let hello = (self.share.protocol, self.greeting);
             match connection.open(&self.epoll, at as u64, target, hello) {
                 Ok(()) => self.opening += 1,
                 Err(error) => self.lose(at, &error.to_string()),
@@ -230,7 +230,7 @@ impl<'a> Worker<'a> {
                 && let Some(start) = pace.take(now)
             {
                 let read = self.requests.put(&mut connection.out);
-                connection.operations.push(Operation { start, read });
+                connection.operations.push(InFlight { start, read });
             }
         }
         let Some(first) = connection.operations.first().filter(|_| !connection.out.is_empty())
@@ -309,7 +309,7 @@ impl<'a> Worker<'a> {
             connection.scanner.next(&mut input).map_err(|_| "replies that are none".to_string())?
         {
             if connection.greeting > 0 {
-                if seen == Seen::Error {
+                if seen == ReplyKind::Error {
                     let text = String::from_utf8_lossy(connection.scanner.text()).into_owned();
                     return Err(format!("refused: {text}"));
                 }
@@ -326,7 +326,7 @@ impl<'a> Worker<'a> {
             };
             connection.answered += 1;
             let counts = operation.start >= self.times.measured;
-            if seen == Seen::Answer {
+            if seen == ReplyKind::Answer {
                 answers += 1;
                 if counts {
                     let latency = now.saturating_sub(operation.start);

@@ -32,24 +32,18 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::tools::exit::{IO, ToolError, USAGE, VIOLATION};
 use crate::tools::watch::Watch;
-pub use args::Args;
-use args::{Mode, Plan};
+pub use args::BenchArgs;
+use args::{BenchPlan, SessionMode};
 use keys::Keys;
 use nodes::Nodes;
-use results::Row;
-use run::Outcome;
-
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
-const IO: u8 = 74;
-
-/// Why nothing was measured: the exit code and what to say.
-type Trouble = (u8, String);
+use results::ResultRow;
+use run::RunResult;
 
 /// Runs the command; the exit code.
-pub fn run(args: &Args) -> u8 {
-    match Plan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| measure(&plan)) {
+pub fn run(args: &BenchArgs) -> u8 {
+    match BenchPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| measure(&plan)) {
         Ok(code) => code,
         Err((code, text)) => {
             eprintln!("nodesync bench: {text}");
@@ -58,7 +52,7 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-fn measure(plan: &Plan) -> Result<u8, Trouble> {
+fn measure(plan: &BenchPlan) -> Result<u8, ToolError> {
     let mut watch =
         Watch::new().map_err(|error| (IO, format!("cannot handle signals: {error}")))?;
     raise_open_files();
@@ -76,7 +70,7 @@ fn measure(plan: &Plan) -> Result<u8, Trouble> {
         outcome.tally.errors.iter().any(|errors| !errors.killed)
             || outcome.tally.both().latencies.is_empty()
     });
-    Ok(if failed || !complaints.is_empty() { FAILED } else { 0 })
+    Ok(if failed || !complaints.is_empty() { VIOLATION } else { 0 })
 }
 
 /// As many as the system allows: a connection needs one.
@@ -87,11 +81,15 @@ fn raise_open_files() {
 }
 
 /// All rounds of all modes. The order turns with each round, so that none is always the first.
-fn all_runs(plan: &Plan, nodes: &mut Nodes, watch: &mut Watch) -> Result<Vec<Outcome>, Trouble> {
+fn all_runs(
+    plan: &BenchPlan,
+    nodes: &mut Nodes,
+    watch: &mut Watch,
+) -> Result<Vec<RunResult>, ToolError> {
     let keys = Keys::new(plan.distribution, plan.keys);
     let mut outcomes = Vec::new();
     for round in 0..plan.rounds {
-        let mut modes: Vec<Mode> = plan.modes.clone();
+        let mut modes: Vec<SessionMode> = plan.modes.clone();
         if round % 2 == 1 {
             modes.reverse();
         }
@@ -111,8 +109,8 @@ fn all_runs(plan: &Plan, nodes: &mut Nodes, watch: &mut Watch) -> Result<Vec<Out
 }
 
 /// Prints the results, and writes what was asked for.
-fn tell(plan: &Plan, outcomes: &[Outcome], names: &[String]) -> Result<(), Trouble> {
-    let rows: Vec<Row> = results::rows(plan, outcomes);
+fn tell(plan: &BenchPlan, outcomes: &[RunResult], names: &[String]) -> Result<(), ToolError> {
+    let rows: Vec<ResultRow> = results::rows(plan, outcomes);
     let notes = results::notes(plan, outcomes, names);
     let quiet = [&plan.json, &plan.csv].iter().any(|path| path.as_deref().is_some_and(is_stdout));
     if !quiet {
@@ -141,7 +139,7 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn put(path: &Path, page: &str) -> Result<(), Trouble> {
+fn put(path: &Path, page: &str) -> Result<(), ToolError> {
     if is_stdout(path) {
         say(page);
         return Ok(());

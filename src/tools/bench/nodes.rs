@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::tools::Port;
-use crate::tools::bench::args::{Plan, To};
+use crate::tools::bench::args::{BenchPlan, To};
 use crate::tools::bench::keys::{KEY_BYTES, write_key};
 use crate::tools::bench::request::value;
-use crate::tools::bench::{IO, Trouble, USAGE};
-use crate::tools::process::{self, Node};
+use crate::tools::exit::{IO, ToolError, USAGE};
+use crate::tools::process::{self, NodeProcess};
 use crate::tools::watch::Watch;
 
 /// How long a new cluster, or one with a node killed, may take until all is well.
@@ -33,12 +33,12 @@ pub struct Nodes {
     /// Where they are.
     pub addresses: Vec<SocketAddr>,
     password: Option<String>,
-    spawned: Option<(Vec<Node>, PathBuf)>,
+    spawned: Option<(Vec<NodeProcess>, PathBuf)>,
 }
 
 impl Nodes {
     /// Those of the plan, ready to serve.
-    pub fn new(plan: &Plan, watch: &Watch) -> Result<Nodes, Trouble> {
+    pub fn new(plan: &BenchPlan, watch: &Watch) -> Result<Nodes, ToolError> {
         let nodes = match plan.spawn {
             Some(count) => Nodes::spawn(plan, count, watch)?,
             None => Nodes::live(plan)?,
@@ -50,7 +50,7 @@ impl Nodes {
     }
 
     /// A live cluster. Nodes that do not answer are told and left out.
-    fn live(plan: &Plan) -> Result<Nodes, Trouble> {
+    fn live(plan: &BenchPlan) -> Result<Nodes, ToolError> {
         let mut nodes = Nodes {
             names: Vec::new(),
             addresses: Vec::new(),
@@ -75,7 +75,7 @@ impl Nodes {
         Ok(nodes)
     }
 
-    fn spawn(plan: &Plan, count: usize, watch: &Watch) -> Result<Nodes, Trouble> {
+    fn spawn(plan: &BenchPlan, count: usize, watch: &Watch) -> Result<Nodes, ToolError> {
         let dir = plan.dir.clone();
         let trouble = |error: std::io::Error| (IO, format!("{}: {error}", plan.dir.display()));
         fs::create_dir_all(&dir).map_err(trouble)?;
@@ -86,7 +86,7 @@ impl Nodes {
             let others = numbers.iter().filter(|number| **number != port.number);
             let peers = others.map(|number| format!("127.0.0.1:{number}")).collect();
             let password = plan.password.as_deref();
-            members.push(Node::new(port, &dir, peers, &plan.node_args, password));
+            members.push(NodeProcess::new(port, &dir, peers, &plan.node_args, password));
         }
         let mut nodes = Nodes {
             names: numbers.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
@@ -126,7 +126,7 @@ impl Nodes {
     }
 
     /// Waits until one leads.
-    pub fn wait_for_leader(&self, watch: &Watch) -> Result<usize, Trouble> {
+    pub fn wait_for_leader(&self, watch: &Watch) -> Result<usize, ToolError> {
         self.within(watch, || self.leader().ok_or("no node leads".into()))
     }
 
@@ -134,7 +134,7 @@ impl Nodes {
         &self,
         watch: &Watch,
         mut attempt: impl FnMut() -> Result<T, String>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ToolError> {
         let started = Instant::now();
         loop {
             match attempt() {
@@ -160,16 +160,16 @@ impl Nodes {
     }
 
     /// Kills one of the throw-away cluster.
-    pub fn kill(&mut self, node: usize) -> Result<(), Trouble> {
+    pub fn kill(&mut self, node: usize) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
         members[node].kill().map_err(|error| (IO, format!("cannot kill a node: {error}")))
     }
 
     /// Starts the nodes of the throw-away cluster that do not run, and waits until all take writes
     /// and the one with the highest port leads, as it always ends up.
-    pub fn heal(&mut self, watch: &Watch) -> Result<(), Trouble> {
+    pub fn heal(&mut self, watch: &Watch) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
-        let start = members.iter_mut().filter(|node| !node.runs()).try_for_each(Node::start);
+        let start = members.iter_mut().filter(|node| !node.runs()).try_for_each(NodeProcess::start);
         start.map_err(|error| (IO, format!("cannot start a node: {error}")))?;
         let leads = i64::from(members.last().map_or(0, |node| node.port));
         let ready = self.within(watch, || self.all_follow(leads));
@@ -196,7 +196,7 @@ impl Nodes {
     }
 
     /// Writes every key once.
-    pub fn preload(&self, plan: &Plan, watch: &mut Watch) -> Result<(), Trouble> {
+    pub fn preload(&self, plan: &BenchPlan, watch: &mut Watch) -> Result<(), ToolError> {
         let leader = self.wait_for_leader(watch)?;
         watch.begin_to_count(plan.keys, "keys");
         let trouble = |error: String| (IO, format!("preload: {error}"));
@@ -230,10 +230,10 @@ impl Nodes {
 
     /// Stops the throw-away cluster, and removes all that it has written. What is wrong with how
     /// its nodes end.
-    pub fn finish(mut self) -> Result<Vec<String>, Trouble> {
+    pub fn finish(mut self) -> Result<Vec<String>, ToolError> {
         let Some((mut members, dir)) = self.spawned.take() else { return Ok(Vec::new()) };
         let trouble = |error: std::io::Error| (IO, format!("{}: {error}", dir.display()));
-        members.retain(Node::runs);
+        members.retain(NodeProcess::runs);
         let complaints = process::stop(&mut members, STOP_LIMIT).map_err(trouble)?;
         drop(members);
         fs::remove_dir_all(&dir).map_err(trouble)?;

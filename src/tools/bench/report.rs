@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::clock::wall_micros;
-use crate::tools::bench::args::{Mode, Plan};
+use crate::tools::bench::args::{BenchPlan, SessionMode};
 use crate::tools::bench::chart::{Axis, Series, draw};
-use crate::tools::bench::results::{Row, block, table};
-use crate::tools::bench::run::Outcome;
+use crate::tools::bench::results::{ResultRow, block, table};
+use crate::tools::bench::run::RunResult;
 use crate::tools::bench::tally::{POINT_NS, Side};
 
 /// Points of a line of the latency chart.
@@ -20,7 +20,7 @@ const SYNCS: usize = 60;
 const SYNC_BYTES: usize = 512;
 
 /// What a report carries beside the figures: name and value.
-pub fn facts(plan: &Plan) -> Vec<(&'static str, String)> {
+pub fn facts(plan: &BenchPlan) -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = read("/proc/cpuinfo");
@@ -82,9 +82,9 @@ fn date(seconds: u64) -> String {
 /// Writes the report.
 pub fn write(
     dir: &Path,
-    plan: &Plan,
+    plan: &BenchPlan,
     facts: &[(&str, String)],
-    (rows, outcomes, notes): (&[Row], &[Outcome], &[String]),
+    (rows, outcomes, notes): (&[ResultRow], &[RunResult], &[String]),
 ) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("latency.svg"), latency_chart(plan, outcomes))?;
@@ -92,7 +92,12 @@ pub fn write(
     fs::write(dir.join("RESULTS.md"), page(plan, facts, rows, notes))
 }
 
-fn page(plan: &Plan, facts: &[(&str, String)], rows: &[Row], notes: &[String]) -> String {
+fn page(
+    plan: &BenchPlan,
+    facts: &[(&str, String)],
+    rows: &[ResultRow],
+    notes: &[String],
+) -> String {
     let mut page = String::from("# Results of `nodesync bench`\n\n| | |\n|---|---|\n");
     for (name, fact) in facts {
         let _ = match *name {
@@ -124,13 +129,13 @@ fn page(plan: &Plan, facts: &[(&str, String)], rows: &[Row], notes: &[String]) -
 }
 
 /// The modes' latencies by percentile, over each other.
-fn latency_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
-    let sides: Vec<(Mode, Side)> =
+fn latency_chart(plan: &BenchPlan, outcomes: &[RunResult]) -> String {
+    let sides: Vec<(SessionMode, Side)> =
         plan.modes.iter().filter_map(|mode| Some((*mode, side_of(*mode, outcomes)?))).collect();
     let most = sides.iter().map(|(_, side)| side.latencies.len()).max().unwrap_or(0);
     // One operation in 10^n is the last that can be seen.
     let nines = most.max(1).ilog10().clamp(2, 6);
-    let line = |(mode, side): &(Mode, Side)| {
+    let line = |(mode, side): &(SessionMode, Side)| {
         let latencies = &side.latencies;
         let points = (0..=STEPS).map(|step| f64::from(step * nines) / f64::from(STEPS));
         let points = points.map(|at| {
@@ -148,7 +153,7 @@ fn latency_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
 }
 
 /// What a mode has measured in all rounds. `None` without any answer.
-fn side_of(mode: Mode, outcomes: &[Outcome]) -> Option<Side> {
+fn side_of(mode: SessionMode, outcomes: &[RunResult]) -> Option<Side> {
     let mut sides = outcomes.iter().filter(|run| run.mode == mode).map(|run| run.tally.both());
     let mut sum = sides.next()?;
     sides.for_each(|side| sum.add(&side));
@@ -156,13 +161,13 @@ fn side_of(mode: Mode, outcomes: &[Outcome]) -> Option<Side> {
 }
 
 /// Answers a second over time, of each mode's last round.
-fn throughput_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
-    let last = |mode: &Mode| outcomes.iter().rfind(|outcome| outcome.mode == *mode);
-    let shown: Vec<&Outcome> = plan.modes.iter().filter_map(last).collect();
+fn throughput_chart(plan: &BenchPlan, outcomes: &[RunResult]) -> String {
+    let last = |mode: &SessionMode| outcomes.iter().rfind(|outcome| outcome.mode == *mode);
+    let shown: Vec<&RunResult> = plan.modes.iter().filter_map(last).collect();
     let step = POINT_NS as f64 / 1e9;
     // What came after the measured time is no whole point.
-    let whole = |outcome: &Outcome| (outcome.seconds / step).round().max(1.0);
-    let line = |outcome: &&Outcome| {
+    let whole = |outcome: &RunResult| (outcome.seconds / step).round().max(1.0);
+    let line = |outcome: &&RunResult| {
         let count = |at: usize| outcome.tally.points.get(at).copied().unwrap_or(0) as f64;
         let points = 0..whole(outcome) as usize;
         let points = points.map(|at| ((at as f64 + 0.5) * step, count(at) / step));

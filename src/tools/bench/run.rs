@@ -7,14 +7,14 @@ use std::thread::{Builder, ScopedJoinHandle};
 use std::time::Duration;
 
 use crate::rng::Rng;
-use crate::tools::bench::args::{Mode, Plan, To, Until};
+use crate::tools::bench::args::{BenchPlan, SessionMode, To, Until};
 use crate::tools::bench::keys::Keys;
-use crate::tools::bench::load::{Share, Worker};
+use crate::tools::bench::load::{LoadWorker, Share};
 use crate::tools::bench::nodes::Nodes;
-use crate::tools::bench::request::{Greeting, Requests};
-use crate::tools::bench::shared::{Gap, Shared, Times, nanos};
+use crate::tools::bench::request::{Greeting, RequestGenerator};
+use crate::tools::bench::shared::{AnswerGap, RunShared, Times, nanos};
 use crate::tools::bench::tally::Tally;
-use crate::tools::bench::{IO, Trouble};
+use crate::tools::exit::{IO, ToolError};
 use crate::tools::watch::Watch;
 
 /// Between two looks of the guide.
@@ -38,9 +38,9 @@ pub struct Kill {
 
 /// What became of a run.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RunResult {
     /// The kind of sessions.
-    pub mode: Mode,
+    pub mode: SessionMode,
     /// What was measured.
     pub tally: Tally,
     /// To the end of the measured time, or to the last answer, if that was later.
@@ -59,23 +59,23 @@ pub struct Outcome {
 
 /// Runs the load once.
 pub fn run(
-    plan: &Plan,
+    plan: &BenchPlan,
     keys: &Keys,
-    mode: Mode,
+    mode: SessionMode,
     nodes: &mut Nodes,
     watch: &mut Watch,
-) -> Result<Outcome, Trouble> {
+) -> Result<RunResult, ToolError> {
     let leader = nodes.wait_for_leader(watch)?;
-    let shared = Shared::new(nodes.addresses.clone(), nodes.targets(plan.to, leader, None));
-    let greeting = Greeting::new(plan.language, mode, plan.password.as_deref());
+    let shared = RunShared::new(nodes.addresses.clone(), nodes.targets(plan.to, leader, None));
+    let greeting = Greeting::new(plan.protocol, mode, plan.password.as_deref());
     let mut rng = Rng::new(plan.seed);
     std::thread::scope(|scope| {
         // Also when something fails here: the threads would work for ever.
         let abandon = AbandonOnDrop(&shared);
         let mut threads = Vec::new();
         for thread in 0..plan.threads {
-            let requests = Requests::new(plan, keys.clone(), rng.fork());
-            let worker = Worker::new(share(plan, thread), &shared, &greeting, requests);
+            let requests = RequestGenerator::new(plan, keys.clone(), rng.fork());
+            let worker = LoadWorker::new(share(plan, thread), &shared, &greeting, requests);
             let worker = worker.map_err(trouble)?;
             let name = format!("load-{thread}");
             let thread = Builder::new().name(name).spawn_scoped(scope, move || worker.run());
@@ -94,12 +94,12 @@ pub fn run(
     })
 }
 
-fn trouble(error: io::Error) -> Trouble {
+fn trouble(error: io::Error) -> ToolError {
     (IO, format!("the load generator: {error}"))
 }
 
 /// The share of one thread.
-fn share(plan: &Plan, thread: usize) -> Share {
+fn share(plan: &BenchPlan, thread: usize) -> Share {
     let part = |all: u64| {
         let (thread, threads) = (thread as u64, plan.threads as u64);
         all / threads + u64::from(thread < all % threads)
@@ -114,21 +114,21 @@ fn share(plan: &Plan, thread: usize) -> Share {
             Until::Requests(all) => Some(part(all)),
         },
         spread: plan.to != To::Leader,
-        language: plan.language,
+        protocol: plan.protocol,
     }
 }
 
 fn outcome(
-    mode: Mode,
+    mode: SessionMode,
     tally: Tally,
     times: Times,
-    shared: &Shared,
+    shared: &RunShared,
     (kill, cpu, cut_short): (Option<Kill>, f64, bool),
-) -> Outcome {
-    let Gap { length, since } = shared.gap();
+) -> RunResult {
+    let AnswerGap { length, since } = shared.gap();
     let end = if cut_short || times.end == u64::MAX { 0 } else { times.end - times.measured };
     let answered = shared.answered.load(Ordering::Relaxed);
-    Outcome {
+    RunResult {
         mode,
         seconds: end.max(tally.last_answer) as f64 / 1e9,
         gap_ms: length as f64 / 1e6,
@@ -142,8 +142,8 @@ fn outcome(
 
 /// The one who guides.
 struct Guide<'a> {
-    plan: &'a Plan,
-    shared: &'a Shared,
+    plan: &'a BenchPlan,
+    shared: &'a RunShared,
     leader: usize,
     kill: Option<Kill>,
     /// When it has last asked who leads.
@@ -159,7 +159,7 @@ impl Guide<'_> {
         threads: &[ScopedJoinHandle<'_, T>],
         nodes: &mut Nodes,
         watch: &mut Watch,
-    ) -> Result<Times, Trouble> {
+    ) -> Result<Times, ToolError> {
         let shared = self.shared;
         while shared.ready.load(Ordering::Relaxed) < self.plan.clients {
             let ended = threads.iter().any(ScopedJoinHandle::is_finished);
@@ -206,7 +206,7 @@ impl Guide<'_> {
         Ok(times)
     }
 
-    fn kill_if_due(&mut self, times: Times, now: u64, nodes: &mut Nodes) -> Result<(), Trouble> {
+    fn kill_if_due(&mut self, times: Times, now: u64, nodes: &mut Nodes) -> Result<(), ToolError> {
         let due = self.plan.kill_at.is_some_and(|at| now >= times.measured + nanos(at));
         if !due || self.kill.is_some() || self.shared.stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -250,7 +250,7 @@ fn cpu_seconds() -> f64 {
 }
 
 /// Ends the threads when the guide fails.
-struct AbandonOnDrop<'a>(&'a Shared);
+struct AbandonOnDrop<'a>(&'a RunShared);
 
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {

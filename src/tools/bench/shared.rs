@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 /// No node.
 const NOBODY: usize = usize::MAX;
 
-/// When a run begins and ends, in nanoseconds since [`Shared::started`].
+/// When a run begins and ends, in nanoseconds since [`RunShared::started`].
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// The load begins.
@@ -24,10 +24,10 @@ pub struct Times {
 
 /// The longest time without an answer, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Gap {
+pub struct AnswerGap {
     /// How long.
     pub length: u64,
-    /// When it began, since [`Shared::started`].
+    /// When it began, since [`RunShared::started`].
     pub since: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct Targets {
 
 /// One for each run.
 #[derive(Debug)]
-pub struct Shared {
+pub struct RunShared {
     /// All nodes.
     pub addresses: Vec<SocketAddr>,
     /// Zero of all times.
@@ -64,13 +64,13 @@ pub struct Shared {
     generation: AtomicU64,
     last_answer: AtomicU64,
     longest: AtomicU64,
-    gap: Mutex<Gap>,
+    gap: Mutex<AnswerGap>,
 }
 
-impl Shared {
+impl RunShared {
     /// Before a run.
-    pub fn new(addresses: Vec<SocketAddr>, nodes: Vec<usize>) -> Shared {
-        Shared {
+    pub fn new(addresses: Vec<SocketAddr>, nodes: Vec<usize>) -> RunShared {
+        RunShared {
             addresses,
             started: Instant::now(),
             times: OnceLock::new(),
@@ -84,7 +84,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             last_answer: AtomicU64::new(0),
             longest: AtomicU64::new(0),
-            gap: Mutex::new(Gap::default()),
+            gap: Mutex::new(AnswerGap::default()),
         }
     }
 
@@ -144,14 +144,14 @@ impl Shared {
         if length > self.longest.load(Ordering::Relaxed) {
             let mut gap = self.gap.lock();
             if length > gap.length {
-                *gap = Gap { length, since: before };
+                *gap = AnswerGap { length, since: before };
                 self.longest.store(length, Ordering::Relaxed);
             }
         }
     }
 
     /// The longest time without an answer within the measured time.
-    pub fn gap(&self) -> Gap {
+    pub fn gap(&self) -> AnswerGap {
         *self.gap.lock()
     }
 }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_longest_gap_is_found_across_threads_and_within_the_measured_time() {
-        let shared = Shared::new(Vec::new(), vec![0]);
+        let shared = RunShared::new(Vec::new(), vec![0]);
         let Times { measured, end, .. } =
             shared.begin(Duration::from_secs(1), Some(Duration::from_secs(10)));
         shared.note_answers(measured - 500);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn targets_never_become_none() {
-        let shared = Shared::new(Vec::new(), vec![2]);
+        let shared = RunShared::new(Vec::new(), vec![2]);
         shared.set_targets(Vec::new());
         assert!(shared.targets_after(0).is_none());
         shared.set_targets(vec![1]);

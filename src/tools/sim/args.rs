@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::testing::sim::{Fault, Mutant, Options, Told};
+use crate::testing::sim::{Fault, Mutant, Options, TraceDetail};
 
 /// So many lines before a violation are told where no trace was asked for.
 const TAIL: usize = 60;
@@ -37,7 +37,7 @@ Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive";
 #[derive(Debug, clap::Args)]
 #[command(before_long_help = ABOUT, after_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["seed", "seeds", "seconds"]))]
-pub struct Args {
+pub struct SimArgs {
     /// Runs this seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -142,7 +142,7 @@ impl FromStr for Numbers {
 
 /// Which seeds are run.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum SeedChoice {
     /// One.
     Seed(u64),
     /// These.
@@ -153,26 +153,26 @@ pub enum What {
 
 /// What the words mean.
 #[derive(Debug)]
-pub struct Plan {
-    pub what: What,
+pub struct SimPlan {
+    pub what: SeedChoice,
     /// As fast as can be: nothing is told.
     pub options: Options,
     /// How much is told of the one run that is shown.
-    pub told: Told,
+    pub trace: TraceDetail,
     pub shrink: bool,
     pub jobs: usize,
 }
 
-impl Plan {
+impl SimPlan {
     /// The plan, or what is wrong with the words.
-    pub fn new(args: &Args) -> Result<Plan, String> {
+    pub fn new(args: &SimArgs) -> Result<SimPlan, String> {
         let what = match (args.seed, &args.seeds, args.seconds) {
-            (Some(seed), ..) => What::Seed(seed),
-            (_, Some(Seeds(seeds)), _) => What::Seeds(seeds.clone()),
+            (Some(seed), ..) => SeedChoice::Seed(seed),
+            (_, Some(Seeds(seeds)), _) => SeedChoice::Seeds(seeds.clone()),
             (.., seconds) => {
                 let random = getrandom::u64().map_err(|error| error.to_string())?;
                 // Short enough to be typed.
-                What::Fresh(random >> 32, Duration::from_secs(seconds.unwrap_or(1)))
+                SeedChoice::Fresh(random >> 32, Duration::from_secs(seconds.unwrap_or(1)))
             }
         };
         let within = args.mutant.filter(|mutant| mutant.within().is_some());
@@ -181,11 +181,11 @@ impl Plan {
             return Err(format!("--mutant {name} needs a build with --features mutants"));
         }
         let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
-        Ok(Plan {
+        Ok(SimPlan {
             what,
             options: Options {
                 mutant: args.mutant,
-                told: Told::Last(0),
+                trace: TraceDetail::Last(0),
                 nodes: args.nodes.map(usize::from),
                 steps: args.steps,
                 without: args.without.iter().copied().collect(),
@@ -194,10 +194,10 @@ impl Plan {
                 strong_only: args.strong_only,
                 ..Options::default()
             },
-            told: match args.trace {
-                None => Told::Last(TAIL),
-                Some(Detail::Headlines) => Told::Headlines,
-                Some(Detail::All) => Told::Everything,
+            trace: match args.trace {
+                None => TraceDetail::Last(TAIL),
+                Some(Detail::Headlines) => TraceDetail::Headlines,
+                Some(Detail::All) => TraceDetail::Everything,
             },
             shrink: args.shrink,
             jobs: args.jobs.map_or_else(processors, usize::from),
@@ -211,11 +211,11 @@ pub fn name_of(kind: impl ValueEnum) -> String {
 }
 
 /// The words that run a seed with the same outcome.
-pub struct Replay<'a>(pub u64, pub &'a Options);
+pub struct ReplayCommand<'a>(pub u64, pub &'a Options);
 
-impl Display for Replay<'_> {
+impl Display for ReplayCommand<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Replay(seed, options) = self;
+        let ReplayCommand(seed, options) = self;
         write!(f, "nodesync sim --seed {seed}")?;
         write_options(f, options)
     }
@@ -257,11 +257,11 @@ mod tests {
     use super::*;
     use crate::tools::{Cli, Tool};
 
-    fn plan(line: &str) -> Plan {
+    fn plan(line: &str) -> SimPlan {
         let Tool::Sim(args) = Cli::parse_from(line.split_whitespace()).tool else {
             panic!("{line} is another tool")
         };
-        Plan::new(&args).unwrap()
+        SimPlan::new(&args).unwrap()
     }
 
     #[test]
@@ -287,17 +287,17 @@ mod tests {
              --gentle --strong-only --mutant ack-before-sync",
         ];
         for line in lines {
-            let Plan { what: What::Seed(seed), options, .. } = plan(line) else {
+            let SimPlan { what: SeedChoice::Seed(seed), options, .. } = plan(line) else {
                 panic!("{line} is no seed")
             };
-            assert_eq!(Replay(seed, &options).to_string(), line);
+            assert_eq!(ReplayCommand(seed, &options).to_string(), line);
         }
     }
 
     #[test]
     fn a_trace_tells_headlines_or_all() {
-        assert_eq!(plan("nodesync sim --seed 1").told, Told::Last(TAIL));
-        assert_eq!(plan("nodesync sim --trace --seed 1").told, Told::Headlines);
-        assert_eq!(plan("nodesync sim --trace=all --seed 1").told, Told::Everything);
+        assert_eq!(plan("nodesync sim --seed 1").trace, TraceDetail::Last(TAIL));
+        assert_eq!(plan("nodesync sim --trace --seed 1").trace, TraceDetail::Headlines);
+        assert_eq!(plan("nodesync sim --trace=all --seed 1").trace, TraceDetail::Everything);
     }
 }

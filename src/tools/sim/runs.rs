@@ -10,11 +10,10 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::testing::sim::{self, NO_PANIC, Options, Report, Violation};
+use crate::tools::exit::INCONCLUSIVE;
 
 /// How often what is shown changes.
 const TICK: Duration = Duration::from_millis(100);
-
-const INCONCLUSIVE: i32 = 3;
 
 /// Tells whether a signal has come.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +26,7 @@ impl Signals {
         let counted = signals.clone();
         ctrlc::set_handler(move || {
             if counted.0.fetch_add(1, Ordering::Relaxed) > 0 {
-                std::process::exit(INCONCLUSIVE);
+                std::process::exit(INCONCLUSIVE.into());
             }
         })?;
         Ok(signals)
@@ -41,7 +40,7 @@ impl Signals {
 
 /// What many runs came to.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct RunsSummary {
     /// Runs that ended.
     pub runs: u64,
     /// The sums of the good ones; of a single run, its report.
@@ -56,7 +55,7 @@ pub struct Tally {
     pub cut_short: bool,
 }
 
-impl Tally {
+impl RunsSummary {
     fn add(&mut self, seed: u64, result: Result<Report, Box<Violation>>) {
         self.runs += 1;
         match result {
@@ -90,11 +89,11 @@ pub fn run_all(
     options: &Options,
     jobs: usize,
     signals: &Signals,
-) -> Tally {
+) -> RunsSummary {
     let (started, stop, taken) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
     let count = (seeds.end() - seeds.start()).saturating_add(1);
     let bar = bar(time, count);
-    let mut tally = Tally::default();
+    let mut tally = RunsSummary::default();
     std::thread::scope(|scope| {
         let (done, results) = bounded(jobs);
         for _ in 0..jobs {

@@ -12,15 +12,15 @@ use rustix::process::Signal;
 
 use crate::rng::Rng;
 use crate::tools::Port;
-use crate::tools::process::{self, Node};
-use crate::tools::verify::proxy::{Link, Mode};
+use crate::tools::process::{self, NodeProcess};
+use crate::tools::verify::proxy::{LinkMode, ProxiedLink};
 
 /// Small logs, so that there are sealed segments and images to damage. Short time-outs, because
 /// clients that wait learn nothing.
 const FLAGS: [&str; 6] =
     ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "3000"];
 
-impl Node {
+impl NodeProcess {
     /// Removes its directory.
     pub fn wipe(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.dir)
@@ -78,9 +78,9 @@ fn sealed(dir: &Path) -> io::Result<Vec<PathBuf>> {
 #[derive(Debug)]
 pub struct Cluster {
     /// The members, ascending by rank.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeProcess>,
     /// From each to each other one.
-    links: Vec<(usize, usize, Link)>,
+    links: Vec<(usize, usize, ProxiedLink)>,
     /// Where everything lies.
     pub dir: PathBuf,
 }
@@ -94,26 +94,27 @@ impl Cluster {
         let mut cluster = Cluster { nodes: Vec::new(), links: Vec::new(), dir };
         for from in 0..size {
             for to in (0..size).filter(|to| *to != from) {
-                cluster.links.push((from, to, Link::new(numbers[to])?));
+                cluster.links.push((from, to, ProxiedLink::new(numbers[to])?));
             }
         }
         let flags = FLAGS.map(String::from);
         for (at, port) in ports.into_iter().enumerate() {
             let links = cluster.links.iter().filter(|(from, _, _)| *from == at);
-            let peer = |to: usize, link: &Link| format!("{}=127.0.0.1:{}", numbers[to], link.port);
+            let peer =
+                |to: usize, link: &ProxiedLink| format!("{}=127.0.0.1:{}", numbers[to], link.port);
             let peers = links.map(|(_, to, link)| peer(*to, link)).collect();
-            cluster.nodes.push(Node::new(port, &cluster.dir, peers, &flags, password));
+            cluster.nodes.push(NodeProcess::new(port, &cluster.dir, peers, &flags, password));
         }
         Ok(cluster)
     }
 
     /// Starts all members that do not run.
     pub fn start_all(&mut self) -> io::Result<()> {
-        self.nodes.iter_mut().filter(|node| !node.runs()).try_for_each(Node::start)
+        self.nodes.iter_mut().filter(|node| !node.runs()).try_for_each(NodeProcess::start)
     }
 
     /// Changes the link on which `from` dials `to`.
-    pub fn set_link(&self, from: usize, to: usize, mode: Mode) {
+    pub fn set_link(&self, from: usize, to: usize, mode: LinkMode) {
         let found = self.links.iter().find(|(a, b, _)| (*a, *b) == (from, to));
         if let Some((_, _, link)) = found {
             link.set(mode);
@@ -122,7 +123,7 @@ impl Cluster {
 
     /// Lets everything pass again, wakes who sleeps and starts who was killed.
     pub fn heal(&mut self) -> io::Result<()> {
-        self.links.iter().for_each(|(_, _, link)| link.set(Mode::Pass));
+        self.links.iter().for_each(|(_, _, link)| link.set(LinkMode::Pass));
         for node in &self.nodes {
             node.signal(Signal::CONT)?;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::testing::linearizability::Action;
-use crate::tools::verify::history::{Fate, Record, seen};
+use crate::tools::verify::history::{Fate, StrongRecord, seen};
 use crate::tools::verify::judge::Ends;
 use crate::tools::verify::workload::Board;
 use crate::tools::watch::Watch;
@@ -98,7 +98,7 @@ pub fn lives(board: &Board) -> Result<Vec<String>, String> {
 }
 
 /// Reads these keys at one node, in a strong session.
-pub fn read_strong(board: &Board, node: usize, keys: &[&str]) -> Result<Vec<Record>, String> {
+pub fn read_strong(board: &Board, node: usize, keys: &[&str]) -> Result<Vec<StrongRecord>, String> {
     let mut records = Vec::new();
     for keys in keys.chunks(CHUNK) {
         let mut bytes = Vec::new();
@@ -110,7 +110,7 @@ pub fn read_strong(board: &Board, node: usize, keys: &[&str]) -> Result<Vec<Reco
         for (key, invoked) in keys.iter().zip(invoked) {
             let answer = client.receive();
             match Fate::of(answer, |reply| seen(&Action::Get, reply)) {
-                Fate::Done(seen) => records.push(Record {
+                Fate::Done(seen) => records.push(StrongRecord {
                     client: board.clients,
                     node,
                     key: (*key).into(),

@@ -60,7 +60,7 @@ impl<T> Fate<T> {
 
 /// A strong operation on one key.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct StrongRecord {
     /// The client.
     pub client: usize,
     /// The node that it asked, by its place in the list of nodes.
@@ -77,7 +77,7 @@ pub struct Record {
     pub seen: Option<Seen>,
 }
 
-impl Record {
+impl StrongRecord {
     /// For the checker.
     pub fn operation(&self) -> Operation {
         Operation {
@@ -99,7 +99,7 @@ pub enum Deed {
 
 /// A step of an eventual session; refused ones are left out.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct EventualRecord {
     /// The client.
     pub client: usize,
     /// The node that it asked.
@@ -118,16 +118,16 @@ pub struct Step {
 #[derive(Debug, Default)]
 pub struct History {
     /// Strong operations, refused ones left out.
-    pub records: Vec<Record>,
+    pub records: Vec<StrongRecord>,
     /// Eventual sessions; the steps of each in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<EventualRecord>,
     /// What came of requests, of both kinds.
-    pub tally: Tally,
+    pub tally: FateCounts,
 }
 
 /// Requests by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct FateCounts {
     /// Done.
     pub ok: u64,
     /// Certainly not done.
@@ -138,7 +138,7 @@ pub struct Tally {
     pub strong_writes: u64,
 }
 
-impl Tally {
+impl FateCounts {
     /// Counts one.
     pub fn count<T>(&mut self, fate: &Fate<T>) {
         match fate {
@@ -203,7 +203,7 @@ pub fn seen(action: &Action, reply: &Reply) -> Option<Seen> {
 }
 
 /// The operation as one would type it, with what it saw.
-pub fn describe(record: &Record) -> String {
+pub fn describe(record: &StrongRecord) -> String {
     let words = words(&record.action, &record.key);
     let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
     let result = match (&record.seen, record.returned) {

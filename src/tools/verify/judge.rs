@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::testing::linearizability::{self, Verdict};
-use crate::tools::verify::history::{Deed, History, Record, Step, describe};
+use crate::tools::verify::history::{Deed, EventualRecord, History, StrongRecord, describe};
 
 /// States that the search may visit for one key.
 const BUDGET: usize = 1_000_000;
@@ -52,16 +52,16 @@ pub fn judge(history: &History, ends: &Ends, lossless: bool, names: &[String]) -
     judgement
 }
 
-fn strong(records: &[Record], names: &[String], judgement: &mut Judgement) {
-    let mut keys: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+fn strong(records: &[StrongRecord], names: &[String], judgement: &mut Judgement) {
+    let mut keys: BTreeMap<&str, Vec<&StrongRecord>> = BTreeMap::new();
     for record in records {
         keys.entry(&record.key).or_default().push(record);
     }
     judgement.keys = keys.len();
-    let keys: Vec<(&str, Vec<&Record>)> = keys.into_iter().collect();
+    let keys: Vec<(&str, Vec<&StrongRecord>)> = keys.into_iter().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
-        let part = |part: &[(&str, Vec<&Record>)]| -> Vec<Verdict> {
+        let part = |part: &[(&str, Vec<&StrongRecord>)]| -> Vec<Verdict> {
             part.iter().map(|(_, records)| check(records)).collect()
         };
         let parts = keys.chunks(keys.len().div_ceil(threads).max(1));
@@ -84,7 +84,7 @@ fn strong(records: &[Record], names: &[String], judgement: &mut Judgement) {
 
 /// The smallest counterexample of those that can be had from the shortest histories, and the names
 /// of the other keys.
-fn smallest(mut impossible: Vec<(&str, Vec<&Record>)>, names: &[String]) -> Option<String> {
+fn smallest(mut impossible: Vec<(&str, Vec<&StrongRecord>)>, names: &[String]) -> Option<String> {
     impossible.sort_by_key(|(_, records)| records.len());
     let tried = impossible.iter().take(EXPLAINED_MAX);
     let explained = tried.map(|(key, records)| (*key, explain(records)));
@@ -99,23 +99,23 @@ fn smallest(mut impossible: Vec<(&str, Vec<&Record>)>, names: &[String]) -> Opti
     Some(text)
 }
 
-fn check(records: &[&Record]) -> Verdict {
+fn check(records: &[&StrongRecord]) -> Verdict {
     linearizability::check(records.iter().map(|record| record.operation()).collect(), BUDGET)
 }
 
 /// A few of a key's operations that no order explains.
-fn explain<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
+fn explain<'a>(records: &[&'a StrongRecord]) -> Vec<&'a StrongRecord> {
     let operations = records.iter().map(|record| record.operation()).collect();
     let kept: BTreeSet<u64> =
         linearizability::explain(operations, BUDGET).iter().map(|kept| kept.invoked).collect();
-    let mut shown: Vec<&Record> =
+    let mut shown: Vec<&StrongRecord> =
         records.iter().copied().filter(|record| kept.contains(&record.invoked)).collect();
     shown.sort_by_key(|record| record.invoked);
     shown
 }
 
 /// The operations as a table.
-fn counterexample(key: &str, shown: &[&Record], names: &[String]) -> String {
+fn counterexample(key: &str, shown: &[&StrongRecord], names: &[String]) -> String {
     let count = shown.len();
     let mut text = format!("key {key}: not linearizable; no order explains these operations");
     for record in shown.iter().take(SHOWN_MAX) {
@@ -161,7 +161,7 @@ impl Past<'_> {
 }
 
 fn eventual(
-    steps: &[Step],
+    steps: &[EventualRecord],
     ends: &Ends,
     lossless: bool,
     names: &[String],
@@ -272,17 +272,17 @@ mod tests {
     use crate::testing::linearizability::{Action, Seen};
     use crate::types::When;
 
-    fn record(invoked: u64, returned: u64, action: Action, seen: Seen) -> Record {
+    fn record(invoked: u64, returned: u64, action: Action, seen: Seen) -> StrongRecord {
         let (returned, seen) = (Some(returned), Some(seen));
-        Record { client: 1, node: 0, key: "k".into(), action, invoked, returned, seen }
+        StrongRecord { client: 1, node: 0, key: "k".into(), action, invoked, returned, seen }
     }
 
     fn set(value: &str) -> Action {
         Action::Set { value: value.into(), when: When::Always, get: false }
     }
 
-    fn step(key: &str, own: bool, deed: Deed) -> Step {
-        Step { client: 2, node: 1, key: key.into(), own, deed, certain: true }
+    fn step(key: &str, own: bool, deed: Deed) -> EventualRecord {
+        EventualRecord { client: 2, node: 1, key: key.into(), own, deed, certain: true }
     }
 
     fn text(value: &str) -> Option<Vec<u8>> {
@@ -294,7 +294,7 @@ mod tests {
         judge(history, ends, lossless, &names).violations
     }
 
-    fn strong(records: Vec<Record>) -> Vec<String> {
+    fn strong(records: Vec<StrongRecord>) -> Vec<String> {
         violations(&History { records, ..History::default() }, &Ends::new(), true)
     }
 
@@ -326,7 +326,9 @@ mod tests {
             let write = record(1, 2, set("a"), Seen::Done);
             let records = std::iter::once(write).chain((0..reads).map(read));
             let key = key.to_string();
-            records.map(move |record| Record { key: key.clone(), ..record }).collect::<Vec<_>>()
+            records
+                .map(move |record| StrongRecord { key: key.clone(), ..record })
+                .collect::<Vec<_>>()
         };
         let records = [wrong("long", 200), wrong("short", 1), wrong("other", 3)].concat();
         let found = strong(records);
@@ -346,7 +348,7 @@ mod tests {
 
     #[test]
     fn an_increment_that_was_done_twice_is_found() {
-        let lost = Record {
+        let lost = StrongRecord {
             returned: None,
             seen: None,
             ..record(3, 4, Action::Increment(1), Seen::Integer(2))
@@ -379,7 +381,7 @@ mod tests {
     #[test]
     fn a_session_that_does_not_see_its_own_write_is_found() {
         let steps = |seen: Option<Vec<u8>>, certain: bool| {
-            let write = Step { certain, ..step("o", true, Deed::Write(text("b"))) };
+            let write = EventualRecord { certain, ..step("o", true, Deed::Write(text("b"))) };
             let first = step("o", true, Deed::Write(text("a")));
             vec![first, write, step("o", true, Deed::Read(seen))]
         };

@@ -31,20 +31,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::client::{Client, Options};
-use crate::config::{Peer, read_password};
+use crate::config::{PeerAddress, read_password};
 use crate::rng::Rng;
+use crate::tools::exit::{INCONCLUSIVE, IO, ToolError, USAGE, VIOLATION};
 use crate::tools::watch::Watch;
 use cluster::Cluster;
 use history::History;
 use judge::{Ends, Judgement};
-use nemesis::{End, Fault, Nemesis};
-use verdict::Verdict;
+use nemesis::{EndCause, FaultKind, Nemesis};
+use verdict::VerdictPage;
 use workload::Board;
-
-const VIOLATION: u8 = 1;
-const USAGE: u8 = 2;
-const INCONCLUSIVE: u8 = 3;
-const IO: u8 = 74;
 
 /// Where no number of clients was given.
 const CLIENTS_PER_NODE: usize = 4;
@@ -59,11 +55,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// What was typed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive, 74 I/O")]
-pub struct Args {
+pub struct VerifyArgs {
     /// Nodes of a live cluster, each as HOST:PORT: load and a verdict, no faults
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
     #[arg(required_unless_present = "spawn", conflicts_with = "spawn")]
-    peers: Vec<Peer>,
+    peers: Vec<PeerAddress>,
 
     /// Starts a throw-away cluster of this many nodes on this machine, and lets faults strike it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
@@ -79,7 +75,7 @@ pub struct Args {
 
     /// Kinds of faults [default: all that a cluster of this size must bear]
     #[arg(long, value_delimiter = ',', value_enum, conflicts_with = "peers")]
-    faults: Vec<Fault>,
+    faults: Vec<FaultKind>,
 
     /// Decides about faults and the clients' choices [default: drawn]
     #[arg(long)]
@@ -104,10 +100,10 @@ pub struct Args {
 
 /// What it means.
 #[derive(Debug)]
-struct Plan {
+struct VerifyPlan {
     time: Duration,
     clients: usize,
-    faults: Vec<Fault>,
+    faults: Vec<FaultKind>,
     seed: u64,
     password: Option<String>,
     /// Names this run among others, on disk and in keys.
@@ -115,8 +111,8 @@ struct Plan {
     again: String,
 }
 
-impl Plan {
-    fn new(args: &Args) -> Result<Plan, String> {
+impl VerifyPlan {
+    fn new(args: &VerifyArgs) -> Result<VerifyPlan, String> {
         let nodes = args.spawn.map_or(args.peers.len(), usize::from);
         let clients = args.clients.unwrap_or(CLIENTS_PER_NODE * nodes);
         if !(1..=CLIENTS_MAX).contains(&clients) {
@@ -126,14 +122,14 @@ impl Plan {
         if let Some(fault) = faults.iter().find(|fault| !fault.fits(nodes)) {
             return Err(format!("--faults {} needs more nodes than {nodes}", fault.name()));
         }
-        if faults.contains(&Fault::None) && faults.len() > 1 {
+        if faults.contains(&FaultKind::None) && faults.len() > 1 {
             return Err("--faults none stands alone".into());
         }
         let mut again = "nodesync verify".to_string();
         match args.spawn {
             Some(nodes) => again += &format!(" --spawn {nodes}"),
             None => {
-                let peers: Vec<_> = args.peers.iter().map(Peer::address).collect();
+                let peers: Vec<_> = args.peers.iter().map(PeerAddress::address).collect();
                 again += &format!(" --peers {}", peers.join(","));
             }
         }
@@ -144,10 +140,10 @@ impl Plan {
             let names: Vec<_> = faults.iter().map(|fault| fault.name()).collect();
             again += &format!(" --faults {}", names.join(","));
         } else if args.spawn.is_some() {
-            faults = Fault::fitting(nodes);
+            faults = FaultKind::fitting(nodes);
         }
-        faults.retain(|fault| *fault != Fault::None);
-        Ok(Plan {
+        faults.retain(|fault| *fault != FaultKind::None);
+        Ok(VerifyPlan {
             time: Duration::from_secs(args.seconds),
             clients,
             faults,
@@ -170,16 +166,13 @@ impl Plan {
     }
 }
 
-/// A failure that is none of the product's: the exit code and what to say.
-type Trouble = (u8, String);
-
-fn io(what: &str) -> impl Fn(std::io::Error) -> Trouble {
+fn io(what: &str) -> impl Fn(std::io::Error) -> ToolError {
     move |error| (IO, format!("{what}: {error}"))
 }
 
 /// Runs the command; the exit code.
-pub fn run(args: &Args) -> u8 {
-    let done = Plan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
+pub fn run(args: &VerifyArgs) -> u8 {
+    let done = VerifyPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
         let watch =
             Watch::new().map_err(|error| (IO, format!("cannot handle signals: {error}")))?;
         if args.spawn.is_some() { spawned(args, &plan, watch) } else { live(args, &plan, watch) }
@@ -197,8 +190,8 @@ pub fn run(args: &Args) -> u8 {
 }
 
 /// On a live cluster.
-fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> {
-    let addresses: Vec<String> = args.peers.iter().map(Peer::address).collect();
+fn live(args: &VerifyArgs, plan: &VerifyPlan, mut watch: Watch) -> Result<VerdictPage, ToolError> {
+    let addresses: Vec<String> = args.peers.iter().map(PeerAddress::address).collect();
     let board = plan.board(addresses, LIVE_TIMEOUT);
     for address in &board.addresses {
         Client::connect(address, &board.options)
@@ -209,7 +202,7 @@ fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> 
     }
     ending::within(&watch, STOP_LIMIT, || ending::all_well(&board))
         .map_err(|error| (INCONCLUSIVE, format!("the cluster is not well: {error}")))?;
-    let (verdict, keys) = Run { plan, board: &board }.all(&mut watch, None)?;
+    let (verdict, keys) = VerifyRun { plan, board: &board }.all(&mut watch, None)?;
     let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
     if let Err(error) = ending::within(&watch, STOP_LIMIT, || ending::delete(&board, &keys)) {
         eprintln!("nodesync verify: keys {}* were not deleted: {error}", board.prefix);
@@ -218,7 +211,11 @@ fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> 
 }
 
 /// On a cluster of its own.
-fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> {
+fn spawned(
+    args: &VerifyArgs,
+    plan: &VerifyPlan,
+    mut watch: Watch,
+) -> Result<VerdictPage, ToolError> {
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir).join(&plan.name);
     let nodes = args.spawn.map_or(0, usize::from);
     let kept = dir.display().to_string();
@@ -229,7 +226,7 @@ fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Troubl
     board.impatient = true;
     ending::within(&watch, ending::RECOVERY, || ending::all_well(&board))
         .map_err(|error| (VIOLATION, format!("no working cluster: {error}; logs: {kept}")))?;
-    let run = Run { plan, board: &board };
+    let run = VerifyRun { plan, board: &board };
     let (mut verdict, _) = run.all(&mut watch, Some(&mut cluster))?;
     let complaints = cluster.stop(STOP_LIMIT).map_err(io("stopping the nodes"))?;
     if verdict.judgement.violations.is_empty() {
@@ -244,19 +241,19 @@ fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Troubl
 }
 
 /// Load, questions and judgement, on either kind of cluster.
-struct Run<'a> {
-    plan: &'a Plan,
+struct VerifyRun<'a> {
+    plan: &'a VerifyPlan,
     board: &'a Board,
 }
 
-impl Run<'_> {
+impl VerifyRun<'_> {
     /// Everything up to the verdict, and the keys that were written.
     fn all(
         &self,
         watch: &mut Watch,
         cluster: Option<&mut Cluster>,
-    ) -> Result<(Verdict, BTreeSet<String>), Trouble> {
-        let Run { plan, board } = self;
+    ) -> Result<(VerdictPage, BTreeSet<String>), ToolError> {
+        let VerifyRun { plan, board } = self;
         let before = ending::within(watch, ending::RECOVERY, || ending::lives(board))
             .map_err(|error| (IO, error))?;
         watch.begin(plan.time);
@@ -265,13 +262,13 @@ impl Run<'_> {
         let mut violations = std::mem::take(&mut *board.findings.lock());
         let cut_short = match end {
             Ok(()) => None,
-            Err(End::Asked) => Some("asked to stop"),
-            Err(End::Finding) => Some("a client has seen what it must not see"),
-            Err(End::Violation(text)) => {
+            Err(EndCause::Asked) => Some("asked to stop"),
+            Err(EndCause::Finding) => Some("a client has seen what it must not see"),
+            Err(EndCause::Violation(text)) => {
                 violations.push(text);
                 Some("a node has done what it must not do")
             }
-            Err(End::Io(error)) => return Err((IO, error.to_string())),
+            Err(EndCause::Io(error)) => return Err((IO, error.to_string())),
         };
         watch.say("the load is over: waiting until all nodes serve, and reading every key at each");
         let ends = self.ask_all(watch, &mut history, &mut violations);
@@ -289,7 +286,7 @@ impl Run<'_> {
         let strong = history.records.into_iter().map(|record| record.key);
         let keys = strong.chain(history.steps.into_iter().map(|step| step.key)).collect();
         let gap = board.gap.lock();
-        let verdict = Verdict {
+        let verdict = VerdictPage {
             nodes: board.addresses.len(),
             clients: plan.clients,
             time,
@@ -308,7 +305,7 @@ impl Run<'_> {
 
     /// The clients at work, and the nemesis, if there is a cluster to strike.
     fn load(&self, watch: &Watch, cluster: Option<&mut Cluster>) -> Load {
-        let Run { plan, board } = self;
+        let VerifyRun { plan, board } = self;
         let mut rng = Rng::new(plan.seed);
         let strikes = rng.fork();
         std::thread::scope(|scope| {
@@ -341,14 +338,14 @@ impl Run<'_> {
     }
 
     /// Lets the clients of a live cluster work.
-    fn wait(&self, watch: &Watch) -> Result<(), End> {
+    fn wait(&self, watch: &Watch) -> Result<(), EndCause> {
         while watch.elapsed() < self.plan.time {
             watch.show(self.board.requests(), "");
             if watch.asked_to_stop() {
-                return Err(End::Asked);
+                return Err(EndCause::Asked);
             }
             if self.board.has_findings() {
-                return Err(End::Finding);
+                return Err(EndCause::Finding);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -381,7 +378,7 @@ impl Run<'_> {
 }
 
 /// What clients have seen, what has struck, and how it ended.
-type Load = (History, Option<BTreeMap<Fault, u64>>, Result<(), End>);
+type Load = (History, Option<BTreeMap<FaultKind, u64>>, Result<(), EndCause>);
 
 struct StopOnDrop<'a>(&'a AtomicBool);
 

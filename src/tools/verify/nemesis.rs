@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use crate::rng::Rng;
 use crate::tools::verify::cluster::Cluster;
 use crate::tools::verify::ending;
-use crate::tools::verify::proxy::Mode;
+use crate::tools::verify::proxy::LinkMode;
 use crate::tools::verify::workload::Board;
 use crate::tools::watch::Watch;
 
@@ -35,7 +35,7 @@ const DATA_REFUSED: i32 = 65;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Fault {
+pub enum FaultKind {
     /// A node is killed (SIGKILL) and started again
     Kill,
     /// A node is stopped (SIGSTOP) and goes on
@@ -54,40 +54,41 @@ pub enum Fault {
     None,
 }
 
-impl Fault {
+impl FaultKind {
     /// All kinds of faults that a cluster of this size must bear.
-    pub fn fitting(size: usize) -> Vec<Fault> {
-        let all = Fault::value_variants().iter().copied().filter(|fault| *fault != Fault::None);
+    pub fn fitting(size: usize) -> Vec<FaultKind> {
+        let all =
+            FaultKind::value_variants().iter().copied().filter(|fault| *fault != FaultKind::None);
         all.filter(|fault| fault.fits(size)).collect()
     }
 
     /// Links need two nodes, and a lost disk three.
     pub fn fits(self, size: usize) -> bool {
         match self {
-            Fault::Kill | Fault::Pause | Fault::All | Fault::None => true,
-            Fault::Cut | Fault::Stall => size >= 2,
-            Fault::Wipe | Fault::Corrupt => size >= 3,
+            FaultKind::Kill | FaultKind::Pause | FaultKind::All | FaultKind::None => true,
+            FaultKind::Cut | FaultKind::Stall => size >= 2,
+            FaultKind::Wipe | FaultKind::Corrupt => size >= 3,
         }
     }
 
     /// Its name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Fault::Kill => "kill",
-            Fault::Pause => "pause",
-            Fault::All => "all",
-            Fault::Cut => "cut",
-            Fault::Stall => "stall",
-            Fault::Wipe => "wipe",
-            Fault::Corrupt => "corrupt",
-            Fault::None => "none",
+            FaultKind::Kill => "kill",
+            FaultKind::Pause => "pause",
+            FaultKind::All => "all",
+            FaultKind::Cut => "cut",
+            FaultKind::Stall => "stall",
+            FaultKind::Wipe => "wipe",
+            FaultKind::Corrupt => "corrupt",
+            FaultKind::None => "none",
         }
     }
 }
 
 /// Why a run ended before its time.
 #[derive(Debug)]
-pub enum End {
+pub enum EndCause {
     /// Somebody asked for it.
     Asked,
     /// A client has reported something.
@@ -98,9 +99,9 @@ pub enum End {
     Io(io::Error),
 }
 
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> End {
-        End::Io(error)
+impl From<io::Error> for EndCause {
+    fn from(error: io::Error) -> EndCause {
+        EndCause::Io(error)
     }
 }
 
@@ -111,16 +112,16 @@ pub struct Nemesis<'a> {
     board: &'a Board,
     watch: &'a Watch,
     rng: Rng,
-    kinds: Vec<Fault>,
+    kinds: Vec<FaultKind>,
     /// What is left of a shuffled round of all kinds.
-    deck: Vec<Fault>,
+    deck: Vec<FaultKind>,
     time: Duration,
     doing: String,
     damaged: usize,
     /// The node that may end by itself, because its data was damaged.
     may_end: Option<usize>,
     /// How often each kind has struck.
-    pub struck: BTreeMap<Fault, u64>,
+    pub struck: BTreeMap<FaultKind, u64>,
 }
 
 impl<'a> Nemesis<'a> {
@@ -130,7 +131,7 @@ impl<'a> Nemesis<'a> {
         board: &'a Board,
         watch: &'a Watch,
         rng: Rng,
-        kinds: Vec<Fault>,
+        kinds: Vec<FaultKind>,
         time: Duration,
     ) -> Nemesis<'a> {
         let (deck, struck) = (Vec::new(), BTreeMap::new());
@@ -140,19 +141,19 @@ impl<'a> Nemesis<'a> {
     }
 
     /// Goes on until the time is over, and leaves everything healed.
-    pub fn run(&mut self) -> Result<(), End> {
+    pub fn run(&mut self) -> Result<(), EndCause> {
         let result = self.strikes();
         self.cluster.heal()?;
         result
     }
 
-    fn strikes(&mut self) -> Result<(), End> {
+    fn strikes(&mut self) -> Result<(), EndCause> {
         self.wait(CALM)?;
         while let Some(fault) = self.draw() {
             self.doing = fault.name().into();
             match fault {
-                Fault::Wipe => self.wipe()?,
-                Fault::Corrupt => self.corrupt()?,
+                FaultKind::Wipe => self.wipe()?,
+                FaultKind::Corrupt => self.corrupt()?,
                 fault => self.strike(fault)?,
             }
             self.doing = "all well".into();
@@ -167,11 +168,11 @@ impl<'a> Nemesis<'a> {
     }
 
     /// The next fault for which there is time; `None` if there is none.
-    fn draw(&mut self) -> Option<Fault> {
+    fn draw(&mut self) -> Option<FaultKind> {
         let left = self.left();
-        let fits = |fault: &Fault| match fault {
-            Fault::None => false,
-            Fault::Wipe | Fault::Corrupt => left > REJOIN_MIN,
+        let fits = |fault: &FaultKind| match fault {
+            FaultKind::None => false,
+            FaultKind::Wipe | FaultKind::Corrupt => left > REJOIN_MIN,
             _ => left > STRIKE_MIN,
         };
         if !self.deck.iter().any(fits) {
@@ -189,7 +190,7 @@ impl<'a> Nemesis<'a> {
     }
 
     /// Lets time pass, and looks at the nodes meanwhile.
-    fn wait(&mut self, time: Duration) -> Result<(), End> {
+    fn wait(&mut self, time: Duration) -> Result<(), EndCause> {
         let until = self.watch.elapsed() + time;
         loop {
             self.look_around()?;
@@ -201,13 +202,13 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    fn look_around(&mut self) -> Result<(), End> {
+    fn look_around(&mut self) -> Result<(), EndCause> {
         self.watch.show(self.board.requests(), &self.doing);
         if self.watch.asked_to_stop() {
-            return Err(End::Asked);
+            return Err(EndCause::Asked);
         }
         if self.board.has_findings() {
-            return Err(End::Finding);
+            return Err(EndCause::Finding);
         }
         for (at, node) in self.cluster.nodes.iter_mut().enumerate() {
             if self.may_end != Some(at)
@@ -215,7 +216,7 @@ impl<'a> Nemesis<'a> {
             {
                 let (port, log) = (node.port, node.last_lines());
                 let what = format!("node {port} ended by itself with {status}; its last lines:");
-                return Err(End::Violation(format!("{what}\n{log}")));
+                return Err(EndCause::Violation(format!("{what}\n{log}")));
             }
         }
         Ok(())
@@ -226,7 +227,7 @@ impl<'a> Nemesis<'a> {
         &mut self,
         what: &str,
         mut attempt: impl FnMut(&mut Self) -> Result<T, String>,
-    ) -> Result<T, End> {
+    ) -> Result<T, EndCause> {
         let started = self.watch.elapsed();
         loop {
             let error = match attempt(self) {
@@ -235,17 +236,17 @@ impl<'a> Nemesis<'a> {
             };
             if self.watch.elapsed() - started > ending::RECOVERY {
                 let limit = ending::RECOVERY.as_secs();
-                return Err(End::Violation(format!("{what}: not within {limit} s: {error}")));
+                return Err(EndCause::Violation(format!("{what}: not within {limit} s: {error}")));
             }
             self.wait(STEP)?;
         }
     }
 
-    fn until_all_well(&mut self, after: &str) -> Result<(), End> {
+    fn until_all_well(&mut self, after: &str) -> Result<(), EndCause> {
         self.until(&format!("all nodes serve {after}"), |nemesis| ending::all_well(nemesis.board))
     }
 
-    fn note(&mut self, fault: Fault, what: &str) {
+    fn note(&mut self, fault: FaultKind, what: &str) {
         *self.struck.entry(fault).or_default() += 1;
         self.watch.say(&format!("{:<8} {what}", fault.name()));
     }
@@ -264,15 +265,15 @@ impl<'a> Nemesis<'a> {
     }
 
     /// One fault, sometimes another one beside it, and healing.
-    fn strike(&mut self, fault: Fault) -> Result<(), End> {
-        let together = [Fault::Kill, Fault::Pause, Fault::Cut, Fault::Stall];
-        let others: Vec<Fault> = self
+    fn strike(&mut self, fault: FaultKind) -> Result<(), EndCause> {
+        let together = [FaultKind::Kill, FaultKind::Pause, FaultKind::Cut, FaultKind::Stall];
+        let others: Vec<FaultKind> = self
             .kinds
             .iter()
             .copied()
             .filter(|other| *other != fault && together.contains(other))
             .collect();
-        let longest = if fault == Fault::All { 1000 } else { 3500 };
+        let longest = if fault == FaultKind::All { 1000 } else { 3500 };
         let mut hold = self.millis(300, longest).min(self.left());
         self.begin(fault, hold)?;
         if !others.is_empty() && together.contains(&fault) && self.rng.chance(1, 3) {
@@ -287,34 +288,34 @@ impl<'a> Nemesis<'a> {
         Ok(self.cluster.heal()?)
     }
 
-    fn begin(&mut self, fault: Fault, hold: Duration) -> Result<(), End> {
+    fn begin(&mut self, fault: FaultKind, hold: Duration) -> Result<(), EndCause> {
         let what = match fault {
-            Fault::Kill => {
+            FaultKind::Kill => {
                 let victim = self.victim();
                 self.cluster.nodes[victim].kill()?;
                 format!("node {}", self.cluster.nodes[victim].port)
             }
-            Fault::Pause => {
+            FaultKind::Pause => {
                 let victim = self.victim();
                 self.cluster.nodes[victim].signal(Signal::STOP)?;
                 format!("node {}", self.cluster.nodes[victim].port)
             }
-            Fault::All => {
+            FaultKind::All => {
                 for node in &mut self.cluster.nodes {
                     node.kill()?;
                 }
                 "all nodes".into()
             }
-            Fault::Cut => {
+            FaultKind::Cut => {
                 let reset = self.rng.chance(1, 2);
-                self.links(Mode::Cut { reset })
+                self.links(LinkMode::Cut { reset })
             }
             _ => {
                 let mode = match self.rng.below(4) {
-                    0 => Mode::Stall { forth: true, back: true },
-                    1 => Mode::Stall { forth: true, back: false },
-                    2 => Mode::Stall { forth: false, back: true },
-                    _ => Mode::Delay(self.millis(5, 80)),
+                    0 => LinkMode::Stall { forth: true, back: true },
+                    1 => LinkMode::Stall { forth: true, back: false },
+                    2 => LinkMode::Stall { forth: false, back: true },
+                    _ => LinkMode::Delay(self.millis(5, 80)),
                 };
                 self.links(mode)
             }
@@ -324,7 +325,7 @@ impl<'a> Nemesis<'a> {
     }
 
     /// Changes some links; which ones.
-    fn links(&mut self, mode: Mode) -> String {
+    fn links(&mut self, mode: LinkMode) -> String {
         let (size, victim) = (self.cluster.nodes.len(), self.victim());
         let other = (victim + 1 + self.rng.below(size as u64 - 1) as usize) % size;
         let mut half = self.rng.bits();
@@ -363,7 +364,7 @@ impl<'a> Nemesis<'a> {
     }
 
     /// A node loses its directory while it is down, and joins anew.
-    fn wipe(&mut self) -> Result<(), End> {
+    fn wipe(&mut self) -> Result<(), EndCause> {
         self.until_all_well("before a directory is wiped")?;
         let victim = self.victim();
         let node = &mut self.cluster.nodes[victim];
@@ -371,12 +372,12 @@ impl<'a> Nemesis<'a> {
         node.wipe()?;
         node.start()?;
         let what = format!("directory of node {}", node.port);
-        self.note(Fault::Wipe, &what);
+        self.note(FaultKind::Wipe, &what);
         self.until_all_well("after a directory was wiped")
     }
 
     /// A bit flips in a file of a node that is down. If the node refuses it, it joins anew.
-    fn corrupt(&mut self) -> Result<(), End> {
+    fn corrupt(&mut self) -> Result<(), EndCause> {
         self.until_all_well("before a file is damaged")?;
         let victim = self.victim();
         let node = &mut self.cluster.nodes[victim];
@@ -388,7 +389,7 @@ impl<'a> Nemesis<'a> {
             self.watch.say(&format!("corrupt  node {port} has nothing sealed yet"));
             return self.until_all_well("after a kill");
         };
-        self.note(Fault::Corrupt, &format!("node {port}, {place}"));
+        self.note(FaultKind::Corrupt, &format!("node {port}, {place}"));
         let what = format!("node {port} refuses or serves");
         self.may_end = Some(victim);
         let refused = self.until(&what, |nemesis| {
@@ -404,7 +405,7 @@ impl<'a> Nemesis<'a> {
         });
         self.may_end = None;
         let refused = refused?;
-        if refused.map_err(End::Violation)? {
+        if refused.map_err(EndCause::Violation)? {
             self.watch.say(&format!("         node {port} refuses its data, and joins anew"));
             self.damaged += 1;
             let node = &mut self.cluster.nodes[victim];
@@ -421,10 +422,10 @@ mod tests {
 
     #[test]
     fn a_cluster_gets_the_faults_that_it_must_bear() {
-        assert_eq!(Fault::fitting(1), [Fault::Kill, Fault::Pause, Fault::All]);
-        assert!(!Fault::fitting(2).contains(&Fault::Wipe));
-        assert_eq!(Fault::fitting(3).len(), 7);
-        for fault in Fault::value_variants() {
+        assert_eq!(FaultKind::fitting(1), [FaultKind::Kill, FaultKind::Pause, FaultKind::All]);
+        assert!(!FaultKind::fitting(2).contains(&FaultKind::Wipe));
+        assert_eq!(FaultKind::fitting(3).len(), 7);
+        for fault in FaultKind::value_variants() {
             let name = fault.to_possible_value().unwrap();
             assert_eq!(name.get_name(), fault.name());
         }

@@ -28,7 +28,7 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// What a link does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum LinkMode {
     /// Lets them pass.
     Pass,
     /// Closes all connections: by a reset, or in the orderly way.
@@ -47,25 +47,25 @@ pub enum Mode {
     Delay(Duration),
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for LinkMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Mode::Pass => f.write_str("pass"),
-            Mode::Cut { reset: true } => f.write_str("reset"),
-            Mode::Cut { reset: false } => f.write_str("closed"),
-            Mode::Stall { forth: true, back: true } => f.write_str("silent"),
-            Mode::Stall { forth: true, back: false } => f.write_str("answers pass only"),
-            Mode::Stall { .. } => f.write_str("no answers pass"),
-            Mode::Delay(by) => write!(f, "late by {} ms", by.as_millis()),
+            LinkMode::Pass => f.write_str("pass"),
+            LinkMode::Cut { reset: true } => f.write_str("reset"),
+            LinkMode::Cut { reset: false } => f.write_str("closed"),
+            LinkMode::Stall { forth: true, back: true } => f.write_str("silent"),
+            LinkMode::Stall { forth: true, back: false } => f.write_str("answers pass only"),
+            LinkMode::Stall { .. } => f.write_str("no answers pass"),
+            LinkMode::Delay(by) => write!(f, "late by {} ms", by.as_millis()),
         }
     }
 }
 
-impl Mode {
+impl LinkMode {
     fn holds(self, forth: bool) -> bool {
         match self {
-            Mode::Stall { forth: holds, .. } if forth => holds,
-            Mode::Stall { back: holds, .. } if !forth => holds,
+            LinkMode::Stall { forth: holds, .. } if forth => holds,
+            LinkMode::Stall { back: holds, .. } if !forth => holds,
             _ => false,
         }
     }
@@ -73,15 +73,15 @@ impl Mode {
 
 /// What the threads of a link share.
 #[derive(Debug)]
-struct Shared {
+struct LinkShared {
     target: SocketAddr,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
-    mode: Mode,
+struct LinkState {
+    mode: LinkMode,
     over: bool,
     /// Names connections, to forget each when it has ended.
     next: u64,
@@ -91,40 +91,45 @@ struct State {
 
 /// A link with its proxy.
 #[derive(Debug)]
-pub struct Link {
+pub struct ProxiedLink {
     /// The port that stands for the target.
     pub port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<LinkShared>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-impl Link {
+impl ProxiedLink {
     /// A link to this port of this machine, on a free port.
-    pub fn new(target: u16) -> io::Result<Link> {
+    pub fn new(target: u16) -> io::Result<ProxiedLink> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LinkShared {
             target: ([127, 0, 0, 1], target).into(),
-            state: Mutex::new(State { mode: Mode::Pass, over: false, next: 0, open: Vec::new() }),
+            state: Mutex::new(LinkState {
+                mode: LinkMode::Pass,
+                over: false,
+                next: 0,
+                open: Vec::new(),
+            }),
             changed: Condvar::new(),
         });
         let own = Arc::clone(&shared);
         let acceptor = Some(std::thread::spawn(move || accept(&listener, &own)));
-        Ok(Link { port, shared, acceptor })
+        Ok(ProxiedLink { port, shared, acceptor })
     }
 
     /// Changes what the link does, at once.
-    pub fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: LinkMode) {
         let mut state = self.shared.state.lock();
         state.mode = mode;
-        if let Mode::Cut { reset } = mode {
+        if let LinkMode::Cut { reset } = mode {
             close_all(&mut state, reset);
         }
         self.shared.changed.notify_all();
     }
 }
 
-impl Drop for Link {
+impl Drop for ProxiedLink {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.over = true;
@@ -142,7 +147,7 @@ impl Drop for Link {
 }
 
 /// The copying threads see the end of their reads, and go.
-fn close_all(state: &mut State, reset: bool) {
+fn close_all(state: &mut LinkState, reset: bool) {
     for (_, ends) in state.open.drain(..) {
         for end in &ends {
             if reset {
@@ -154,7 +159,7 @@ fn close_all(state: &mut State, reset: bool) {
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<LinkShared>) {
     loop {
         let accepted = listener.accept();
         if shared.state.lock().over {
@@ -169,9 +174,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
+fn connect(shared: &Arc<LinkShared>, near: TcpStream) -> io::Result<()> {
     SockRef::from(&near).set_linger(Some(Duration::ZERO))?;
-    if matches!(shared.state.lock().mode, Mode::Cut { .. }) {
+    if matches!(shared.state.lock().mode, LinkMode::Cut { .. }) {
         return Ok(());
     }
     let far = TcpStream::connect_timeout(&shared.target, DIAL_TIMEOUT)?;
@@ -181,7 +186,7 @@ fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
     let ends = [near.try_clone()?, far.try_clone()?];
     let (far_back, near_back) = (far.try_clone()?, near.try_clone()?);
     let mut state = shared.state.lock();
-    if state.over || matches!(state.mode, Mode::Cut { .. }) {
+    if state.over || matches!(state.mode, LinkMode::Cut { .. }) {
         return Ok(());
     }
     let number = state.next;
@@ -196,7 +201,7 @@ fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
 
 /// Copies one way until either end is over; then ends the whole connection. (A link carries frames
 /// one way, and its nodes never close one half.)
-fn copy(shared: &Shared, number: u64, forth: bool, mut from: TcpStream, mut to: TcpStream) {
+fn copy(shared: &LinkShared, number: u64, forth: bool, mut from: TcpStream, mut to: TcpStream) {
     let mut piece = vec![0; PIECE_BYTES];
     while let Ok(len) = from.read(&mut piece) {
         if len == 0 || !shared.may_pass(number, forth) || to.write_all(&piece[..len]).is_err() {
@@ -211,11 +216,11 @@ fn copy(shared: &Shared, number: u64, forth: bool, mut from: TcpStream, mut to: 
     }
 }
 
-impl Shared {
+impl LinkShared {
     /// Waits until a piece may pass; false if the connection was closed here meanwhile.
     fn may_pass(&self, number: u64, forth: bool) -> bool {
         let mut state = self.state.lock();
-        if let Mode::Delay(delay) = state.mode {
+        if let LinkMode::Delay(delay) = state.mode {
             drop(state);
             std::thread::sleep(delay);
             state = self.state.lock();
@@ -227,7 +232,7 @@ impl Shared {
     }
 }
 
-fn is_open(state: &State, number: u64) -> bool {
+fn is_open(state: &LinkState, number: u64) -> bool {
     state.open.iter().any(|(open, _)| *open == number)
 }
 
@@ -241,9 +246,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     /// A link, and the two ends of a connection through it.
-    fn linked() -> (Link, TcpStream, TcpStream) {
+    fn linked() -> (ProxiedLink, TcpStream, TcpStream) {
         let target = TcpListener::bind("127.0.0.1:0").unwrap();
-        let link = Link::new(target.local_addr().unwrap().port()).unwrap();
+        let link = ProxiedLink::new(target.local_addr().unwrap().port()).unwrap();
         let near = TcpStream::connect(("127.0.0.1", link.port)).unwrap();
         let far = target.accept().unwrap().0;
         near.set_read_timeout(Some(LONG)).unwrap();
@@ -269,14 +274,14 @@ mod tests {
     fn a_stalled_direction_holds_back_until_it_is_healed() {
         let (link, mut near, mut far) = linked();
         passes(&mut near, &mut far);
-        link.set(Mode::Stall { forth: true, back: false });
+        link.set(LinkMode::Stall { forth: true, back: false });
         passes(&mut far, &mut near);
         near.write_all(b"y").unwrap();
         far.set_read_timeout(Some(MOMENT)).unwrap();
         let held = far.read(&mut [0]).unwrap_err();
         assert!(matches!(held.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
         far.set_read_timeout(Some(LONG)).unwrap();
-        link.set(Mode::Pass);
+        link.set(LinkMode::Pass);
         let mut byte = [0];
         far.read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"y");
@@ -287,7 +292,7 @@ mod tests {
         for reset in [true, false] {
             let (link, mut near, mut far) = linked();
             passes(&mut near, &mut far);
-            link.set(Mode::Cut { reset });
+            link.set(LinkMode::Cut { reset });
             for end in [&mut near, &mut far] {
                 match end.read(&mut [0]) {
                     Ok(0) => assert!(!reset),

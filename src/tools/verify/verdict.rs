@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use crate::tools::verify::history::Tally;
+use crate::tools::verify::history::FateCounts;
 use crate::tools::verify::judge::Judgement;
-use crate::tools::verify::nemesis::Fault;
+use crate::tools::verify::nemesis::FaultKind;
 
 /// Undecided keys that are named.
 const NAMED_MAX: usize = 5;
 
 /// Everything that the page tells.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct VerdictPage {
     /// Members of the cluster.
     pub nodes: usize,
     /// Clients at work.
@@ -23,13 +23,13 @@ pub struct Verdict {
     /// Of faults and of choices.
     pub seed: u64,
     /// What became of their requests.
-    pub tally: Tally,
+    pub tally: FateCounts,
     /// The longest time without an acknowledged strong write.
     pub gap: Duration,
     /// When that began, from the beginning of the load.
     pub gap_since: Duration,
     /// Faults that struck; `None` on a live cluster.
-    pub struck: Option<BTreeMap<Fault, u64>>,
+    pub struck: Option<BTreeMap<FaultKind, u64>>,
     /// What the judge and the others found.
     pub judgement: Judgement,
     /// Why it ended before its time, if it did.
@@ -40,7 +40,7 @@ pub struct Verdict {
     pub kept: Option<String>,
 }
 
-impl Verdict {
+impl VerdictPage {
     /// 0 proven, 1 violation, 3 inconclusive.
     pub fn exit_code(&self) -> u8 {
         if !self.judgement.violations.is_empty() {
@@ -67,9 +67,9 @@ impl Verdict {
     }
 }
 
-impl Display for Verdict {
+impl Display for VerdictPage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Tally { ok, failed, unknown, .. } = self.tally;
+        let FateCounts { ok, failed, unknown, .. } = self.tally;
         let (operations, seconds) = (ok + failed + unknown, self.time.as_secs_f64());
         let rate = operations as f64 / seconds.max(0.001);
         writeln!(
@@ -100,7 +100,7 @@ impl Display for Verdict {
     }
 }
 
-impl Verdict {
+impl VerdictPage {
     fn conclude(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let violations = &self.judgement.violations;
         if !violations.is_empty() {
@@ -129,16 +129,16 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    fn verdict() -> Verdict {
-        Verdict {
+    fn verdict() -> VerdictPage {
+        VerdictPage {
             nodes: 3,
             clients: 12,
             time: Duration::from_secs(10),
             seed: 7,
-            tally: Tally { ok: 90, failed: 8, unknown: 2, strong_writes: 40 },
+            tally: FateCounts { ok: 90, failed: 8, unknown: 2, strong_writes: 40 },
             gap: Duration::from_millis(650),
             gap_since: Duration::from_millis(3200),
-            struck: Some(BTreeMap::from([(Fault::Kill, 2), (Fault::Cut, 1)])),
+            struck: Some(BTreeMap::from([(FaultKind::Kill, 2), (FaultKind::Cut, 1)])),
             judgement: Judgement { keys: 5, ..Judgement::default() },
             cut_short: None,
             again: "nodesync verify --spawn 3 --seed 7".into(),

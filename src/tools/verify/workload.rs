@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::rng::Rng;
 use crate::testing::linearizability::{Action, Seen};
-use crate::tools::verify::history::{self, Deed, Fate, History, Record, Step, Tickets};
+use crate::tools::verify::history::{
+    self, Deed, EventualRecord, Fate, History, StrongRecord, Tickets,
+};
 use crate::types::When;
 
 /// Keys that live at a time, and the operations after which the next ones take their place.
@@ -62,7 +64,7 @@ pub struct Board {
     /// What no client may see.
     pub findings: Mutex<Vec<String>>,
     /// Between acknowledged writes.
-    pub gap: Mutex<Gap>,
+    pub gap: Mutex<WriteGap>,
     pause: Duration,
     long_every: u64,
     on_short_keys: AtomicU64,
@@ -72,7 +74,7 @@ pub struct Board {
 
 /// The longest time in which no strong write of any client was acknowledged.
 #[derive(Debug)]
-pub struct Gap {
+pub struct WriteGap {
     began: Instant,
     last: Instant,
     /// So far, up to the last one.
@@ -81,15 +83,15 @@ pub struct Gap {
     pub since: Duration,
 }
 
-impl Gap {
-    fn new() -> Gap {
+impl WriteGap {
+    fn new() -> WriteGap {
         let now = Instant::now();
-        Gap { began: now, last: now, longest: Duration::ZERO, since: Duration::ZERO }
+        WriteGap { began: now, last: now, longest: Duration::ZERO, since: Duration::ZERO }
     }
 
     /// Begins to measure.
     pub fn restart(&mut self) {
-        *self = Gap::new();
+        *self = WriteGap::new();
     }
 
     /// Notes a write, or the end.
@@ -124,7 +126,7 @@ impl Board {
             stop: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             findings: Mutex::default(),
-            gap: Mutex::new(Gap::new()),
+            gap: Mutex::new(WriteGap::new()),
             pause,
             long_every: (expected / LONG_OPERATIONS_MAX).max(30),
             on_short_keys: AtomicU64::new(0),
@@ -176,7 +178,7 @@ impl Board {
 /// Works until the board says stop; what the client did and saw.
 pub fn run(board: &Board, client: usize, rng: Rng) -> History {
     let home = client % board.addresses.len();
-    let mut worker = Worker {
+    let mut client_thread = VerifyClient {
         board,
         client,
         home,
@@ -189,15 +191,15 @@ pub fn run(board: &Board, client: usize, rng: Rng) -> History {
     };
     let eventual = client % 4 == 3;
     while !board.stopped() {
-        if worker.connect(eventual) {
-            if eventual { worker.eventual() } else { worker.strong() }
+        if client_thread.connect(eventual) {
+            if eventual { client_thread.eventual() } else { client_thread.strong() }
         }
-        worker.rest();
+        client_thread.rest();
     }
-    worker.history
+    client_thread.history
 }
 
-struct Worker<'a> {
+struct VerifyClient<'a> {
     board: &'a Board,
     client: usize,
     home: usize,
@@ -212,7 +214,7 @@ struct Worker<'a> {
     history: History,
 }
 
-impl Worker<'_> {
+impl VerifyClient<'_> {
     /// Between nothing and twice the mean.
     fn rest(&mut self) {
         let micros = self.rng.below(2 * self.board.pause.as_micros() as u64);
@@ -301,7 +303,8 @@ impl Worker<'_> {
         self.board.requests.fetch_add(1, Ordering::Relaxed);
         self.history.tally.count(&fate);
         let (client, node) = (self.client, self.at);
-        let mut record = Record { client, node, key, action, invoked, returned: None, seen: None };
+        let mut record =
+            StrongRecord { client, node, key, action, invoked, returned: None, seen: None };
         match fate {
             Fate::Done(seen) => {
                 record.returned = Some(self.board.tickets.draw());
@@ -362,7 +365,7 @@ impl Worker<'_> {
             (None, Fate::Done(value)) => Some(Deed::Read(value)),
         };
         let (client, node) = (self.client, self.at);
-        let step = deed.map(|deed| Step { client, node, key, own, deed, certain });
+        let step = deed.map(|deed| EventualRecord { client, node, key, own, deed, certain });
         self.history.steps.extend(step);
         if !stays {
             self.move_on();

@@ -2,14 +2,14 @@
 //! And long histories that a real register could have shown, with and without a fault.
 
 use crate::rng::Rng;
-use crate::testing::linearizability::model::{State, act, run};
+use crate::testing::linearizability::model::{KeyState, act, run};
 use crate::testing::linearizability::search::search;
 use crate::testing::linearizability::tests::*;
 
 const BUDGET: usize = 1_000_000;
 
 /// True if the operations that are left can follow `state` in some order.
-fn has_order(left: &[&Operation], state: &State) -> bool {
+fn has_order(left: &[&Operation], state: &KeyState) -> bool {
     let first_return = left.iter().filter_map(|op| op.returned).min();
     let Some(first_return) = first_return else { return true };
     left.iter().enumerate().any(|(at, op)| {
@@ -98,7 +98,7 @@ fn shown(history: &[Operation]) -> String {
     history.iter().map(|op| format!("{op}\n")).collect()
 }
 
-fn assert_is_order(history: &History, order: &[usize]) {
+fn assert_is_order(history: &PreparedHistory, order: &[usize]) {
     let mut state = None;
     for (nth, at) in order.iter().enumerate() {
         let op = &history.operations[*at];
@@ -116,7 +116,7 @@ fn every_verdict_is_that_of_trying_all_orders() {
     for seed in 0..20_000 {
         let history = random_history(&mut Rng::new(seed));
         let expected = is_possible(&history);
-        let mut prepared = History::new(history.clone());
+        let mut prepared = PreparedHistory::new(history.clone());
         let (verdict, _, order) = search(&mut prepared, BUDGET);
         let text = shown(&history);
         let wanted = if expected { Verdict::Linearizable } else { Verdict::Impossible };
@@ -138,7 +138,13 @@ fn every_verdict_is_that_of_trying_all_orders() {
 }
 
 /// What `clients` see of one register that works, `lost` of 10,000 answers being lost.
-fn register(seed: u64, count: usize, clients: usize, lost: u64, kind: Kind) -> Vec<Operation> {
+fn register(
+    seed: u64,
+    count: usize,
+    clients: usize,
+    lost: u64,
+    kind: WorkloadKind,
+) -> Vec<Operation> {
     let rng = &mut Rng::new(seed);
     let (mut open, mut done): (Vec<(Operation, bool)>, Vec<Operation>) = (Vec::new(), Vec::new());
     let (mut state, mut moment) = (None, 0);
@@ -174,25 +180,25 @@ fn register(seed: u64, count: usize, clients: usize, lost: u64, kind: Kind) -> V
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum WorkloadKind {
     Register,
     Counter,
     Mixed,
     Numbers,
 }
 
-impl Kind {
+impl WorkloadKind {
     fn action(self, rng: &mut Rng, moment: u64) -> Action {
         let value = match self {
-            Kind::Numbers => (100 * moment).to_string(),
+            WorkloadKind::Numbers => (100 * moment).to_string(),
             _ => format!("v{moment}"),
         };
         let set = |when, get| Action::Set { value: value.clone().into(), when, get };
         match (self, rng.below(12)) {
             (_, 0..4) => Action::Get,
-            (Kind::Register, _) => set(When::Always, false),
-            (Kind::Counter, _) => Action::Increment(1),
-            (Kind::Numbers, 4..6) => Action::Increment(1),
+            (WorkloadKind::Register, _) => set(When::Always, false),
+            (WorkloadKind::Counter, _) => Action::Increment(1),
+            (WorkloadKind::Numbers, 4..6) => Action::Increment(1),
             (_, 4..8) => set(When::Always, rng.chance(1, 4)),
             (_, 8) => set(When::Absent, rng.chance(1, 4)),
             (_, 9) => set(When::Present, rng.chance(1, 4)),
@@ -214,14 +220,14 @@ fn plant_stale_read(history: &mut [Operation]) {
     late.expect("there are reads").actions[0].1 = seen;
 }
 
-fn assert_scale(kind: Kind, count: usize, part_max: usize) {
+fn assert_scale(kind: WorkloadKind, count: usize, part_max: usize) {
     let mut history = register(7, count, 30, 100, kind);
     let lost = history.iter().filter(|op| op.returned.is_none()).count();
     assert!(lost > count / 200, "{lost} lost");
-    let found = search(&mut History::new(history.clone()), BUDGET);
+    let found = search(&mut PreparedHistory::new(history.clone()), BUDGET);
     assert_eq!(found.0, Verdict::Linearizable);
     plant_stale_read(&mut history);
-    let found = search(&mut History::new(history.clone()), BUDGET);
+    let found = search(&mut PreparedHistory::new(history.clone()), BUDGET);
     assert_eq!(found.0, Verdict::Impossible);
     let part = explain(history, BUDGET);
     assert_eq!(check(part.clone(), BUDGET), Verdict::Impossible);
@@ -230,22 +236,22 @@ fn assert_scale(kind: Kind, count: usize, part_max: usize) {
 
 #[test]
 fn a_long_history_of_a_register_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Register, 20_000, 10);
+    assert_scale(WorkloadKind::Register, 20_000, 10);
 }
 
 #[test]
 fn a_long_history_of_many_commands_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Mixed, 2_000, 10);
+    assert_scale(WorkloadKind::Mixed, 2_000, 10);
 }
 
 #[test]
 fn a_long_history_of_a_counter_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Counter, 1_000, 1_000);
+    assert_scale(WorkloadKind::Counter, 1_000, 1_000);
 }
 
 #[test]
 fn a_long_history_of_numbers_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Numbers, 1_000, 1_000);
+    assert_scale(WorkloadKind::Numbers, 1_000, 1_000);
 }
 
 #[test]
