@@ -1,4 +1,4 @@
-//! The client protocols: bytes to commands, replies to bytes. Pure: no socket, thread, lock or clock.
+//! The client protocols: bytes to commands, replies to bytes. Pure: no socket, thread or clock.
 //!
 //! # One port
 //!

@@ -124,7 +124,8 @@ impl Parser {
                 }
                 count => {
                     self.at = 1 + len;
-                    Ok(Some(count.unwrap_or(0))) // a negative count is an empty request, as in Redis
+                    // As in Redis, a negative count is an empty request.
+                    Ok(Some(count.unwrap_or(0)))
                 }
             },
             Length::NoNumber => Err("invalid multibulk length".into()),

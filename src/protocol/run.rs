@@ -146,8 +146,8 @@ impl Run {
         self.route
     }
 
-    /// Adds a command whose request was `len` bytes long. False if the command may not join: the run
-    /// is full, takes another route, or either of them reads the whole store.
+    /// Adds a command whose request was `len` bytes long. False if the command may not join: the
+    /// run is full, takes another route, or either of them reads the whole store.
     pub(super) fn push(
         &mut self,
         parsed: &ParsedCommand<'_>,
@@ -155,8 +155,8 @@ impl Run {
         len: usize,
         limits: &Limits,
     ) -> bool {
-        // `len` stands for the encoded length: a command is no longer encoded than as a RESP request,
-        // and only a few bytes longer than as a line; so are its writes.
+        // `len` stands for the encoded length: a command is no longer encoded than as a RESP
+        // request, and only a few bytes longer than as a line; so are its writes.
         let is_full = self.shapes.len() >= limits.batch_commands_max
             || self.encoded.len() + self.blind.bytes + len > limits.batch_bytes_max;
         let is_alone = self.whole_read.is_some() || !parsed.command.is_loggable();
@@ -219,8 +219,8 @@ impl Run {
         std::mem::take(writes)
     }
 
-    /// The outcomes of the commands of a stamped run. `existed` tells for each write whether its key
-    /// existed before.
+    /// The outcomes of the commands of a stamped run. `existed` tells for each write whether its
+    /// key existed before.
     pub(super) fn stamped_outcomes(&self, mut existed: &[bool]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(self.blind.commands.len());
         for command in &self.blind.commands {

@@ -24,8 +24,8 @@
 //!   share a run; any other request (PING, a wrong argument, INFO, CONSISTENCY) stays unread until
 //!   the run before it is answered, and takes effect only then.
 //! - One piece of work at a time: until it is finished, `next` returns `Wait`.
-//! - [`Limits`](crate::protocol::Limits) and the bytes that the client has sent bound the memory. The
-//!   driver holds back a client that does not read its replies: it calls `next` only when the
+//! - [`Limits`](crate::protocol::Limits) and the bytes that the client has sent bound the memory.
+//!   The driver holds back a client that does not read its replies: it calls `next` only when the
 //!   output is written.
 
 use std::sync::Arc;
@@ -177,18 +177,18 @@ impl Session {
         self.finish_writes(result, leader);
     }
 
-    /// Finishes a [`Work::Stamp`]: `result` tells for each write whether its key existed just before
-    /// it, or why none was stamped, which becomes the reply to each command. `stamper` is the node
-    /// that stamped them, if known.
+    /// Finishes a [`Work::Stamp`]: `result` tells for each write whether its key existed just
+    /// before it, or why none was stamped, which becomes the reply to each command. `stamper` is
+    /// the node that stamped them, if known.
     pub fn finish_stamp(&mut self, result: Result<Vec<bool>, Unserved>, stamper: Option<NodeId>) {
         debug_assert_eq!(self.in_progress, InProgress::Stamp);
         let outcomes = result.map(|existed| self.run.stamped_outcomes(&existed));
         self.finish_writes(outcomes, stamper);
     }
 
-    /// Finishes a [`Work::Read`] or a [`Work::ReadLocal`] with access to the store, or to the state of
-    /// this node, or with the reason why there is none. If the output gets full, `next` returns the
-    /// rest of the run as new work after a `Flush`.
+    /// Finishes a [`Work::Read`] or a [`Work::ReadLocal`] with access to the store, or to the state
+    /// of this node, or with the reason why there is none. If the output gets full, `next` returns
+    /// the rest of the run as new work after a `Flush`.
     pub fn finish_read(
         &mut self,
         result: Result<&mut dyn FnMut(&Command<'_>) -> Outcome, Unserved>,

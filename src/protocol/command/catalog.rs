@@ -173,9 +173,9 @@ fn docs(spec: &'static CommandSpec) -> Reply {
 /// True if `name` matches `pattern`, in which `*` stands for any bytes and `?` for one; case is
 /// ignored. Redis's globs have character classes, too; names of commands and settings need none.
 pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    // Greedy matching: on a mismatch it is enough to let the latest star take one byte more, because
-    // an earlier star could only take bytes that the latest one takes as well. `star` holds the
-    // place behind that star in the pattern, and the length of the name taken up to there.
+    // Greedy matching: on a mismatch it is enough to let the latest star take one byte more,
+    // because an earlier star could only take bytes that the latest one takes as well. `star` holds
+    // the place behind that star in the pattern, and the length of the name taken up to there.
     let mut star = None;
     let (mut at, mut read) = (0, 0);
     while read < name.len() {

@@ -1,6 +1,8 @@
-//! A history made ready for the search: its operations in the order of their calls, the list of
-//! calls and returns that the search takes operations out of, and what the whole history tells
-//! about each operation: how soon it is needed, and which others could stand in for it.
+//! A history prepared for the search.
+//!
+//! It holds the operations in the order of their calls, their transitions, and facts about each
+//! operation that follow from the whole history: the moment by which it must happen, and the
+//! operations that could take its place.
 
 use std::collections::HashMap;
 
@@ -9,47 +11,49 @@ use crate::testing::linearizability::model::{
 };
 use crate::testing::linearizability::{Action, Operation, Seen};
 
-/// No number nearer to zero than this overflows by as little as this.
+/// Numbers and increments within this bound never overflow.
 const FAR: i64 = 1 << 60;
 
-/// "Never", as a moment.
+/// The moment of a return that never comes.
 pub const NEVER: u64 = u64::MAX;
 
-/// What the search knows of an operation from the start.
+/// Facts about an operation that hold for the whole search.
 #[derive(Debug)]
 pub struct Facts {
+    /// True if it returned, so that it must happen.
     pub certain: bool,
-    /// The first moment by which it, or an operation that only it can serve, has returned.
+    /// The first return of the operation itself and of those that ask for a value it makes.
     pub due: u64,
-    /// The last moment at which an operation that only it can serve was called.
+    /// The last call of an operation that asks for its unique value; 0 without such a value.
     pub served_from: u64,
-    /// Its place in the order of what is due, returns and calls.
+    /// Its place in the order of `due`, then of returns, then of calls.
     pub rank: u32,
-    /// Operations of one shape can take each other's place.
+    /// Operations of one shape differ only in their moments and in their unique values.
     pub shape: u32,
 }
 
-/// See the module.
+/// The operations of one key, prepared.
 #[derive(Debug)]
 pub struct PreparedHistory {
     pub operations: Vec<Operation>,
     pub transitions: Vec<Transition>,
     pub facts: Vec<Facts>,
     pub values: Values,
-    /// An increment may tell numbers from other values.
+    /// True if some increment may tell numbers from other values.
     pub numbers_matter: bool,
-    /// How far increments whose sums nobody saw may move a number, all together, down and up.
+    /// The most that all increments without an observed sum together move a number, down and up.
     pub drift: (i64, i64),
-    /// The numbers that some operation asks for.
+    /// The numbers that some operation asks for, sorted.
     asked: Vec<i64>,
-    /// See [`is_opaque`].
+    /// True if some operation [`is_opaque`].
     pub opaque: bool,
 }
 
-/// What a value means to the operations.
+/// The operations that make a value and that ask for it.
 #[derive(Clone, Debug)]
 struct Use {
     makers: u32,
+    /// True if all that ask for it returned and keep it.
     only_kept: bool,
     first_return: u64,
     last_call: u64,
@@ -57,7 +61,7 @@ struct Use {
 
 impl PreparedHistory {
     pub fn new(mut operations: Vec<Operation>) -> PreparedHistory {
-        // What nobody saw and what changes nothing tells nothing.
+        // A lost operation that changes nothing constrains no order.
         operations.retain(|op| op.returned.is_some() || !idle(op));
         operations.sort_by_key(|op| op.invoked);
         let mut values = Values::new();
@@ -96,19 +100,19 @@ impl PreparedHistory {
         self.operations[at].returned.unwrap_or(NEVER)
     }
 
-    /// True for a value that, once nobody asks for it any more, is like any other one of its sort
-    /// (see [`PreparedHistory::is_number`]).
+    /// True for a value that blurs with the others of its sort once no pending operation asks for
+    /// it. The sorts are numbers (see [`PreparedHistory::is_number`]) and other values.
     pub fn may_blur(&self, id: Id) -> bool {
         id != ABSENT && !self.opaque && (!self.is_number(id) || self.stands_alone(id))
     }
 
-    /// True for a number, if somebody could tell that it is one.
+    /// True for a number, if some increment could tell that it is one.
     pub fn is_number(&self, id: Id) -> bool {
         self.numbers_matter && self.values.number(id).is_some()
     }
 
-    /// True for a number of which unseen increments make no other one that is asked for, and no
-    /// overflow.
+    /// True for a number from which unobserved increments reach no other number that is asked for,
+    /// and no overflow.
     fn stands_alone(&self, id: Id) -> bool {
         let Some(number) = self.values.number(id) else { return false };
         let ((down, up), near) = (self.drift, -FAR..=FAR);
@@ -164,7 +168,7 @@ impl PreparedHistory {
         facts
     }
 
-    /// Everything that matters of an operation but its moments; not the value that is its own.
+    /// A description of the operation without its moments and without its unique value, `own`.
     fn shape(&self, at: usize, own: Option<Id>) -> String {
         let actions = &self.operations[at].actions;
         let sort = own.map(|id| self.is_number(id));

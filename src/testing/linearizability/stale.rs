@@ -1,20 +1,20 @@
-//! What can be seen without a search: a value that only one operation can have made was there, then
-//! something else was there or was done, and then somebody saw the value again (the rule of
-//! forward zones; Gibbons and Korach 1997). That is what most faults look like, and a search for an
-//! order would have to come to the same end on every way.
+//! A test for stale reads without a search: a value that only one operation makes was there, then
+//! another value was certainly there, and then an operation saw the first value again (the forward
+//! zones of Gibbons and Korach 1997). Most faults show like this, and a search would have to fail
+//! on every path to prove the same.
 
 use crate::testing::linearizability::history::{NEVER, PreparedHistory};
 use crate::testing::linearizability::model::{ABSENT, Effect, Id, Transition};
 
-/// The first return among the operations called after some moment, and the first among those of
-/// them that leave another value than that one.
+/// The first return among the operations called from some moment on, and the first return among
+/// those that leave another value than that one.
 #[derive(Clone, Copy, Debug)]
 struct Soonest {
     first: (u64, Id),
     other: (u64, Id),
 }
 
-/// True if a value is seen after it was certainly gone for ever. If not, all is open.
+/// True if an operation saw a value after it was certainly gone for ever. False decides nothing.
 pub fn is_stale(history: &PreparedHistory) -> bool {
     let nothing = (NEVER, ABSENT);
     let mut soonest =
@@ -37,8 +37,7 @@ pub fn is_stale(history: &PreparedHistory) -> bool {
         for id in &transition.makes {
             let (first, _) = &mut seen[*id as usize];
             makers[*id as usize] += 1;
-            // If there is one maker only, then the value was there when it had returned, provided
-            // that it makes nothing else.
+            // A sole maker that leaves only this value has made it by its return.
             if transition.makes.len() == 1 && transition.effect != Effect::Free {
                 *first = (*first).min(history.returned(at));
             }
@@ -55,7 +54,7 @@ pub fn is_stale(history: &PreparedHistory) -> bool {
     })
 }
 
-/// The one value that the operation leaves, if it leaves the same one wherever it fits.
+/// The value that the operation leaves, if it is the same wherever the operation fits.
 fn left_by(transition: &Transition) -> Option<Id> {
     match &transition.effect {
         Effect::Blind(after) => Some(*after),
@@ -84,7 +83,7 @@ impl Soonest {
     }
 }
 
-/// The numbers from which unseen increments may start.
+/// The numbers from which unobserved increments may start.
 struct LoneNumbers {
     bases: Vec<i64>,
 }
@@ -93,12 +92,12 @@ impl LoneNumbers {
     fn new(history: &PreparedHistory) -> LoneNumbers {
         let made = history.transitions.iter().flat_map(|transition| &transition.makes);
         let mut bases: Vec<i64> = made.filter_map(|id| history.values.number(*id)).collect();
-        bases.push(0); // what an increment takes an absent value for
+        bases.push(0); // an absent value counts as zero
         bases.sort_unstable();
         LoneNumbers { bases }
     }
 
-    /// True if no unseen increments make this value of another one.
+    /// True if unobserved increments cannot make this value from another one.
     fn holds(&self, id: Id, history: &PreparedHistory) -> bool {
         let Some(number) = history.values.number(id) else { return true };
         let (down, up) = history.drift;

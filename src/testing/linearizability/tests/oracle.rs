@@ -1,5 +1,5 @@
-//! The checker against the plainest one there is: try all orders of all subsets that could be one.
-//! And long histories that a real register could have shown, with and without a fault.
+//! The checker against an oracle that tries all orders of all subsets of operations, and against
+//! long histories of a simulated register, with and without a fault.
 
 use crate::rng::Rng;
 use crate::testing::linearizability::model::{KeyState, act, run};
@@ -8,7 +8,7 @@ use crate::testing::linearizability::tests::*;
 
 const BUDGET: usize = 1_000_000;
 
-/// True if the operations that are left can follow `state` in some order.
+/// True if the operations in `left` can follow `state` in some order.
 fn has_order(left: &[&Operation], state: &KeyState) -> bool {
     let first_return = left.iter().filter_map(|op| op.returned).min();
     let Some(first_return) = first_return else { return true };
@@ -45,7 +45,7 @@ fn action(rng: &mut Rng, flavour: u64, unique: u64) -> Action {
     }
 }
 
-/// Histories that a register did show; every now and then one result is another's, or a lie.
+/// A history of a simulated register in which some results are swapped, and some are lost.
 fn random_history(rng: &mut Rng) -> Vec<Operation> {
     let (flavour, count) = (rng.below(4), 1 + rng.below(7));
     let width = 1 + rng.below(30);
@@ -137,7 +137,7 @@ fn every_verdict_is_that_of_trying_all_orders() {
     assert!(possible > 4_000 && impossible > 4_000 && smaller > 2_000, "{counts:?}");
 }
 
-/// What `clients` see of one register that works, `lost` of 10,000 answers being lost.
+/// The history that `clients` see of one correct register, with `lost` of 10,000 answers lost.
 fn register(
     seed: u64,
     count: usize,
@@ -208,11 +208,11 @@ impl WorkloadKind {
     }
 }
 
-/// Lets a read in the last third see what was seen long before.
+/// Gives a read in the last third of the history the result of a read in the second third.
 fn plant_stale_read(history: &mut [Operation]) {
     let is_read = |op: &Operation| op.returned.is_some() && op.actions[0].0 == Action::Get;
     let third = history.len() / 3;
-    // Not a value that could come back.
+    // Not a short value, which could come back by chance.
     let is_rare = |seen: &Option<Seen>| matches!(seen, Some(Seen::Value(v)) if v.len() > 2);
     let old = history[third..].iter().find(|op| is_read(op) && is_rare(&op.actions[0].1));
     let seen = old.expect("there are reads").actions[0].1.clone();
