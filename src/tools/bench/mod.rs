@@ -94,13 +94,13 @@ fn all_runs(
             modes.reverse();
         }
         for mode in modes {
-            if watch.asked_to_stop() {
+            if watch.must_stop() {
                 break;
             }
             let outcome = run::run(plan, &keys, mode, nodes, watch)?;
             let killed = outcome.kill.is_some();
             outcomes.push(outcome);
-            if killed && !watch.asked_to_stop() {
+            if killed && !watch.must_stop() {
                 nodes.heal(watch)?;
             }
         }

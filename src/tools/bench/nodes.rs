@@ -139,7 +139,7 @@ impl Nodes {
         loop {
             match attempt() {
                 Ok(done) => return Ok(done),
-                Err(error) if started.elapsed() > READY_LIMIT || watch.asked_to_stop() => {
+                Err(error) if started.elapsed() > READY_LIMIT || watch.must_stop() => {
                     return Err((IO, format!("the cluster is not ready: {error}")));
                 }
                 Err(_) => std::thread::sleep(RETRY),
@@ -169,7 +169,8 @@ impl Nodes {
     /// and the one with the highest port leads, as it always ends up.
     pub fn heal(&mut self, watch: &Watch) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
-        let start = members.iter_mut().filter(|node| !node.runs()).try_for_each(NodeProcess::start);
+        let start =
+            members.iter_mut().filter(|node| !node.is_running()).try_for_each(NodeProcess::start);
         start.map_err(|error| (IO, format!("cannot start a node: {error}")))?;
         let leads = i64::from(members.last().map_or(0, |node| node.port));
         let ready = self.within(watch, || self.all_follow(leads));
@@ -205,7 +206,7 @@ impl Nodes {
             .map_err(|error| trouble(error.to_string()))?;
         let value = value(plan.size);
         let (mut next, mut bytes) = (0, Vec::new());
-        while next < plan.keys && !watch.asked_to_stop() {
+        while next < plan.keys && !watch.must_stop() {
             bytes.clear();
             let mut requests = 0;
             while next < plan.keys && (requests == 0 || bytes.len() < PRELOAD_BYTES) {
@@ -233,7 +234,7 @@ impl Nodes {
     pub fn finish(mut self) -> Result<Vec<String>, ToolError> {
         let Some((mut members, dir)) = self.spawned.take() else { return Ok(Vec::new()) };
         let trouble = |error: std::io::Error| (IO, format!("{}: {error}", dir.display()));
-        members.retain(NodeProcess::runs);
+        members.retain(NodeProcess::is_running);
         let complaints = process::stop(&mut members, STOP_LIMIT).map_err(trouble)?;
         drop(members);
         fs::remove_dir_all(&dir).map_err(trouble)?;

@@ -90,7 +90,7 @@ pub fn run(
         }
         let cpu = cpu_seconds() - guide.cpu;
         drop(abandon);
-        Ok(outcome(mode, tally, times, &shared, (guide.kill, cpu, watch.asked_to_stop())))
+        Ok(outcome(mode, tally, times, &shared, (guide.kill, cpu, watch.must_stop())))
     })
 }
 
@@ -163,7 +163,7 @@ impl Guide<'_> {
         let shared = self.shared;
         while shared.ready.load(Ordering::Relaxed) < self.plan.clients {
             let ended = threads.iter().any(ScopedJoinHandle::is_finished);
-            if ended || shared.now() > STAND_NS || watch.asked_to_stop() {
+            if ended || shared.now() > STAND_NS || watch.must_stop() {
                 let ready = shared.ready.load(Ordering::Relaxed);
                 let all = self.plan.clients;
                 return Err((IO, format!("{ready} of {all} connections stand (see ulimit -n)")));
@@ -185,9 +185,9 @@ impl Guide<'_> {
         let (mut shown_at, mut shown) = (shared.now(), 0);
         while !threads.iter().all(ScopedJoinHandle::is_finished) {
             let now = shared.now();
-            if watch.asked_to_stop() {
+            if watch.must_stop() {
                 shared.stop.store(true, Ordering::Relaxed);
-                shared.abandon.store(watch.in_a_hurry(), Ordering::Relaxed);
+                shared.abandon.store(watch.must_abort(), Ordering::Relaxed);
             }
             self.kill_if_due(times, now, nodes)?;
             let in_doubt = self.look_who_leads(now, nodes);
@@ -200,7 +200,7 @@ impl Guide<'_> {
             }
             std::thread::sleep(if in_doubt { STEP_IN_DOUBT } else { STEP });
         }
-        if time.is_some() && !watch.asked_to_stop() {
+        if time.is_some() && !watch.must_stop() {
             shared.note_answers(times.end);
         }
         Ok(times)

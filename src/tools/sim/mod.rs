@@ -1,10 +1,11 @@
-//! `nodesync sim`: seeds on all processors, a summary, and for a violation the way to replay it.
+//! `nodesync sim`: seeds on all processors, a summary, and for a violation the command to replay
+//! it.
 //!
-//! Every run is as fast as can be and keeps no text. The lowest failing seed is run again with as
-//! much text as was asked for: the same seed gives the same run. A panic within a run is a
-//! violation like any other.
+//! The runs write no trace, to be fast. The lowest failing seed runs a second time with the trace
+//! that the flags ask for: the same seed gives the same run. A panic inside a run is a violation
+//! like any other.
 //!
-//! The first signal ends the command after the runs that are under way; the second one at once.
+//! The first signal ends the command after the runs in progress, the second one at once.
 
 mod args;
 mod runs;
@@ -19,10 +20,10 @@ use crate::tools::exit::{INCONCLUSIVE, IO, USAGE, VIOLATION};
 use args::{ReplayCommand, SeedChoice, SimPlan, name_of, write_options};
 use runs::{RunsSummary, Signals};
 
-/// Seeds that are named in a list.
+/// Most seeds that a list names.
 const NAMED_MAX: usize = 20;
 
-/// Runs the command; the exit code.
+/// Runs the command and returns its exit code.
 pub fn run(args: &SimArgs) -> u8 {
     let ready = SimPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
         let signals = Signals::catch().map_err(|error| (IO, error.to_string()))?;
@@ -38,9 +39,9 @@ pub fn run(args: &SimArgs) -> u8 {
 }
 
 fn carry_out(plan: &SimPlan, signals: &Signals) -> u8 {
-    runs::keep_panics();
-    let (seeds, time, options) = match plan.what.clone() {
-        // The one run is the one that is shown.
+    runs::silence_panics();
+    let (seeds, time, options) = match plan.seeds.clone() {
+        // The only run is also the one that is shown.
         SeedChoice::Seed(seed) => {
             (seed..=seed, None, Options { trace: plan.trace, ..plan.options.clone() })
         }
@@ -53,22 +54,22 @@ fn carry_out(plan: &SimPlan, signals: &Signals) -> u8 {
     let tally = runs::run_all(seeds, time, &options, plan.jobs, signals);
     let mut page = tally.sum.lines.join("\n");
     page += if page.is_empty() { "" } else { "\n\n" };
-    let code = tell(&mut page, plan, &tally);
-    say(&page);
+    let code = write_verdict(&mut page, plan, &tally);
+    print_page(&page);
     if let Some(&(seed, _)) = tally.failed.first() {
-        say(&details(seed, plan, signals));
+        print_page(&details(seed, plan, signals));
     }
     code
 }
 
-/// Prints; a reader who has gone does not miss anything.
-fn say(page: &str) {
+/// Prints a page. A closed standard output is no error.
+fn print_page(page: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(page.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The summary and the verdict; the exit code.
-fn tell(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> u8 {
+/// Writes the summary and the verdict. Returns the exit code.
+fn write_verdict(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> u8 {
     let _ = write_summary(page, plan, tally);
     if !tally.failed.is_empty() {
         let count = tally.failed.len();
@@ -97,14 +98,14 @@ fn tell(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> u8 {
     0
 }
 
-fn counted(count: impl TryInto<u64>, what: &str) -> String {
+fn counted(count: impl TryInto<u64>, noun: &str) -> String {
     let count = count.try_into().unwrap_or(u64::MAX);
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn write_summary(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> std::fmt::Result {
     let (runs, sum) = (tally.runs, &tally.sum);
-    let seeds = match &plan.what {
+    let seeds = match &plan.seeds {
         SeedChoice::Seed(seed) => format!("--seed {seed}"),
         SeedChoice::Seeds(seeds) => format!("--seeds {}..={}", seeds.start(), seeds.end()),
         SeedChoice::Fresh(first, _) => format!("--seeds {first}..{}", first.saturating_add(runs)),
@@ -117,7 +118,7 @@ fn write_summary(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> std:
     if tally.failed.len() as u64 == runs {
         return writeln!(page);
     }
-    if let SeedChoice::Seed(_) = plan.what {
+    if let SeedChoice::Seed(_) = plan.seeds {
         writeln!(page, "nodes           {:>12}", sum.nodes)?;
     }
     writeln!(page, "faults          {:>12}", sum.faults)?;
@@ -130,13 +131,13 @@ fn write_summary(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> std:
     writeln!(page, "                {:>12}   answered", sum.answered)?;
     writeln!(page, "eventual writes {:>12}", sum.eventual)?;
     writeln!(page, "undecided keys  {:>12}", sum.undecided)?;
-    if let SeedChoice::Seed(_) = plan.what {
+    if let SeedChoice::Seed(_) = plan.seeds {
         writeln!(page, "trace hash  {:016x}", sum.trace_hash)?;
     }
     writeln!(page)
 }
 
-/// What happened in a failing run, or in a smaller one, and how to replay it.
+/// The trace of a failing run, or of a smaller one, and the command to replay it.
 fn details(seed: u64, plan: &SimPlan, signals: &Signals) -> String {
     let options = Options { trace: plan.trace, ..plan.options.clone() };
     let found = if plan.shrink {

@@ -1,5 +1,5 @@
-//! A throw-away cluster on this machine: processes of this very program, and a proxy in every link
-//! between them. What is done to their directories is here too.
+//! A temporary cluster on this machine: processes of this program, a proxy in every link between
+//! them, and damage to their directories.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,8 +15,8 @@ use crate::tools::Port;
 use crate::tools::process::{self, NodeProcess};
 use crate::tools::verify::proxy::{LinkMode, ProxiedLink};
 
-/// Small logs, so that there are sealed segments and images to damage. Short time-outs, because
-/// clients that wait learn nothing.
+/// Small logs, so that there are sealed segments and images to damage; a short time-out, because
+/// clients that wait observe nothing.
 const FLAGS: [&str; 6] =
     ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "3000"];
 
@@ -26,13 +26,13 @@ impl NodeProcess {
         fs::remove_dir_all(&self.dir)
     }
 
-    /// Moves its directory away, as its own message tells after damage.
+    /// Moves its directory away, as the node's own message advises after damage.
     pub fn set_aside(&self, number: usize) -> io::Result<()> {
         fs::rename(&self.dir, self.dir.with_extension(format!("damaged-{number}")))
     }
 
-    /// Flips a bit of a sealed segment or of an image, and tells where; `None` if there is no such
-    /// file yet. Bytes that are zero are passed over as far as possible: most of them mean nothing.
+    /// Flips a bit of a sealed segment or of an image. Returns the place, or `None` if there is no
+    /// such file yet. Avoids zero bytes, most of which carry no information.
     pub fn corrupt(&self, rng: &mut Rng) -> io::Result<Option<String>> {
         const TRIES: usize = 64;
         let files = sealed(&self.dir)?;
@@ -56,7 +56,7 @@ impl NodeProcess {
     }
 }
 
-/// All images, and all segments of the log but the last.
+/// All images, and all segments of the log except the last.
 fn sealed(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -79,14 +79,14 @@ fn sealed(dir: &Path) -> io::Result<Vec<PathBuf>> {
 pub struct Cluster {
     /// The members, ascending by rank.
     pub nodes: Vec<NodeProcess>,
-    /// From each to each other one.
+    /// A link from each member to each other one.
     links: Vec<(usize, usize, ProxiedLink)>,
-    /// Where everything lies.
+    /// The directory of all data and logs.
     pub dir: PathBuf,
 }
 
 impl Cluster {
-    /// Members that have not been started, in a new directory.
+    /// A cluster that is not started yet, in a new directory.
     pub fn new(size: usize, dir: PathBuf, password: Option<&str>) -> io::Result<Cluster> {
         fs::create_dir_all(&dir)?;
         let ports = Port::reserve(size)?;
@@ -108,12 +108,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts all members that do not run.
+    /// Starts all members that are not running.
     pub fn start_all(&mut self) -> io::Result<()> {
-        self.nodes.iter_mut().filter(|node| !node.runs()).try_for_each(NodeProcess::start)
+        self.nodes.iter_mut().filter(|node| !node.is_running()).try_for_each(NodeProcess::start)
     }
 
-    /// Changes the link on which `from` dials `to`.
+    /// Sets the mode of the link on which `from` dials `to`.
     pub fn set_link(&self, from: usize, to: usize, mode: LinkMode) {
         let found = self.links.iter().find(|(a, b, _)| (*a, *b) == (from, to));
         if let Some((_, _, link)) = found {
@@ -121,7 +121,7 @@ impl Cluster {
         }
     }
 
-    /// Lets everything pass again, wakes who sleeps and starts who was killed.
+    /// Opens all links, continues stopped nodes and restarts killed ones.
     pub fn heal(&mut self) -> io::Result<()> {
         self.links.iter().for_each(|(_, _, link)| link.set(LinkMode::Pass));
         for node in &self.nodes {
@@ -130,12 +130,12 @@ impl Cluster {
         self.start_all()
     }
 
-    /// Stops all members in an orderly way. What is wrong with how they end.
+    /// Stops all members in an orderly way. Returns complaints about their ends.
     pub fn stop(&mut self, limit: Duration) -> io::Result<Vec<String>> {
         process::stop(&mut self.nodes, limit)
     }
 
-    /// Removes everything that the cluster has written.
+    /// Kills the members and removes everything that they have written.
     pub fn remove(self) -> io::Result<()> {
         let dir = self.dir.clone();
         drop(self);

@@ -1,40 +1,39 @@
-//! The judge: from what clients did and saw to what was proven. Knows no cluster and no clock.
+//! The judge: checks a history against the promises of the product. Knows no cluster and no clock.
 //!
-//! Strong operations must be linearizable, key by key. Of eventual sessions only what is promised
-//! to everybody outside can be held against a node:
+//! Strong operations must be linearizable, key by key. For eventual sessions these promises hold:
 //!
-//! - a session's own key, which nobody else writes, shows that session its last acknowledged
-//!   write, at once; or one of its writes of which nobody knows whether it is done;
-//! - no key ever shows a value that nobody wrote to it, or whose write was certainly refused;
-//! - in the end all nodes show the same;
-//! - and if no process ended during the run, no acknowledged write is lost.
-//!
-//! A process that ends may take writes of its last second with it, so then the last point is not
-//! checked.
+//! - A session reads its own writes: a key that no other session writes shows the last acknowledged
+//!   write, or a write that may or may not be done.
+//! - No key ever shows a value that no client wrote to it, or whose write was refused.
+//! - In the end all nodes show the same values.
+//! - If no process ended during the run, no acknowledged write is lost. (A process that ends may
+//!   lose eventual writes of its last second, so then this is not checked.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::testing::linearizability::{self, Verdict};
-use crate::tools::verify::history::{Deed, EventualRecord, History, StrongRecord, describe};
+use crate::tools::verify::history::{
+    EventualAction, EventualRecord, History, StrongRecord, describe,
+};
 
 /// States that the search may visit for one key.
 const BUDGET: usize = 1_000_000;
-/// Keys of which a counterexample is sought: the smallest one is told.
+/// Most keys for which the judge searches a counterexample; it reports the smallest one.
 const EXPLAINED_MAX: usize = 5;
-/// Operations of a counterexample, and names of further keys, that are told.
+/// Most operations of a counterexample, and most names of further keys, in the report.
 const SHOWN_MAX: usize = 50;
 const NAMED_MAX: usize = 10;
-/// Findings about eventual keys that are told.
-const TOLD_MAX: usize = 3;
+/// Most findings about eventual keys in the report.
+const REPORTED_MAX: usize = 3;
 
-/// What the nodes show for each eventual key in the end, node by node.
+/// The final values of each eventual key, node by node.
 pub type Ends = BTreeMap<String, Vec<Option<Vec<u8>>>>;
 
-/// What was found.
+/// The findings about a history.
 #[derive(Debug, Default)]
 pub struct Judgement {
-    /// What must not be; each a paragraph.
+    /// Broken promises, each a paragraph.
     pub violations: Vec<String>,
     /// Keys whose histories were too hard to decide.
     pub undecided: Vec<String>,
@@ -44,11 +43,11 @@ pub struct Judgement {
     pub eventual_keys: usize,
 }
 
-/// Judges. `lossless`: no process ended during the run. `names` are the nodes'.
+/// Judges a history. `lossless` is true if no process ended during the run; `names` are the nodes'.
 pub fn judge(history: &History, ends: &Ends, lossless: bool, names: &[String]) -> Judgement {
     let mut judgement = Judgement::default();
     strong(&history.records, names, &mut judgement);
-    eventual(&history.steps, ends, lossless, names, &mut judgement);
+    eventual(&history.eventual, ends, lossless, names, &mut judgement);
     judgement
 }
 
@@ -82,8 +81,8 @@ fn strong(records: &[StrongRecord], names: &[String], judgement: &mut Judgement)
     judgement.violations.extend(smallest(impossible, names));
 }
 
-/// The smallest counterexample of those that can be had from the shortest histories, and the names
-/// of the other keys.
+/// The smallest counterexample among the keys with the shortest histories, and the names of the
+/// other keys.
 fn smallest(mut impossible: Vec<(&str, Vec<&StrongRecord>)>, names: &[String]) -> Option<String> {
     impossible.sort_by_key(|(_, records)| records.len());
     let tried = impossible.iter().take(EXPLAINED_MAX);
@@ -135,22 +134,22 @@ fn counterexample(key: &str, shown: &[&StrongRecord], names: &[String]) -> Strin
     text
 }
 
-/// What one eventual key has been through.
+/// The past of one eventual key.
 #[derive(Default)]
 struct Past<'a> {
     own: bool,
-    /// Values that someone tried to write, and was not refused.
+    /// Values whose writes were not refused.
     tried: BTreeSet<&'a [u8]>,
     deletes: bool,
     acknowledged: bool,
     /// The last certain write.
     last: Option<&'a [u8]>,
-    /// What the uncertain ones wrote.
+    /// The values of writes that may or may not be done.
     uncertain: BTreeSet<Option<&'a [u8]>>,
 }
 
 impl Past<'_> {
-    /// What the writer of an own key may see.
+    /// True if the session that owns the key may see the value.
     fn is_own(&self, value: Option<&[u8]>) -> bool {
         value == self.last || self.uncertain.contains(&value)
     }
@@ -161,48 +160,48 @@ impl Past<'_> {
 }
 
 fn eventual(
-    steps: &[EventualRecord],
+    records: &[EventualRecord],
     ends: &Ends,
     lossless: bool,
     names: &[String],
     judgement: &mut Judgement,
 ) {
     let mut pasts: BTreeMap<&str, Past<'_>> = BTreeMap::new();
-    // Others' values may be seen before their writers have noted that they are written.
-    for step in steps {
-        let past = pasts.entry(&step.key).or_default();
-        if let Deed::Write(Some(value)) = &step.deed {
+    // Collect all written values first: a read may precede the record of the write in this order.
+    for record in records {
+        let past = pasts.entry(&record.key).or_default();
+        if let EventualAction::Write(Some(value)) = &record.action {
             past.tried.insert(value);
         }
     }
     let mut wrong = Vec::new();
-    for step in steps {
-        let past = pasts.entry(&step.key).or_default();
-        past.own = step.own;
-        match &step.deed {
-            Deed::Write(value) => {
+    for record in records {
+        let past = pasts.entry(&record.key).or_default();
+        past.own = record.own;
+        match &record.action {
+            EventualAction::Write(value) => {
                 past.deletes |= value.is_none();
-                if step.certain {
+                if record.certain {
                     past.last = value.as_deref();
                     past.acknowledged |= value.is_some();
                 } else {
                     past.uncertain.insert(value.as_deref());
                 }
             }
-            Deed::Read(value) => {
+            EventualAction::Read(value) => {
                 let value = value.as_deref();
-                let who = format!("client {} at {}", step.client, name(names, step.node));
-                if step.own && !past.is_own(value) {
+                let client = format!("client {} at {}", record.client, name(names, record.node));
+                if record.own && !past.is_own(value) {
                     let (seen, last) = (show(value), show(past.last));
                     wrong.push(format!(
-                        "eventual key {}: {who} read {seen} after its own write of {last}",
-                        step.key
+                        "eventual key {}: {client} read {seen} after its own write of {last}",
+                        record.key
                     ));
                 } else if !past.was_tried(value) {
                     let seen = show(value);
                     wrong.push(format!(
-                        "eventual key {}: {who} read {seen}, which nobody wrote",
-                        step.key
+                        "eventual key {}: {client} read {seen}, which nobody wrote",
+                        record.key
                     ));
                 }
             }
@@ -211,13 +210,13 @@ fn eventual(
     judgement.eventual_keys = pasts.len();
     for (key, values) in ends {
         let past = pasts.entry(key).or_default();
-        wrong.extend(end(key, values, past, lossless, names));
+        wrong.extend(final_violation(key, values, past, lossless, names));
     }
-    tell(wrong, judgement);
+    report(wrong, judgement);
 }
 
-/// What is wrong with a key's end, if anything is.
-fn end(
+/// The broken promise that the final values of a key show, if any.
+fn final_violation(
     key: &str,
     values: &[Option<Vec<u8>>],
     past: &Past<'_>,
@@ -249,9 +248,10 @@ fn end(
     })
 }
 
-fn tell(mut wrong: Vec<String>, judgement: &mut Judgement) {
-    let more = wrong.len().saturating_sub(TOLD_MAX);
-    wrong.truncate(TOLD_MAX);
+/// Adds findings about eventual keys, not more than the report has room for.
+fn report(mut wrong: Vec<String>, judgement: &mut Judgement) {
+    let more = wrong.len().saturating_sub(REPORTED_MAX);
+    wrong.truncate(REPORTED_MAX);
     judgement.violations.extend(wrong);
     if more > 0 {
         judgement.violations.push(format!("and {more} more like these, of eventual keys"));
@@ -281,8 +281,8 @@ mod tests {
         Action::Set { value: value.into(), when: When::Always, get: false }
     }
 
-    fn step(key: &str, own: bool, deed: Deed) -> EventualRecord {
-        EventualRecord { client: 2, node: 1, key: key.into(), own, deed, certain: true }
+    fn eventual_record(key: &str, own: bool, action: EventualAction) -> EventualRecord {
+        EventualRecord { client: 2, node: 1, key: key.into(), own, action, certain: true }
     }
 
     fn text(value: &str) -> Option<Vec<u8>> {
@@ -362,9 +362,9 @@ mod tests {
     #[test]
     fn an_eventual_key_that_differs_between_nodes_is_found() {
         let history = History {
-            steps: vec![
-                step("e", false, Deed::Write(text("a"))),
-                step("e", false, Deed::Write(text("b"))),
+            eventual: vec![
+                eventual_record("e", false, EventualAction::Write(text("a"))),
+                eventual_record("e", false, EventualAction::Write(text("b"))),
             ],
             ..History::default()
         };
@@ -381,12 +381,17 @@ mod tests {
     #[test]
     fn a_session_that_does_not_see_its_own_write_is_found() {
         let steps = |seen: Option<Vec<u8>>, certain: bool| {
-            let write = EventualRecord { certain, ..step("o", true, Deed::Write(text("b"))) };
-            let first = step("o", true, Deed::Write(text("a")));
-            vec![first, write, step("o", true, Deed::Read(seen))]
+            let write = EventualRecord {
+                certain,
+                ..eventual_record("o", true, EventualAction::Write(text("b")))
+            };
+            let first = eventual_record("o", true, EventualAction::Write(text("a")));
+            vec![first, write, eventual_record("o", true, EventualAction::Read(seen))]
         };
-        let check =
-            |steps| violations(&History { steps, ..History::default() }, &Ends::new(), false).len();
+        let check = |steps| {
+            violations(&History { eventual: steps, ..History::default() }, &Ends::new(), false)
+                .len()
+        };
         assert_eq!(check(steps(text("b"), true)), 0);
         assert_eq!(check(steps(text("a"), true)), 1);
         assert_eq!(check(steps(None, true)), 1);
@@ -395,15 +400,15 @@ mod tests {
 
     #[test]
     fn an_eventual_write_may_be_lost_only_if_a_process_ended() {
-        let write = |own| step("e", own, Deed::Write(text("a")));
+        let write = |own| eventual_record("e", own, EventualAction::Write(text("a")));
         let ends = Ends::from([("e".to_string(), vec![None, None])]);
         for own in [true, false] {
-            let history = History { steps: vec![write(own)], ..History::default() };
+            let history = History { eventual: vec![write(own)], ..History::default() };
             assert_eq!(violations(&history, &ends, true).len(), 1);
             assert_eq!(violations(&history, &ends, false).len(), 0);
         }
-        let deleted = vec![write(false), step("e", false, Deed::Write(None))];
-        let history = History { steps: deleted, ..History::default() };
+        let deleted = vec![write(false), eventual_record("e", false, EventualAction::Write(None))];
+        let history = History { eventual: deleted, ..History::default() };
         assert_eq!(violations(&history, &ends, true).len(), 0);
     }
 }

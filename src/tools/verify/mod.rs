@@ -1,17 +1,18 @@
-//! `nodesync verify`: clients, faults and a verdict on real processes.
+//! `nodesync verify`: clients, faults and a verdict on real processes, in the manner of Jepsen.
 //!
-//! With `--spawn N` it starts a throw-away cluster of this program on this machine and is its
-//! nemesis; with `--peers` it puts a live cluster under load, does it no harm, and removes its keys
-//! afterwards. Either way concurrent clients talk to all nodes (`workload`), everything they see
-//! is written down with its real order (`history`), and in the end `judge` decides whether one
-//! store that does one thing after the other could have shown them the same.
+//! With `--spawn N` it starts a temporary cluster of this program on this machine and injects
+//! faults (`nemesis`); with `--peers` it puts a live cluster under load without faults, and removes
+//! its keys afterwards. In both cases concurrent clients talk to all nodes (`workload`), the
+//! history records every operation with its real-time order (`history`), and `judge` decides
+//! whether the consistency that the product promises explains all results.
 //!
-//! The simulator (`nodesync sim`) sees far more schedules, and every one again; this sees the real
-//! thing: sockets, files, processes, the kernel. A pass proves that this run was sound, no more.
+//! The simulator (`nodesync sim`) covers far more schedules and can repeat each; this command
+//! covers real sockets, files, processes and the kernel. A pass proves that this run was correct,
+//! no more.
 //!
-//! What happens, in order: start and wait until all is well; load and faults for `--seconds`; heal;
-//! wait until all nodes serve; read every key at every node; judge; stop the nodes in an orderly
-//! way; tell. The first signal ends the load early, the second one everything.
+//! The steps of a run: start the nodes and wait until all serve; load and faults for `--seconds`;
+//! heal; wait until all nodes serve; read every key at every node; judge; stop the nodes; report.
+//! The first signal ends the load early, the second one the whole command.
 //!
 //! Left out: machines that lose power (the simulator does that), clocks that jump, full disks,
 //! checks over several keys at once.
@@ -42,50 +43,50 @@ use nemesis::{EndCause, FaultKind, Nemesis};
 use verdict::VerdictPage;
 use workload::Board;
 
-/// Where no number of clients was given.
+/// The default of `--clients`.
 const CLIENTS_PER_NODE: usize = 4;
 const CLIENTS_MAX: usize = 1000;
-/// A node of a live cluster may take ten seconds to refuse a request by default.
+/// Longer than `--request-timeout` of a live node, 10 s by default, so that its refusal arrives.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(12);
 const SPAWNED_TIMEOUT: Duration = Duration::from_millis(3000);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an orderly stop may take.
+/// Longest time for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// What was typed.
+/// The flags of `nodesync verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive, 74 I/O")]
 pub struct VerifyArgs {
-    /// Nodes of a live cluster, each as HOST:PORT: load and a verdict, no faults
+    /// Nodes of a live cluster, each as HOST:PORT; it gets load, but no faults
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
     #[arg(required_unless_present = "spawn", conflicts_with = "spawn")]
     peers: Vec<PeerAddress>,
 
-    /// Starts a throw-away cluster of this many nodes on this machine, and lets faults strike it
+    /// Start a temporary cluster of this many nodes on this machine, and inject faults
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     spawn: Option<u8>,
 
-    /// How long the clients work
+    /// Seconds of load
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
 
-    /// Clients in all; one in four is an eventual session [default: 4 for each node]
+    /// Number of clients; one in four is an eventual session [default: 4 for each node]
     #[arg(long)]
     clients: Option<usize>,
 
-    /// Kinds of faults [default: all that a cluster of this size must bear]
+    /// Kinds of faults [default: all that a cluster of this size must survive]
     #[arg(long, value_delimiter = ',', value_enum, conflicts_with = "peers")]
     faults: Vec<FaultKind>,
 
-    /// Decides about faults and the clients' choices [default: drawn]
+    /// Seed of the faults and of the clients' choices [default: random]
     #[arg(long)]
     seed: Option<u64>,
 
-    /// Where the throw-away cluster has its directory [default: the system's for temporary files]
+    /// Directory for the temporary cluster [default: the system's for temporary files]
     #[arg(long, conflicts_with = "peers")]
     dir: Option<PathBuf>,
 
-    /// Keeps logs and data also after a pass
+    /// Keep logs and data after a pass, too
     #[arg(long, conflicts_with = "peers")]
     keep: bool,
 
@@ -98,7 +99,7 @@ pub struct VerifyArgs {
     requirepass_file: Option<PathBuf>,
 }
 
-/// What it means.
+/// The checked meaning of the flags.
 #[derive(Debug)]
 struct VerifyPlan {
     time: Duration,
@@ -106,8 +107,9 @@ struct VerifyPlan {
     faults: Vec<FaultKind>,
     seed: u64,
     password: Option<String>,
-    /// Names this run among others, on disk and in keys.
+    /// A unique name for this run, on disk and in keys.
     name: String,
+    /// The command that repeats this run.
     again: String,
 }
 
@@ -166,11 +168,11 @@ impl VerifyPlan {
     }
 }
 
-fn io(what: &str) -> impl Fn(std::io::Error) -> ToolError {
-    move |error| (IO, format!("{what}: {error}"))
+fn io(subject: &str) -> impl Fn(std::io::Error) -> ToolError {
+    move |error| (IO, format!("{subject}: {error}"))
 }
 
-/// Runs the command; the exit code.
+/// Runs the command and returns its exit code.
 pub fn run(args: &VerifyArgs) -> u8 {
     let done = VerifyPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
         let watch =
@@ -189,7 +191,7 @@ pub fn run(args: &VerifyArgs) -> u8 {
     }
 }
 
-/// On a live cluster.
+/// Verifies a live cluster.
 fn live(args: &VerifyArgs, plan: &VerifyPlan, mut watch: Watch) -> Result<VerdictPage, ToolError> {
     let addresses: Vec<String> = args.peers.iter().map(PeerAddress::address).collect();
     let board = plan.board(addresses, LIVE_TIMEOUT);
@@ -202,7 +204,7 @@ fn live(args: &VerifyArgs, plan: &VerifyPlan, mut watch: Watch) -> Result<Verdic
     }
     ending::within(&watch, STOP_LIMIT, || ending::all_well(&board))
         .map_err(|error| (INCONCLUSIVE, format!("the cluster is not well: {error}")))?;
-    let (verdict, keys) = VerifyRun { plan, board: &board }.all(&mut watch, None)?;
+    let (verdict, keys) = VerifyRun { plan, board: &board }.run(&mut watch, None)?;
     let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
     if let Err(error) = ending::within(&watch, STOP_LIMIT, || ending::delete(&board, &keys)) {
         eprintln!("nodesync verify: keys {}* were not deleted: {error}", board.prefix);
@@ -210,7 +212,7 @@ fn live(args: &VerifyArgs, plan: &VerifyPlan, mut watch: Watch) -> Result<Verdic
     Ok(verdict)
 }
 
-/// On a cluster of its own.
+/// Verifies a temporary cluster.
 fn spawned(
     args: &VerifyArgs,
     plan: &VerifyPlan,
@@ -227,7 +229,7 @@ fn spawned(
     ending::within(&watch, ending::RECOVERY, || ending::all_well(&board))
         .map_err(|error| (VIOLATION, format!("no working cluster: {error}; logs: {kept}")))?;
     let run = VerifyRun { plan, board: &board };
-    let (mut verdict, _) = run.all(&mut watch, Some(&mut cluster))?;
+    let (mut verdict, _) = run.run(&mut watch, Some(&mut cluster))?;
     let complaints = cluster.stop(STOP_LIMIT).map_err(io("stopping the nodes"))?;
     if verdict.judgement.violations.is_empty() {
         verdict.judgement.violations = complaints;
@@ -240,21 +242,21 @@ fn spawned(
     Ok(verdict)
 }
 
-/// Load, questions and judgement, on either kind of cluster.
+/// The steps that both kinds of cluster share: load, final reads, judgement.
 struct VerifyRun<'a> {
     plan: &'a VerifyPlan,
     board: &'a Board,
 }
 
 impl VerifyRun<'_> {
-    /// Everything up to the verdict, and the keys that were written.
-    fn all(
+    /// Runs all steps. Returns the verdict and the keys that were written.
+    fn run(
         &self,
         watch: &mut Watch,
         cluster: Option<&mut Cluster>,
     ) -> Result<(VerdictPage, BTreeSet<String>), ToolError> {
         let VerifyRun { plan, board } = self;
-        let before = ending::within(watch, ending::RECOVERY, || ending::lives(board))
+        let before = ending::within(watch, ending::RECOVERY, || ending::boots(board))
             .map_err(|error| (IO, error))?;
         watch.begin(plan.time);
         let (mut history, struck, end) = self.load(watch, cluster);
@@ -270,13 +272,17 @@ impl VerifyRun<'_> {
             }
             Err(EndCause::Io(error)) => return Err((IO, error.to_string())),
         };
-        watch.say("the load is over: waiting until all nodes serve, and reading every key at each");
-        let ends = self.ask_all(watch, &mut history, &mut violations);
-        if watch.in_a_hurry() {
+        watch.print(
+            "the load is over: waiting until all nodes serve, and reading every key at each",
+        );
+        let ends = self.read_all(watch, &mut history, &mut violations);
+        if watch.must_abort() {
             return Err((INCONCLUSIVE, "stopped before there was a verdict".into()));
         }
-        let after = ending::lives(board);
-        watch.say("judging");
+        let after = ending::boots(board);
+        watch.print("judging");
+        // A process that ends may lose eventual writes of its last second; the same boot numbers
+        // before and after prove that none ended.
         let lossless = after.is_ok_and(|after| after == before);
         let mut names = board.addresses.clone();
         names.extend(board.addresses.iter().map(|address| format!("{address} (strong)")));
@@ -284,14 +290,14 @@ impl VerifyRun<'_> {
         violations.append(&mut judgement.violations);
         let judgement = Judgement { violations, ..judgement };
         let strong = history.records.into_iter().map(|record| record.key);
-        let keys = strong.chain(history.steps.into_iter().map(|step| step.key)).collect();
+        let keys = strong.chain(history.eventual.into_iter().map(|record| record.key)).collect();
         let gap = board.gap.lock();
         let verdict = VerdictPage {
             nodes: board.addresses.len(),
             clients: plan.clients,
             time,
             seed: plan.seed,
-            tally: history.tally,
+            fates: history.fates,
             gap: gap.longest,
             gap_since: gap.since,
             struck,
@@ -303,13 +309,13 @@ impl VerifyRun<'_> {
         Ok((verdict, keys))
     }
 
-    /// The clients at work, and the nemesis, if there is a cluster to strike.
+    /// Runs the clients and, on a temporary cluster, the nemesis.
     fn load(&self, watch: &Watch, cluster: Option<&mut Cluster>) -> Load {
         let VerifyRun { plan, board } = self;
         let mut rng = Rng::new(plan.seed);
         let strikes = rng.fork();
         std::thread::scope(|scope| {
-            // Also when this thread panics: the clients would work for ever.
+            // Stops the clients also when this thread panics; the scope waits for them.
             let stop = StopOnDrop(&board.stop);
             board.gap.lock().restart();
             let clients: Vec<_> = (0..plan.clients)
@@ -337,11 +343,11 @@ impl VerifyRun<'_> {
         })
     }
 
-    /// Lets the clients of a live cluster work.
+    /// Waits while the clients of a live cluster work.
     fn wait(&self, watch: &Watch) -> Result<(), EndCause> {
         while watch.elapsed() < self.plan.time {
             watch.show(self.board.requests(), "");
-            if watch.asked_to_stop() {
+            if watch.must_stop() {
                 return Err(EndCause::Asked);
             }
             if self.board.has_findings() {
@@ -353,7 +359,7 @@ impl VerifyRun<'_> {
     }
 
     /// Waits until all nodes serve again, and reads every key at each of them.
-    fn ask_all(&self, watch: &Watch, history: &mut History, violations: &mut Vec<String>) -> Ends {
+    fn read_all(&self, watch: &Watch, history: &mut History, violations: &mut Vec<String>) -> Ends {
         let board = self.board;
         let limit = ending::RECOVERY;
         if let Err(error) = ending::within(watch, limit, || ending::all_well(board)) {
@@ -369,7 +375,7 @@ impl VerifyRun<'_> {
                 Err(error) => violations.push(format!("not recovered: {error}")),
             }
         }
-        let keys = history.steps.iter().map(|step| step.key.as_str()).collect();
+        let keys = history.eventual.iter().map(|record| record.key.as_str()).collect();
         ending::read_ends(board, watch, &keys).unwrap_or_else(|error| {
             violations.push(format!("not recovered: {error}"));
             Ends::new()
@@ -377,7 +383,7 @@ impl VerifyRun<'_> {
     }
 }
 
-/// What clients have seen, what has struck, and how it ended.
+/// The history of the clients, the faults that struck, and the cause of the end.
 type Load = (History, Option<BTreeMap<FaultKind, u64>>, Result<(), EndCause>);
 
 struct StopOnDrop<'a>(&'a AtomicBool);

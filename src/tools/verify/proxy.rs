@@ -1,13 +1,12 @@
-//! A TCP proxy for one link: what one node dials to reach another one passes through it, and can be
-//! cut, held back or delayed here.
+//! A TCP proxy for one link between two nodes, which can cut, stall or delay the link.
 //!
-//! One thread accepts, and two for each connection copy, one each way. They wait in reads and on
-//! one condition, and end with their connection. Bytes that are held back are delivered after
-//! healing, as TCP does after a partition; a link that is cut closes what is open and whatever is
-//! dialled while it is cut.
+//! One thread accepts; two threads for each connection copy bytes, one for each direction. They
+//! wait in reads and on one condition variable, and end with their connection. Stalled bytes are
+//! delivered after healing, as TCP does after a partition. A cut link closes all open connections
+//! and every new one.
 //!
-//! Left out: loss, doubling and reordering of bytes. TCP does not show them to programs; the
-//! simulator does that to messages.
+//! Left out: loss, doubling and reordering of bytes, which TCP hides from programs. The simulator
+//! does this to messages.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -19,31 +18,31 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
-/// Longest wait for a node that is dialled; it is on this machine.
+/// Longest wait for a connection to a node on this machine.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// After a failed accept (too many open files, say), before the next.
+/// Time after a failed accept (too many open files, say) before the next one.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// Bytes copied at a time.
+/// Size of the buffer for copying.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What a link does with bytes.
+/// The behaviour of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkMode {
-    /// Lets them pass.
+    /// Bytes pass.
     Pass,
-    /// Closes all connections: by a reset, or in the orderly way.
+    /// All connections are closed.
     Cut {
-        /// By a reset.
+        /// True for a reset, false for an orderly close.
         reset: bool,
     },
-    /// Holds them back, without a sign to either end.
+    /// Bytes are held back, without a sign to either end.
     Stall {
-        /// Those from the node that dialled.
+        /// The direction from the node that dialled.
         forth: bool,
-        /// Those to it.
+        /// The direction to it.
         back: bool,
     },
-    /// Lets each piece pass after this time.
+    /// Each piece of bytes passes after this time.
     Delay(Duration),
 }
 
@@ -71,7 +70,7 @@ impl LinkMode {
     }
 }
 
-/// What the threads of a link share.
+/// The state that the threads of a link share.
 #[derive(Debug)]
 struct LinkShared {
     target: SocketAddr,
@@ -82,17 +81,18 @@ struct LinkShared {
 #[derive(Debug)]
 struct LinkState {
     mode: LinkMode,
-    over: bool,
-    /// Names connections, to forget each when it has ended.
+    /// True once the link is dropped.
+    is_over: bool,
+    /// The number of the next connection.
     next: u64,
-    /// Both sockets of each connection.
+    /// The open connections by number, each with both sockets.
     open: Vec<(u64, [TcpStream; 2])>,
 }
 
 /// A link with its proxy.
 #[derive(Debug)]
 pub struct ProxiedLink {
-    /// The port that stands for the target.
+    /// The port to dial instead of the target's.
     pub port: u16,
     shared: Arc<LinkShared>,
     acceptor: Option<JoinHandle<()>>,
@@ -107,7 +107,7 @@ impl ProxiedLink {
             target: ([127, 0, 0, 1], target).into(),
             state: Mutex::new(LinkState {
                 mode: LinkMode::Pass,
-                over: false,
+                is_over: false,
                 next: 0,
                 open: Vec::new(),
             }),
@@ -118,7 +118,7 @@ impl ProxiedLink {
         Ok(ProxiedLink { port, shared, acceptor })
     }
 
-    /// Changes what the link does, at once.
+    /// Sets the mode of the link, effective at once.
     pub fn set(&self, mode: LinkMode) {
         let mut state = self.shared.state.lock();
         state.mode = mode;
@@ -132,11 +132,11 @@ impl ProxiedLink {
 impl Drop for ProxiedLink {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
-        state.over = true;
+        state.is_over = true;
         close_all(&mut state, true);
         drop(state);
         self.shared.changed.notify_all();
-        // Wakes the acceptor. If that fails, its thread stays: better than waiting for it for ever.
+        // A connection wakes the acceptor. If it fails, leave the thread rather than wait for ever.
         let own = ([127, 0, 0, 1], self.port).into();
         if TcpStream::connect_timeout(&own, DIAL_TIMEOUT).is_ok()
             && let Some(acceptor) = self.acceptor.take()
@@ -146,12 +146,12 @@ impl Drop for ProxiedLink {
     }
 }
 
-/// The copying threads see the end of their reads, and go.
+/// Closes all connections. Their copying threads see the end of their reads, and return.
 fn close_all(state: &mut LinkState, reset: bool) {
     for (_, ends) in state.open.drain(..) {
         for end in &ends {
             if reset {
-                // The last handle's close then sends the reset; until then nothing is sent.
+                // With a linger of zero the close of the last handle sends a reset.
                 let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
             }
             let _ = end.shutdown(if reset { Shutdown::Read } else { Shutdown::Both });
@@ -162,14 +162,14 @@ fn close_all(state: &mut LinkState, reset: bool) {
 fn accept(listener: &TcpListener, shared: &Arc<LinkShared>) {
     loop {
         let accepted = listener.accept();
-        if shared.state.lock().over {
+        if shared.state.lock().is_over {
             return;
         }
         let Ok((stream, _)) = accepted else {
             std::thread::sleep(ACCEPT_RETRY);
             continue;
         };
-        // Failing closes the connection, and that is all that its dialler needs to see.
+        // On a failure the dialler sees a closed connection, as with a node that is down.
         let _ = connect(shared, stream);
     }
 }
@@ -186,7 +186,7 @@ fn connect(shared: &Arc<LinkShared>, near: TcpStream) -> io::Result<()> {
     let ends = [near.try_clone()?, far.try_clone()?];
     let (far_back, near_back) = (far.try_clone()?, near.try_clone()?);
     let mut state = shared.state.lock();
-    if state.over || matches!(state.mode, LinkMode::Cut { .. }) {
+    if state.is_over || matches!(state.mode, LinkMode::Cut { .. }) {
         return Ok(());
     }
     let number = state.next;
@@ -199,8 +199,8 @@ fn connect(shared: &Arc<LinkShared>, near: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies one way until either end is over; then ends the whole connection. (A link carries frames
-/// one way, and its nodes never close one half.)
+/// Copies in one direction until either end closes; then closes the whole connection, because nodes
+/// never close one half.
 fn copy(shared: &LinkShared, number: u64, forth: bool, mut from: TcpStream, mut to: TcpStream) {
     let mut piece = vec![0; PIECE_BYTES];
     while let Ok(len) = from.read(&mut piece) {
@@ -208,7 +208,7 @@ fn copy(shared: &LinkShared, number: u64, forth: bool, mut from: TcpStream, mut 
             break;
         }
     }
-    // Held back is also the news that the other end has gone.
+    // A stalled link holds back the close, too.
     if shared.may_pass(number, forth) {
         shared.state.lock().open.retain(|(open, _)| *open != number);
         let _ = from.shutdown(Shutdown::Both);
@@ -217,7 +217,7 @@ fn copy(shared: &LinkShared, number: u64, forth: bool, mut from: TcpStream, mut 
 }
 
 impl LinkShared {
-    /// Waits until a piece may pass; false if the connection was closed here meanwhile.
+    /// Waits until a piece may pass. False if the link has closed the connection meanwhile.
     fn may_pass(&self, number: u64, forth: bool) -> bool {
         let mut state = self.state.lock();
         if let LinkMode::Delay(delay) = state.mode {
@@ -225,7 +225,7 @@ impl LinkShared {
             std::thread::sleep(delay);
             state = self.state.lock();
         }
-        while state.mode.holds(forth) && !state.over && is_open(&state, number) {
+        while state.mode.holds(forth) && !state.is_over && is_open(&state, number) {
             self.changed.wait(&mut state);
         }
         is_open(&state, number)
