@@ -1,4 +1,4 @@
-//! What can be typed behind `nodesync bench`, and what it means.
+//! The command line of `nodesync bench`: its flags and their checked meaning.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,64 +9,64 @@ use crate::config::{PeerAddress, read_password};
 use crate::tools::bench::keys::Distribution;
 use crate::tools::bench::scan::WireProtocol;
 
-/// Where `run_cluster.sh` has its nodes.
+/// The nodes that `run_cluster.sh` starts.
 const PEERS: [&str; 3] = ["127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002"];
 const CLIENTS_MAX: usize = 50_000;
 const PIPELINE_MAX: usize = 10_000;
 const THREADS_MAX: usize = 64;
 const SIZE_MAX: usize = 64 << 20;
-/// As many as twelve digits can name.
+/// As many as the twelve digits of a key can number.
 const KEYS_MAX: u64 = 1_000_000_000_000;
-/// Longer lines the line protocol does not take.
+/// Largest value that fits into a line of the line protocol.
 const LINE_SIZE_MAX: usize = 60 << 10;
-/// The most bytes of requests that a connection has under way.
+/// Most bytes of requests that a connection has in flight.
 const BATCH_BYTES_MAX: usize = 256 << 20;
 const SECONDS_MAX: f64 = 86_400.0;
 const RATE_MAX: f64 = 100e6;
 
 const AFTER_HELP: &str = "\
-Closed loop (the default): each client has --pipeline requests under way, and sends the next ones
+Closed loop (the default): each client has --pipeline requests in flight, and sends the next ones
 when all are answered; latency counts from sending to the reply. Open loop (--rate): each
-operation has an intended start, and its latency counts from there, however late it was sent.
+operation has an intended start, and its latency counts from that start, even if it was sent later.
 
-Operations that start in the measured time count; throughput is their number by the time to the last
-of their answers. Before it lies the warm-up, which does not count.
+Only operations that start within the measured time count; throughput is their number divided by the
+time until the last of their answers. The warm-up before the measured time does not count.
 
-Exit codes: 0 done; 1 a node that was not killed answered with an error or lost a connection, or
-nothing was answered; 2 usage; 74 I/O.";
+Exit codes: 0 done; 1 a node that was not killed answered with an error or lost a connection, or no
+request was answered; 2 usage; 74 I/O.";
 
-/// Which nodes the clients talk to.
+/// The nodes that clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum To {
-    /// All to the one that leads, also after it has changed
+    /// The leader; after an election the new one
     Leader,
-    /// Spread over all others
+    /// All other nodes, evenly
     Follower,
-    /// Spread over all nodes
+    /// All nodes, evenly
     All,
 }
 
-/// Which sessions are measured.
+/// The consistency modes to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MeasuredModes {
-    /// Strong ones
+    /// Strong sessions
     Strong,
-    /// Eventual ones
+    /// Eventual sessions
     Eventual,
-    /// Strong ones, then eventual ones, with the same load
+    /// Strong sessions, then eventual sessions, with the same load
     Both,
-    /// What the server gives to who asks for nothing (so that Redis can be measured, too)
+    /// Sessions that do not set a mode (so that Redis can be measured, too)
     Default,
 }
 
-/// The kind of session of a run.
+/// The consistency mode of the sessions of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionMode {
     /// Strong.
     Strong,
     /// Eventual.
     Eventual,
-    /// Nothing is said about it.
+    /// The server's default: the sessions do not set a mode.
     Default,
 }
 
@@ -81,36 +81,36 @@ impl SessionMode {
     }
 }
 
-/// What was typed.
+/// The flags of `nodesync bench`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct BenchArgs {
-    /// Nodes of a live cluster, each as HOST:PORT; keys named `key:...` are written to it
+    /// Nodes of a live cluster, each as HOST:PORT; the load writes keys named `key:...`
     /// [default: 127.0.0.1:5000,127.0.0.1:5001,127.0.0.1:5002]
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", conflicts_with = "spawn")]
     peers: Vec<PeerAddress>,
 
-    /// Starts a throw-away cluster of this many nodes on this machine, and removes it afterwards
+    /// Start a temporary cluster of this many nodes on this machine, and remove it afterwards
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     spawn: Option<u8>,
 
-    /// A flag for the nodes of the throw-away cluster, or several; repeatable
+    /// Flags for the nodes of the temporary cluster; repeatable
     #[arg(long, value_name = "FLAGS", requires = "spawn", allow_hyphen_values = true)]
     node_args: Vec<String>,
 
-    /// Where the throw-away cluster has its directory [default: the system's for temporary files]
+    /// Directory for the temporary cluster [default: the system's for temporary files]
     #[arg(long, requires = "spawn")]
     dir: Option<PathBuf>,
 
-    /// Kills the leader (SIGKILL) so many seconds into the measured time of each run
+    /// Kill the leader (SIGKILL) this many seconds into the measured time of each run
     #[arg(long, value_name = "SECONDS", requires = "spawn", conflicts_with = "requests")]
     kill_leader_at: Option<f64>,
 
-    /// Connections
+    /// Number of clients, each with one connection
     #[arg(long, short, default_value_t = 64)]
     clients: usize,
 
-    /// Requests that a client has under way
+    /// Requests that a client has in flight
     #[arg(long, short = 'P', default_value_t = 1)]
     pipeline: usize,
 
@@ -126,19 +126,19 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 100_000)]
     keys: u64,
 
-    /// How keys are chosen
+    /// Distribution of the keys
     #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
     distribution: Distribution,
 
-    /// Writes every key once before measuring, so that every read finds something
+    /// Write every key once before the load, so that every read finds a value
     #[arg(long)]
     preload: bool,
 
-    /// Measured time of each run
+    /// Measured time of each run, in seconds
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
 
-    /// Ends each run after so many operations instead
+    /// End each run after this many operations instead
     #[arg(long, conflicts_with = "seconds")]
     requests: Option<u64>,
 
@@ -146,43 +146,43 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
 
-    /// Open loop: so many operations a second by all clients together
+    /// Open loop: operations a second of all clients together
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
 
-    /// Nodes that clients talk to [default: leader; all with --kill-leader-at]
+    /// Nodes that clients connect to [default: leader; all with --kill-leader-at]
     #[arg(long, value_enum)]
     to: Option<To>,
 
-    /// Sessions that are measured
+    /// Consistency modes to measure
     #[arg(long, value_enum, default_value_t = MeasuredModes::Both)]
     consistency: MeasuredModes,
 
-    /// Runs of each kind, in turn; medians are told
+    /// Runs of each mode, in turn; the results are medians
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
 
-    /// What clients speak
+    /// Protocol of the clients
     #[arg(long, value_enum, default_value_t = WireProtocol::Resp)]
     protocol: WireProtocol,
 
-    /// Threads of the load generator; one serves many clients
+    /// Threads of the load generator, each of which serves many clients
     #[arg(long, default_value_t = 1)]
     threads: usize,
 
-    /// Decides about keys, and about reads and writes [default: drawn]
+    /// Seed of the keys and of the mix of reads and writes [default: random]
     #[arg(long)]
     seed: Option<u64>,
 
-    /// Writes the results as JSON; `-` is standard output
+    /// Write the results as JSON; `-` is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Writes the table as CSV; `-` is standard output
+    /// Write the table as CSV; `-` is standard output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 
-    /// Writes RESULTS.md, latency.svg and throughput.svg into this directory
+    /// Write RESULTS.md, latency.svg and throughput.svg into this directory
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 
@@ -195,7 +195,7 @@ pub struct BenchArgs {
     requirepass_file: Option<PathBuf>,
 }
 
-/// When a run is over.
+/// The end of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Until {
     /// After this time.
@@ -204,22 +204,22 @@ pub enum Until {
     Requests(u64),
 }
 
-/// What it means.
+/// The checked meaning of the flags.
 #[derive(Clone, Debug)]
 pub struct BenchPlan {
-    /// Addresses of a live cluster, if none is to be started.
+    /// Addresses of a live cluster.
     pub peers: Vec<String>,
-    /// Nodes of a throw-away cluster.
+    /// Number of nodes of a temporary cluster, if one is to be started.
     pub spawn: Option<usize>,
-    /// Their flags.
+    /// The flags of its nodes.
     pub node_args: Vec<String>,
-    /// Where they have their directory.
+    /// Its directory.
     pub dir: PathBuf,
-    /// When the leader is killed, from the beginning of the measured time.
+    /// The time to kill the leader, from the beginning of the measured time.
     pub kill_at: Option<Duration>,
-    /// Connections.
+    /// Number of clients.
     pub clients: usize,
-    /// Requests under way on each.
+    /// Requests in flight of each client.
     pub pipeline: usize,
     /// Share of reads.
     pub ratio: f64,
@@ -227,40 +227,40 @@ pub struct BenchPlan {
     pub size: usize,
     /// Number of keys.
     pub keys: u64,
-    /// How they are chosen.
+    /// Their distribution.
     pub distribution: Distribution,
-    /// Write them all first.
+    /// True to write all keys before the load.
     pub preload: bool,
-    /// When a run is over.
+    /// The end of each run.
     pub until: Until,
-    /// Time before it that does not count.
+    /// Time of load before the measured time.
     pub warmup: Duration,
     /// Operations a second, in an open loop.
     pub rate: Option<f64>,
-    /// Which nodes.
+    /// The nodes that clients connect to.
     pub to: To,
-    /// Which sessions, in the order of the first round.
+    /// The modes to measure, in the order of the first round.
     pub modes: Vec<SessionMode>,
-    /// How often each.
+    /// Number of runs of each mode.
     pub rounds: u32,
-    /// What is spoken.
+    /// The protocol of the clients.
     pub protocol: WireProtocol,
-    /// Threads of the generator.
+    /// Threads of the load generator.
     pub threads: usize,
-    /// Decides about keys and operations.
+    /// The seed of keys and operations.
     pub seed: u64,
-    /// Where results go.
+    /// The file for the results as JSON.
     pub json: Option<PathBuf>,
-    /// Where the table goes.
+    /// The file for the table as CSV.
     pub csv: Option<PathBuf>,
-    /// Where the report goes.
+    /// The directory for the report.
     pub report: Option<PathBuf>,
-    /// The password, if there is one.
+    /// The password of the cluster, if it has one.
     pub password: Option<String>,
 }
 
 impl BenchPlan {
-    /// Checks what was typed.
+    /// Checks the flags. The error is a sentence for the user.
     pub fn new(args: &BenchArgs) -> Result<BenchPlan, String> {
         check(args)?;
         let seconds = duration("--seconds", args.seconds, 0.1)?;
@@ -310,7 +310,7 @@ impl BenchPlan {
     }
 }
 
-/// The checks of single flags.
+/// Checks the ranges of single flags.
 fn check(args: &BenchArgs) -> Result<(), String> {
     within("--clients", args.clients, CLIENTS_MAX)?;
     within("--pipeline", args.pipeline, PIPELINE_MAX)?;
@@ -333,7 +333,7 @@ fn check(args: &BenchArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// When the leader is killed.
+/// The time to kill the leader, if it is to be killed.
 fn kill_at(args: &BenchArgs, seconds: Duration) -> Result<Option<Duration>, String> {
     let kill_at = args.kill_leader_at.map(|at| duration("--kill-leader-at", at, 0.0));
     let kill_at = kill_at.transpose()?;
@@ -346,7 +346,7 @@ fn kill_at(args: &BenchArgs, seconds: Duration) -> Result<Option<Duration>, Stri
     Ok(kill_at)
 }
 
-/// Which nodes clients talk to.
+/// The nodes that clients connect to.
 fn to(args: &BenchArgs) -> Result<To, String> {
     let to = args.to.unwrap_or(if args.kill_leader_at.is_some() { To::All } else { To::Leader });
     if to == To::Follower && (args.spawn == Some(1) || args.peers.len() == 1) {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_leader_dies_clients_are_everywhere() {
+    fn with_a_killed_leader_clients_connect_to_all_nodes() {
         let killed = plan("--spawn 3 --kill-leader-at 3").unwrap();
         assert_eq!((killed.to, killed.kill_at), (To::All, Some(Duration::from_secs(3))));
         let plan = plan("--spawn 3 --kill-leader-at 3 --to leader --ratio 0.5").unwrap();

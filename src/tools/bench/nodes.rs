@@ -1,5 +1,4 @@
-//! The nodes that are measured: a live cluster, or a throw-away one; who of them leads, and the
-//! keys that are written before the load.
+//! The measured nodes: a live or a temporary cluster, its leader, and the preload of its keys.
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -15,29 +14,29 @@ use crate::tools::exit::{IO, ToolError, USAGE};
 use crate::tools::process::{self, NodeProcess};
 use crate::tools::watch::Watch;
 
-/// How long a new cluster, or one with a node killed, may take until all is well.
+/// Longest time until a new cluster, or one with a killed node, serves at all nodes.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// How long an orderly stop may take.
+/// Longest time for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks.
+/// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(20);
-/// Keys of one MSET, and bytes of requests sent at once.
+/// Most keys of one MSET, and bytes of requests sent at once.
 const PRELOAD_KEYS: u64 = 100;
 const PRELOAD_BYTES: usize = 1 << 20;
 
 /// The nodes, by their places in a list.
 #[derive(Debug)]
 pub struct Nodes {
-    /// As they were named.
+    /// Their names, `HOST:PORT`.
     pub names: Vec<String>,
-    /// Where they are.
+    /// Their addresses.
     pub addresses: Vec<SocketAddr>,
     password: Option<String>,
     spawned: Option<(Vec<NodeProcess>, PathBuf)>,
 }
 
 impl Nodes {
-    /// Those of the plan, ready to serve.
+    /// The nodes of the plan, ready to serve.
     pub fn new(plan: &BenchPlan, watch: &Watch) -> Result<Nodes, ToolError> {
         let nodes = match plan.spawn {
             Some(count) => Nodes::spawn(plan, count, watch)?,
@@ -49,7 +48,7 @@ impl Nodes {
         Ok(nodes)
     }
 
-    /// A live cluster. Nodes that do not answer are told and left out.
+    /// A live cluster. Prints and leaves out nodes that do not answer.
     fn live(plan: &BenchPlan) -> Result<Nodes, ToolError> {
         let mut nodes = Nodes {
             names: Vec::new(),
@@ -114,7 +113,7 @@ impl Nodes {
         reply.error().map_or(Ok(()), |text| Err(text.into()))
     }
 
-    /// The one that leads, as it says itself.
+    /// The node that claims to lead, if any.
     pub fn leader(&self) -> Option<usize> {
         let options = self.options(Duration::from_millis(200));
         self.names.iter().position(|name| {
@@ -125,7 +124,7 @@ impl Nodes {
         })
     }
 
-    /// Waits until one leads.
+    /// Waits until a node leads.
     pub fn wait_for_leader(&self, watch: &Watch) -> Result<usize, ToolError> {
         self.within(watch, || self.leader().ok_or("no node leads".into()))
     }
@@ -147,7 +146,7 @@ impl Nodes {
         }
     }
 
-    /// The nodes that clients may go to, if this one leads.
+    /// The nodes that clients may connect to while `leader` leads.
     pub fn targets(&self, to: To, leader: usize, killed: Option<usize>) -> Vec<usize> {
         let alive = (0..self.names.len()).filter(|node| Some(*node) != killed);
         alive
@@ -159,14 +158,14 @@ impl Nodes {
             .collect()
     }
 
-    /// Kills one of the throw-away cluster.
+    /// Kills a node of a temporary cluster.
     pub fn kill(&mut self, node: usize) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
         members[node].kill().map_err(|error| (IO, format!("cannot kill a node: {error}")))
     }
 
-    /// Starts the nodes of the throw-away cluster that do not run, and waits until all take writes
-    /// and the one with the highest port leads, as it always ends up.
+    /// Restarts the killed nodes of a temporary cluster. Waits until all nodes take writes and the
+    /// one with the highest port leads, to which the leadership returns in the end.
     pub fn heal(&mut self, watch: &Watch) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
         let start =
@@ -210,7 +209,7 @@ impl Nodes {
             bytes.clear();
             let mut requests = 0;
             while next < plan.keys && (requests == 0 || bytes.len() < PRELOAD_BYTES) {
-                // Large values go one by one.
+                // Large values: one key for each request.
                 let most = (PRELOAD_BYTES / value.len()).clamp(1, PRELOAD_KEYS as usize) as u64;
                 let end = plan.keys.min(next + most);
                 put_mset(next..end, value.as_bytes(), &mut bytes);

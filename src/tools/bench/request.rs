@@ -1,4 +1,4 @@
-//! Requests as bytes. They are encoded once; each one sent is a copy with another key's digits.
+//! Requests as bytes: encoded once; each sent request is a copy with another key.
 
 use crate::client::encode;
 use crate::rng::Rng;
@@ -6,17 +6,17 @@ use crate::tools::bench::args::{BenchPlan, SessionMode};
 use crate::tools::bench::keys::{KEY_BYTES, Keys, write_key};
 use crate::tools::bench::scan::WireProtocol;
 
-/// What a connection says before its first operation.
+/// The requests of a connection before its first operation.
 #[derive(Clone, Debug)]
 pub struct Greeting {
     /// The requests.
     pub bytes: Vec<u8>,
-    /// How many they are, at least one.
+    /// Number of requests, and so of replies; at least one.
     pub replies: usize,
 }
 
 impl Greeting {
-    /// For sessions of this kind.
+    /// The greeting of sessions in this mode.
     pub fn new(protocol: WireProtocol, mode: SessionMode, password: Option<&str>) -> Greeting {
         let mut requests: Vec<Vec<&str>> = Vec::new();
         requests.extend(password.map(|password| vec!["AUTH", password]));
@@ -40,7 +40,7 @@ fn put(protocol: WireProtocol, words: &[&str], out: &mut Vec<u8>) {
     }
 }
 
-/// A request whose key is still to be named.
+/// An encoded request with a placeholder for the key.
 #[derive(Clone, Debug)]
 struct Template {
     bytes: Vec<u8>,
@@ -64,19 +64,19 @@ impl Template {
     }
 }
 
-/// Draws operations and encodes them.
+/// The stream of random operations of one thread.
 #[derive(Clone, Debug)]
 pub struct RequestGenerator {
     write: Template,
     read: Template,
     keys: Keys,
-    /// Of 2^64 operations so many are reads.
+    /// Number of reads in 2^64 operations.
     reads: u128,
     rng: Rng,
 }
 
 impl RequestGenerator {
-    /// As the plan says, drawn from this stream.
+    /// Operations as in the plan, drawn with `rng`.
     pub fn new(plan: &BenchPlan, keys: Keys, rng: Rng) -> RequestGenerator {
         let mut name = [0; KEY_BYTES];
         write_key(0, &mut name);
@@ -102,7 +102,7 @@ impl RequestGenerator {
     }
 }
 
-/// A value of this many bytes, one line of letters.
+/// A value of this many letters.
 pub fn value(size: usize) -> String {
     (0..size).map(|at| char::from(b'a' + (at % 26) as u8)).collect()
 }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_asks_for_what_the_session_needs() {
+    fn a_greeting_authenticates_and_sets_the_mode() {
         let greeting = Greeting::new(WireProtocol::Line, SessionMode::Eventual, Some("secret"));
         assert_eq!(greeting.bytes, b"AUTH secret\nCONSISTENCY eventual\nPING\n");
         assert_eq!(greeting.replies, 3);

@@ -1,7 +1,7 @@
-//! Figures of all runs, and the ways to write them: the block of averages, the table, CSV and JSON.
+//! The figures of all runs, as a block of averages, a table, CSV and JSON.
 //!
-//! With several rounds throughput, average and percentiles are medians of the rounds; requests and
-//! errors are sums, the maximum and the longest gap are those of all.
+//! With several rounds, throughput, average and percentiles are medians over the rounds; requests
+//! and errors are sums; the maximum and the longest gap are maxima.
 
 use std::fmt::Write;
 
@@ -9,14 +9,14 @@ use crate::tools::bench::args::{BenchPlan, SessionMode};
 use crate::tools::bench::run::RunResult;
 use crate::tools::bench::tally::{POINT_NS, Side};
 
-/// What was done.
+/// The kind of operations in a row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationKind {
     /// SET.
     Set,
     /// GET.
     Get,
-    /// Both.
+    /// SET and GET together.
     All,
 }
 
@@ -29,7 +29,7 @@ impl OperationKind {
         }
     }
 
-    /// Those that a run with this plan tells apart.
+    /// The kinds that a run with this plan distinguishes.
     fn of(plan: &BenchPlan) -> &'static [OperationKind] {
         if plan.is_mixed() {
             &[OperationKind::Set, OperationKind::Get, OperationKind::All]
@@ -49,28 +49,28 @@ impl OperationKind {
     }
 }
 
-/// A line of the table. Times are in milliseconds.
+/// A row of the table. Times are in milliseconds.
 #[derive(Clone, Debug)]
 pub struct ResultRow {
-    /// The kind of sessions.
+    /// The mode of the sessions.
     pub mode: SessionMode,
-    /// What was done.
+    /// The kind of operations.
     pub kind: OperationKind,
-    /// Answered, and not with an error.
+    /// Number of answers without an error.
     pub requests: u64,
-    /// Throughput.
+    /// Throughput, in answers a second.
     pub per_second: f64,
     /// Average latency.
     pub mean: f64,
     /// p50, p90, p99 and p99.9.
     pub percentiles: [f64; 4],
-    /// The longest.
+    /// Longest latency.
     pub max: f64,
     /// The longest time without any answer.
     pub gap: f64,
-    /// Failed at nodes that were not killed.
+    /// Operations that failed at nodes that were not killed.
     pub errors: u64,
-    /// Failed at the node that was killed.
+    /// Operations that failed at the killed node.
     pub lost: u64,
 }
 
@@ -90,7 +90,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// All lines of the table.
+/// All rows of the table.
 pub fn rows(plan: &BenchPlan, outcomes: &[RunResult]) -> Vec<ResultRow> {
     let modes = plan.modes.iter();
     let kinds =
@@ -125,11 +125,11 @@ fn row(mode: SessionMode, kind: OperationKind, outcomes: &[RunResult]) -> Option
     })
 }
 
-/// The block that the first NodeSync printed.
+/// The block of averages, in the format of the first NodeSync.
 pub fn block(rows: &[ResultRow]) -> String {
     let mut page = String::from("======== RESULTS ========\n");
     for mode in [SessionMode::Eventual, SessionMode::Strong, SessionMode::Default] {
-        // Of a mix the line over both; it comes last.
+        // In a mix the row for all operations comes last.
         let Some(row) = rows.iter().rfind(|row| row.mode == mode) else { continue };
         let name = match mode {
             SessionMode::Eventual => "Eventual",
@@ -142,7 +142,7 @@ pub fn block(rows: &[ResultRow]) -> String {
     page + "=========================\n"
 }
 
-/// The table, as Markdown.
+/// The table as Markdown.
 pub fn table(rows: &[ResultRow]) -> String {
     let mut page = String::from(
         "| mode     | operation |   requests | per second |   p50 ms |   p90 ms |   p99 ms | \
@@ -162,7 +162,7 @@ pub fn table(rows: &[ResultRow]) -> String {
     page
 }
 
-/// The table, as comma-separated values.
+/// The table as comma-separated values.
 pub fn csv(rows: &[ResultRow]) -> String {
     let mut page = String::from(
         "mode,operation,requests,per_second,mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,\
@@ -179,7 +179,7 @@ pub fn csv(rows: &[ResultRow]) -> String {
     page
 }
 
-/// What else is to be known, a line each.
+/// Remarks on the runs, a line each.
 pub fn notes(plan: &BenchPlan, outcomes: &[RunResult], names: &[String]) -> Vec<String> {
     let mut notes = Vec::new();
     for (at, outcome) in outcomes.iter().enumerate() {
@@ -230,7 +230,7 @@ fn notes_of(plan: &BenchPlan, outcome: &RunResult, names: &[String]) -> Vec<Stri
     notes
 }
 
-/// Everything, as JSON.
+/// All results as JSON.
 pub fn json(
     facts: &[(&str, String)],
     plan: &BenchPlan,
@@ -305,7 +305,7 @@ fn json_run(outcome: &RunResult, names: &[String]) -> String {
     )
 }
 
-/// A JSON text.
+/// A text as a JSON string.
 pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for letter in text.chars() {

@@ -1,16 +1,16 @@
-//! Finds where replies end, without keeping them: all that a load generator wants to know of a
-//! reply is that it came, and whether it was an error.
+//! A scanner that finds the ends of replies without keeping them: a load generator needs to know
+//! only that a reply came, and whether it was an error.
 //!
-//! Bytes may come in any pieces. Between pieces a [`Scanner`] remembers a few numbers, and of an
-//! error's text at most [`TEXT_MAX`] bytes. Arrays in arrays need no stack: it counts the values
-//! that are still to come, and each array adds its own. Written beside the client's and the
-//! server's parsers, and not with them: those keep what they read.
+//! Bytes may come in any pieces. Between pieces a [`Scanner`] keeps a few numbers, and at most
+//! [`TEXT_MAX`] bytes of an error's text. Nested arrays need no stack: the scanner counts the
+//! missing values, and each array adds its own. It shares no code with the parsers of client and
+//! server, which keep the bytes that they read.
 
 use clap::ValueEnum;
 
-/// How much of an error's text is kept.
+/// Most bytes of an error's text that are kept.
 pub const TEXT_MAX: usize = 200;
-/// No reply has more parts, at all levels together.
+/// Most values of a reply, at all levels together.
 const PARTS_MAX: u64 = 1 << 32;
 
 /// The protocol of the load's connections.
@@ -22,16 +22,16 @@ pub enum WireProtocol {
     Line,
 }
 
-/// What a reply was.
+/// The kind of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyKind {
     /// An answer.
     Answer,
-    /// An error, whose text [`Scanner::text`] tells.
+    /// An error; [`Scanner::text`] returns its text.
     Error,
 }
 
-/// These are no replies.
+/// The error for bytes that are no replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Garbage;
 
@@ -39,52 +39,52 @@ pub struct Garbage;
 enum ScanState {
     /// Before a value.
     Marker,
-    /// In the number of a text or an array.
+    /// In the length of a text or an array.
     Number { marker: u8, number: u64, negative: bool },
-    /// In a line that means nothing here.
+    /// In a line whose content is skipped.
     Line,
     /// In the first line of an error.
     ErrorLine,
-    /// In a text, with so many bytes to go, its line end among them.
+    /// In a text, with this many bytes left, its line end included.
     Text { left: u64, error: bool },
 }
 
-/// Where in a reply a connection is.
+/// The place in the stream of replies of one connection.
 #[derive(Debug)]
 pub struct Scanner {
     protocol: WireProtocol,
     state: ScanState,
-    /// Values that are still to come before the reply is complete.
+    /// Number of values that are missing before the reply is complete.
     left: u64,
-    /// In an array or a map.
-    within: bool,
-    seen: ReplyKind,
+    /// True inside an array or a map.
+    is_nested: bool,
+    kind: ReplyKind,
     text: Vec<u8>,
 }
 
 impl Scanner {
-    /// Before the first reply.
+    /// A scanner before the first reply.
     pub fn new(protocol: WireProtocol) -> Scanner {
         let text = Vec::with_capacity(TEXT_MAX);
-        let (state, seen) = (ScanState::Marker, ReplyKind::Answer);
-        Scanner { protocol, state, left: 1, within: false, seen, text }
+        let (state, kind) = (ScanState::Marker, ReplyKind::Answer);
+        Scanner { protocol, state, left: 1, is_nested: false, kind, text }
     }
 
-    /// The text of the last reply, if it was an error. In the line protocol, of any reply.
+    /// The text of the last reply: of an error, and in the line protocol of any reply.
     pub fn text(&self) -> &[u8] {
         self.text.trim_ascii_end()
     }
 
-    /// Goes on to the end of the next reply and leaves behind it what comes later. `None` if the
-    /// bytes end before.
+    /// Scans to the end of the next reply and leaves the rest in `input`. `None` if the bytes end
+    /// before.
     #[inline]
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<ReplyKind>, Garbage> {
         if self.protocol == WireProtocol::Line {
             return Ok(self.next_line(input));
         }
-        // By far the most frequent reply.
+        // Fast path for the most frequent reply.
         if self.state == ScanState::Marker
-            && !self.within
+            && !self.is_nested
             && let Some(rest) = input.strip_prefix(b"+OK\r\n")
         {
             *input = rest;
@@ -95,15 +95,15 @@ impl Scanner {
                 self.left -= 1;
                 self.state = ScanState::Marker;
                 if self.left == 0 {
-                    (self.left, self.within) = (1, false);
-                    return Ok(Some(std::mem::replace(&mut self.seen, ReplyKind::Answer)));
+                    (self.left, self.is_nested) = (1, false);
+                    return Ok(Some(std::mem::replace(&mut self.kind, ReplyKind::Answer)));
                 }
             }
         }
         Ok(None)
     }
 
-    /// Takes at least one byte. True at the end of a value.
+    /// Consumes at least one byte. True at the end of a value.
     fn step<'a>(
         &mut self,
         byte: u8,
@@ -163,7 +163,7 @@ impl Scanner {
         }
     }
 
-    /// A number is complete: what comes behind it. True if nothing does.
+    /// Starts the content behind a complete length. True if there is none.
     fn begin(&mut self, marker: u8, number: u64, negative: bool) -> Result<bool, Garbage> {
         if negative {
             return Ok(true);
@@ -180,7 +180,7 @@ impl Scanner {
                 Ok(false)
             }
             _ => {
-                self.within = true;
+                self.is_nested = true;
                 let parts = number.checked_mul(if marker == b'%' { 2 } else { 1 });
                 let left = parts.and_then(|parts| parts.checked_add(self.left));
                 self.left = left.filter(|left| *left <= PARTS_MAX).ok_or(Garbage)?;
@@ -189,10 +189,10 @@ impl Scanner {
         }
     }
 
-    /// Only a reply that is an error as a whole counts as one.
+    /// Marks the reply as an error. An error inside an array does not count.
     fn note_error(&mut self) {
-        if !self.within {
-            self.seen = ReplyKind::Error;
+        if !self.is_nested {
+            self.kind = ReplyKind::Error;
         }
     }
 
@@ -213,7 +213,7 @@ impl Scanner {
         self.state = ScanState::Marker;
         let refused = [&b"ERROR:"[..], b"FAIL", b"UNKNOWN"];
         let refused = refused.iter().any(|start| self.text.starts_with(start));
-        // How the line protocol says that there is nothing.
+        // GET of an absent key is an answer, no failure.
         let error = refused && self.text() != b"ERROR: Key not found";
         Some(if error { ReplyKind::Error } else { ReplyKind::Answer })
     }
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_told() {
+    fn garbage_is_an_error() {
         for bytes in [&b"HTTP/1.1 200\r\n"[..], b"$x\r\n", b"*99999999999999999999999\r\n"] {
             assert_eq!(scan(WireProtocol::Resp, &[bytes]), Err(Garbage), "{bytes:?}");
         }

@@ -1,5 +1,4 @@
-//! What the generator's threads and the one who guides them tell each other: where to connect, when
-//! a run begins and ends, and what has been answered so far.
+//! The state that the load threads and the guide share: targets, times of the run, and progress.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -8,56 +7,56 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// No node.
-const NOBODY: usize = usize::MAX;
+/// The value of `killed` while no node is killed.
+const NO_NODE: usize = usize::MAX;
 
-/// When a run begins and ends, in nanoseconds since [`RunShared::started`].
+/// The times of a run, in nanoseconds since [`RunShared::started`].
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// The load begins.
     pub load: u64,
     /// The measured time begins.
     pub measured: u64,
-    /// It ends. Without an end: when the requests are used up.
+    /// The measured time ends; `u64::MAX` if the number of requests ends it.
     pub end: u64,
 }
 
 /// The longest time without an answer, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnswerGap {
-    /// How long.
+    /// Its length.
     pub length: u64,
-    /// When it began, since [`RunShared::started`].
+    /// Its start, since [`RunShared::started`].
     pub since: u64,
 }
 
-/// Where to connect, by the nodes' places in the list.
+/// The nodes to connect to, by their places in the list.
 #[derive(Clone, Debug)]
 pub struct Targets {
-    /// Nodes that take clients, never none.
+    /// The nodes that take clients, at least one.
     pub nodes: Vec<usize>,
     /// Rises with every change.
     pub generation: u64,
 }
 
-/// One for each run.
+/// The shared state of one run.
 #[derive(Debug)]
 pub struct RunShared {
     /// All nodes.
     pub addresses: Vec<SocketAddr>,
-    /// Zero of all times.
+    /// The zero of all times.
     pub started: Instant,
-    /// Set once all connections stand.
+    /// Set once all connections are ready.
     pub times: OnceLock<Times>,
-    /// Connections that have stood at least once.
+    /// Number of connections that have been ready at least once.
     pub ready: AtomicUsize,
-    /// Answers so far, with those that do not count.
+    /// Number of answers so far, warm-up included.
     pub answered: AtomicU64,
-    /// No more operations.
+    /// True once no further operation may start.
     pub stop: AtomicBool,
-    /// Do not wait for answers, either.
+    /// True once the threads must not wait for answers, either.
     pub abandon: AtomicBool,
-    /// A connection was lost or an error came: does the same node lead?
+    /// True after a lost connection or an error: the leader may have changed.
     pub doubt: AtomicBool,
     killed: AtomicUsize,
     targets: Mutex<Targets>,
@@ -68,7 +67,7 @@ pub struct RunShared {
 }
 
 impl RunShared {
-    /// Before a run.
+    /// The state before the run.
     pub fn new(addresses: Vec<SocketAddr>, nodes: Vec<usize>) -> RunShared {
         RunShared {
             addresses,
@@ -79,7 +78,7 @@ impl RunShared {
             stop: AtomicBool::new(false),
             abandon: AtomicBool::new(false),
             doubt: AtomicBool::new(false),
-            killed: AtomicUsize::new(NOBODY),
+            killed: AtomicUsize::new(NO_NODE),
             targets: Mutex::new(Targets { nodes, generation: 0 }),
             generation: AtomicU64::new(0),
             last_answer: AtomicU64::new(0),
@@ -88,13 +87,13 @@ impl RunShared {
         }
     }
 
-    /// Nanoseconds since it was made.
+    /// Nanoseconds since [`RunShared::started`].
     #[inline]
     pub fn now(&self) -> u64 {
         nanos(self.started.elapsed())
     }
 
-    /// Sets the load going: a warm-up, then the measured time.
+    /// Starts the load: the warm-up, then the measured time.
     pub fn begin(&self, warmup: Duration, time: Option<Duration>) -> Times {
         let load = self.now();
         let measured = load + nanos(warmup);
@@ -103,18 +102,18 @@ impl RunShared {
         *self.times.get_or_init(|| Times { load, measured, end })
     }
 
-    /// The targets, if they are not those of `generation`.
+    /// The targets, if they have changed since `generation`.
     pub fn targets_after(&self, generation: u64) -> Option<Targets> {
         let changed = self.generation.load(Ordering::Acquire) != generation;
         changed.then(|| self.targets.lock().clone())
     }
 
-    /// The targets.
+    /// The current targets.
     pub fn targets(&self) -> Targets {
         self.targets.lock().clone()
     }
 
-    /// Sends clients elsewhere from now on. Nothing changes if there would be no target.
+    /// Sets the targets. An empty list changes nothing.
     pub fn set_targets(&self, nodes: Vec<usize>) {
         let mut targets = self.targets.lock();
         if nodes.is_empty() || targets.nodes == nodes {
@@ -122,20 +121,21 @@ impl RunShared {
         }
         targets.nodes = nodes;
         targets.generation += 1;
+        // Pairs with the load in `targets_after`; the lock protects the list itself.
         self.generation.store(targets.generation, Ordering::Release);
     }
 
-    /// This node is killed, in a moment.
+    /// Notes the node that is about to be killed.
     pub fn set_killed(&self, node: usize) {
         self.killed.store(node, Ordering::Relaxed);
     }
 
-    /// True if it is the one that was killed.
+    /// True if the node is the killed one.
     pub fn is_killed(&self, node: usize) -> bool {
         self.killed.load(Ordering::Relaxed) == node
     }
 
-    /// Answers came at this time, or the measured time is over.
+    /// Notes answers at this time, or the end of the measured time.
     pub fn note_answers(&self, at: u64) {
         let Some(times) = self.times.get() else { return };
         let at = at.min(times.end);
@@ -156,7 +156,7 @@ impl RunShared {
     }
 }
 
-/// As nanoseconds; longer than some centuries does not happen.
+/// A duration in nanoseconds; those above five centuries are cut.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
