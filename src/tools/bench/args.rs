@@ -341,7 +341,7 @@ fn kill_at(args: &BenchArgs, seconds: Duration) -> Result<Option<Duration>, Stri
         return Err("--kill-leader-at must lie within --seconds".into());
     }
     if kill_at.is_some() && args.spawn.is_some_and(|nodes| nodes < 3) {
-        return Err("--kill-leader-at needs --spawn 3 or more: two cannot lose one".into());
+        return Err("--kill-leader-at needs --spawn 3 or more: two nodes cannot lose one".into());
     }
     Ok(kill_at)
 }

@@ -309,8 +309,10 @@ impl<'a> LoadWorker<'a> {
         let connection = &mut self.connections[at];
         let mut input = &self.buffer[..len];
         let (mut answers, mut greeted) = (0, false);
-        while let Some(seen) =
-            connection.scanner.next(&mut input).map_err(|_| "replies that are none".to_string())?
+        while let Some(seen) = connection
+            .scanner
+            .next(&mut input)
+            .map_err(|_| "bytes that are no reply".to_string())?
         {
             if connection.greeting > 0 {
                 if seen == ReplyKind::Error {
@@ -326,7 +328,7 @@ impl<'a> LoadWorker<'a> {
                 continue;
             }
             let Some(operation) = connection.operations.get(connection.answered).copied() else {
-                return Err("a reply to nothing".into());
+                return Err("a reply without a request".into());
             };
             connection.answered += 1;
             let counts = operation.start >= self.times.measured;

@@ -225,7 +225,7 @@ fn notes_of(plan: &BenchPlan, outcome: &RunResult, names: &[String]) -> Vec<Stri
     }
     notes.push(format!("the load generator took {:.2} µs of CPU an answer", outcome.cpu_micros));
     if outcome.cut_short {
-        notes.push("asked to stop before its time".into());
+        notes.push("asked to stop early".into());
     }
     notes
 }

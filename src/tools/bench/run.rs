@@ -169,7 +169,10 @@ impl Guide<'_> {
             if ended || shared.now() > READY_NS || watch.must_stop() {
                 let ready = shared.ready.load(Ordering::Relaxed);
                 let all = self.plan.clients;
-                return Err((IO, format!("{ready} of {all} connections stand (see ulimit -n)")));
+                return Err((
+                    IO,
+                    format!("{ready} of {all} connections are ready (see ulimit -n)"),
+                ));
             }
             std::thread::sleep(STEP_IN_DOUBT);
         }

@@ -121,7 +121,7 @@ impl FromStr for Seeds {
             None => (number(first)?, number(end)?.checked_sub(1)),
         };
         let last = last.filter(|last| first <= *last);
-        Ok(Seeds(first..=last.ok_or_else(|| format!("{text}: there is no seed in it"))?))
+        Ok(Seeds(first..=last.ok_or_else(|| format!("{text}: the range has no seed"))?))
     }
 }
 
@@ -137,7 +137,9 @@ impl FromStr for Numbers {
             return Ok(Numbers(BTreeSet::new()));
         }
         let numbers = text.split(',').map(str::parse).collect::<Result<_, _>>();
-        numbers.map(Numbers).map_err(|_| format!("{text}: numbers with commas between, or none"))
+        numbers
+            .map(Numbers)
+            .map_err(|_| format!("{text}: expected numbers separated by commas, or none"))
     }
 }
 

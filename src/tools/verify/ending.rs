@@ -95,7 +95,7 @@ pub fn boots(board: &Board) -> Result<Vec<String>, String> {
     };
     let boots = (0..board.addresses.len()).map(|node| match boot_of(node) {
         Ok(Some(boot)) => Ok(boot),
-        Ok(None) => Err(format!("{}: INFO does not tell its boot", board.addresses[node])),
+        Ok(None) => Err(format!("{}: INFO has no boot number", board.addresses[node])),
         Err(error) => Err(format!("{}: {error}", board.addresses[node])),
     });
     boots.collect()

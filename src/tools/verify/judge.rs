@@ -200,7 +200,7 @@ fn eventual(
                 } else if !past.was_tried(value) {
                     let seen = show(value);
                     wrong.push(format!(
-                        "eventual key {}: {client} read {seen}, which nobody wrote",
+                        "eventual key {}: {client} read {seen}, which no client wrote",
                         record.key
                     ));
                 }
@@ -230,13 +230,13 @@ fn final_violation(
             .map(|(at, value)| format!("{} at {}", show(value.as_deref()), name(names, at)))
             .collect();
         return Some(format!(
-            "eventual key {key}: the nodes differ for good: {}",
+            "eventual key {key}: the nodes still differ at the end: {}",
             shown.join(", ")
         ));
     }
     let seen = show(first);
     if !past.was_tried(first) {
-        return Some(format!("eventual key {key}: ends as {seen}, which nobody wrote"));
+        return Some(format!("eventual key {key}: ends as {seen}, which no client wrote"));
     }
     let lost = match past.own {
         true => !past.is_own(first),
@@ -254,7 +254,7 @@ fn report(mut wrong: Vec<String>, judgement: &mut Judgement) {
     wrong.truncate(REPORTED_MAX);
     judgement.violations.extend(wrong);
     if more > 0 {
-        judgement.violations.push(format!("and {more} more like these, of eventual keys"));
+        judgement.violations.push(format!("and {more} more findings about eventual keys"));
     }
 }
 
@@ -375,7 +375,7 @@ mod tests {
         let found = violations(&history, &ends("a", "b"), false);
         assert!(found[0].contains("\"a\" at first, \"b\" at second"), "{found:?}");
         let found = violations(&history, &ends("c", "c"), false);
-        assert!(found[0].contains("nobody wrote"), "{found:?}");
+        assert!(found[0].contains("no client wrote"), "{found:?}");
     }
 
     #[test]

@@ -203,7 +203,7 @@ fn live(args: &VerifyArgs, plan: &VerifyPlan, mut watch: Watch) -> Result<Verdic
             .map_err(|error| (IO, format!("cannot talk to {address}: {error}")))?;
     }
     ending::within(&watch, STOP_LIMIT, || ending::all_well(&board))
-        .map_err(|error| (INCONCLUSIVE, format!("the cluster is not well: {error}")))?;
+        .map_err(|error| (INCONCLUSIVE, format!("the cluster is not healthy: {error}")))?;
     let (verdict, keys) = VerifyRun { plan, board: &board }.run(&mut watch, None)?;
     let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
     if let Err(error) = ending::within(&watch, STOP_LIMIT, || ending::delete(&board, &keys)) {
@@ -265,19 +265,19 @@ impl VerifyRun<'_> {
         let cut_short = match end {
             Ok(()) => None,
             Err(EndCause::Asked) => Some("asked to stop"),
-            Err(EndCause::Finding) => Some("a client has seen what it must not see"),
+            Err(EndCause::Finding) => Some("a client saw a result that breaks a promise"),
             Err(EndCause::Violation(text)) => {
                 violations.push(text);
-                Some("a node has done what it must not do")
+                Some("a node broke a promise")
             }
             Err(EndCause::Io(error)) => return Err((IO, error.to_string())),
         };
         watch.print(
-            "the load is over: waiting until all nodes serve, and reading every key at each",
+            "the load is over; waiting until all nodes serve, then reading every key at each",
         );
         let ends = self.read_all(watch, &mut history, &mut violations);
         if watch.must_abort() {
-            return Err((INCONCLUSIVE, "stopped before there was a verdict".into()));
+            return Err((INCONCLUSIVE, "stopped before a verdict".into()));
         }
         let after = ending::boots(board);
         watch.print("judging");

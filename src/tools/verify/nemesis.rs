@@ -231,8 +231,8 @@ impl<'a> Nemesis<'a> {
                 && let Some(status) = node.take_exit_status()?
             {
                 let (port, log) = (node.port, node.last_lines());
-                let what = format!("node {port} ended by itself with {status}; its last lines:");
-                return Err(EndCause::Violation(format!("{what}\n{log}")));
+                let text = format!("node {port} ended by itself with {status}; its last lines:");
+                return Err(EndCause::Violation(format!("{text}\n{log}")));
             }
         }
         Ok(())
@@ -409,7 +409,7 @@ impl<'a> Nemesis<'a> {
         let place = node.corrupt(&mut self.rng)?;
         node.start()?;
         let Some(place) = place else {
-            self.watch.print(&format!("corrupt  node {port} has nothing sealed yet"));
+            self.watch.print(&format!("corrupt  node {port} has no sealed file yet"));
             return self.until_all_well("after a kill");
         };
         self.note(FaultKind::Corrupt, &format!("node {port}, {place}"));
@@ -431,7 +431,9 @@ impl<'a> Nemesis<'a> {
         self.may_end = None;
         let refused = refused?;
         if refused.map_err(EndCause::Violation)? {
-            self.watch.print(&format!("         node {port} refuses its data, and joins anew"));
+            self.watch.print(&format!(
+                "         node {port} refuses its data; it rejoins with an empty directory"
+            ));
             self.damaged += 1;
             let node = &mut self.cluster.nodes[victim];
             node.set_aside(self.damaged)?;

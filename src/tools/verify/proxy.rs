@@ -53,9 +53,11 @@ impl fmt::Display for LinkMode {
             LinkMode::Cut { reset: true } => f.write_str("reset"),
             LinkMode::Cut { reset: false } => f.write_str("closed"),
             LinkMode::Stall { forth: true, back: true } => f.write_str("silent"),
-            LinkMode::Stall { forth: true, back: false } => f.write_str("answers pass only"),
-            LinkMode::Stall { .. } => f.write_str("no answers pass"),
-            LinkMode::Delay(by) => write!(f, "late by {} ms", by.as_millis()),
+            LinkMode::Stall { forth: true, back: false } => {
+                f.write_str("only the direction back passes")
+            }
+            LinkMode::Stall { .. } => f.write_str("only the direction forth passes"),
+            LinkMode::Delay(by) => write!(f, "delayed by {} ms", by.as_millis()),
         }
     }
 }
@@ -299,7 +301,7 @@ mod tests {
                     Err(error) => {
                         assert!(reset && error.kind() == ErrorKind::ConnectionReset, "{error}");
                     }
-                    Ok(_) => panic!("a byte from nowhere"),
+                    Ok(_) => panic!("a byte through a cut link"),
                 }
             }
             let mut refused = TcpStream::connect(("127.0.0.1", link.port)).unwrap();

@@ -114,7 +114,7 @@ impl VerdictPage {
         } else if let Some(why) = self.inconclusive() {
             writeln!(f, "INCONCLUSIVE: {why}")?;
         } else {
-            writeln!(f, "linearizable; eventual sessions got what they are promised")?;
+            writeln!(f, "linearizable; all promises to eventual sessions were kept")?;
         }
         if self.exit_code() != 0 {
             writeln!(f, "again: {}", self.again)?;
