@@ -15,14 +15,14 @@ use crate::types::{Consistency, NodeId};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nodesync", version, about, max_term_width = 100)]
 #[command(after_help = "Tools: nodesync sim --help, nodesync verify --help, nodesync bench --help")]
-pub struct Args {
+pub struct NodeArgs {
     /// Port for clients and peers; also the node's id, and so its rank
     #[arg(value_name = "PORT")]
     pub port: u16,
 
     /// The other members, as HOST:PORT or ID=HOST:PORT
     #[arg(value_name = "PEER")]
-    pub peers: Vec<Peer>,
+    pub peers: Vec<PeerAddress>,
 
     /// Id of this node, if it is not to be its port; the highest alive id leads
     #[arg(long, env = "NODESYNC_ID")]
@@ -75,27 +75,27 @@ pub struct Args {
     /// Log since the last snapshot after which a new one is taken; with a large state up to eight
     /// times as much, a quarter of the last snapshot
     #[arg(long, env = "NODESYNC_SNAPSHOT_LOG", value_name = "BYTES", default_value = "64mb")]
-    pub snapshot_log: Bytes,
+    pub snapshot_log: ByteSize,
 
     /// Size of a log segment
     #[arg(long, env = "NODESYNC_SEGMENT_SIZE", value_name = "BYTES", default_value = "16mb")]
-    pub segment_size: Bytes,
+    pub segment_size: ByteSize,
 
     /// Longest key
     #[arg(long, env = "NODESYNC_MAX_KEY_SIZE", value_name = "BYTES", default_value = "64kb")]
-    pub max_key_size: Bytes,
+    pub max_key_size: ByteSize,
 
     /// Longest value
     #[arg(long, env = "NODESYNC_MAX_VALUE_SIZE", value_name = "BYTES", default_value = "512mb")]
-    pub max_value_size: Bytes,
+    pub max_value_size: ByteSize,
 
     /// Most bytes of this node's clients' writes that may wait for a quorum
     #[arg(long, env = "NODESYNC_MAX_PENDING", value_name = "BYTES", default_value = "256mb")]
-    pub max_pending: Bytes,
+    pub max_pending: ByteSize,
 
     /// What new sessions start with: strong or eventual
     #[arg(long, env = "NODESYNC_CONSISTENCY", value_name = "MODE", default_value = "strong")]
-    pub consistency: Mode,
+    pub consistency: ConsistencyArg,
 
     /// Milliseconds that the clocks of two nodes may differ before eventual writes are refused
     #[arg(long, env = "NODESYNC_MAX_CLOCK_OFFSET", value_name = "MS", default_value_t = 500)]
@@ -103,7 +103,7 @@ pub struct Args {
 
     /// Most bytes of eventual writes that wait to be brought into the log; beyond, sessions wait
     #[arg(long, env = "NODESYNC_MAX_BACKLOG", value_name = "BYTES", default_value = "64mb")]
-    pub max_backlog: Bytes,
+    pub max_backlog: ByteSize,
 
     /// Seconds for which deletions are remembered while a member may hold older eventual writes
     #[arg(long, env = "NODESYNC_TOMBSTONE_HORIZON", value_name = "S", default_value_t = 86_400)]
@@ -124,7 +124,7 @@ pub struct Args {
 
 /// A member as typed: `HOST:PORT` or `ID=HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerAddress {
     /// Its id.
     pub id: NodeId,
     /// Its host, a name or an address (IPv6 in brackets).
@@ -133,17 +133,17 @@ pub struct Peer {
     pub port: u16,
 }
 
-impl Peer {
+impl PeerAddress {
     /// `HOST:PORT`.
     pub fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 }
 
-impl FromStr for Peer {
+impl FromStr for PeerAddress {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Peer, String> {
+    fn from_str(text: &str) -> Result<PeerAddress, String> {
         const EXPECTED: &str = "expected HOST:PORT or ID=HOST:PORT";
         let (id, address) = match text.split_once('=') {
             Some((id, address)) => {
@@ -157,18 +157,18 @@ impl FromStr for Peer {
         if host.is_empty() || port == 0 || bare_ipv6 || host.contains(char::is_whitespace) {
             return Err(EXPECTED.into());
         }
-        Ok(Peer { id: NodeId(id.unwrap_or(port.into())), host: host.into(), port })
+        Ok(PeerAddress { id: NodeId(id.unwrap_or(port.into())), host: host.into(), port })
     }
 }
 
 /// A number of bytes with an optional unit: `512`, `64kb`, `16mb`, `1gb` (powers of 1024).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes(pub usize);
+pub struct ByteSize(pub usize);
 
-impl FromStr for Bytes {
+impl FromStr for ByteSize {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Bytes, String> {
+    fn from_str(text: &str) -> Result<ByteSize, String> {
         let lower = text.to_ascii_lowercase();
         let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let shift = match &lower[digits.len()..] {
@@ -179,7 +179,7 @@ impl FromStr for Bytes {
             unit => return Err(format!("unknown unit {unit:?}: use b, kb, mb or gb")),
         };
         let number: usize = digits.parse().map_err(|_| "expected a number of bytes".to_string())?;
-        number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| "too large".into())
+        number.checked_mul(1 << shift).map(ByteSize).ok_or_else(|| "too large".into())
     }
 }
 
@@ -194,7 +194,7 @@ pub enum Switch {
 
 /// A consistency mode by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
+pub enum ConsistencyArg {
     /// Writes on a majority, linearizable reads.
     Strong,
     /// Answered by one node, the newest version wins.
@@ -230,7 +230,7 @@ pub struct Config {
     /// On which port; 0 takes a free one (only for tests, which then know it by other means).
     pub port: u16,
     /// The other members, ascending by id.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<PeerAddress>,
     /// The cluster's name.
     pub cluster: String,
     /// The data directory.
@@ -239,41 +239,41 @@ pub struct Config {
     pub password: Option<String>,
     /// Most client connections.
     pub maxclients: usize,
-    /// See [`Args::heartbeat_interval`].
+    /// See [`NodeArgs::heartbeat_interval`].
     pub heartbeat_interval: Duration,
-    /// See [`Args::election_timeout`].
+    /// See [`NodeArgs::election_timeout`].
     pub election_timeout: Duration,
-    /// See [`Args::request_timeout`].
+    /// See [`NodeArgs::request_timeout`].
     pub request_timeout: Duration,
-    /// See [`Args::disk_timeout`].
+    /// See [`NodeArgs::disk_timeout`].
     pub disk_timeout: Duration,
-    /// See [`Args::snapshot_log`], bytes.
+    /// See [`NodeArgs::snapshot_log`], bytes.
     pub snapshot_log_bytes: usize,
-    /// See [`Args::segment_size`], bytes.
+    /// See [`NodeArgs::segment_size`], bytes.
     pub segment_bytes: usize,
-    /// See [`Args::max_key_size`], bytes.
+    /// See [`NodeArgs::max_key_size`], bytes.
     pub key_bytes_max: usize,
-    /// See [`Args::max_value_size`], bytes.
+    /// See [`NodeArgs::max_value_size`], bytes.
     pub value_bytes_max: usize,
-    /// See [`Args::max_pending`], bytes.
+    /// See [`NodeArgs::max_pending`], bytes.
     pub pending_bytes_max: usize,
-    /// See [`Args::consistency`].
+    /// See [`NodeArgs::consistency`].
     pub consistency: Consistency,
-    /// See [`Args::max_clock_offset`].
+    /// See [`NodeArgs::max_clock_offset`].
     pub clock_offset_max: Duration,
-    /// See [`Args::max_backlog`], bytes.
+    /// See [`NodeArgs::max_backlog`], bytes.
     pub backlog_bytes_max: usize,
-    /// See [`Args::tombstone_horizon`].
+    /// See [`NodeArgs::tombstone_horizon`].
     pub tombstone_horizon: Duration,
-    /// See [`Args::io`].
+    /// See [`NodeArgs::io`].
     pub io: Io,
-    /// See [`Args::io_loops`].
+    /// See [`NodeArgs::io_loops`].
     pub io_loops: usize,
 }
 
 impl Config {
     /// Checks what was typed. The error is a sentence for the one who typed it.
-    pub fn new(args: Args) -> Result<Config, String> {
+    pub fn new(args: NodeArgs) -> Result<Config, String> {
         let id = NodeId(args.id.unwrap_or(args.port.into()));
         let mut peers = args.peers;
         peers.sort_by_key(|peer| peer.id);
@@ -327,8 +327,8 @@ impl Config {
             value_bytes_max: args.max_value_size.0,
             pending_bytes_max: args.max_pending.0,
             consistency: match args.consistency {
-                Mode::Strong => Consistency::Strong,
-                Mode::Eventual => Consistency::Eventual,
+                ConsistencyArg::Strong => Consistency::Strong,
+                ConsistencyArg::Eventual => Consistency::Eventual,
             },
             clock_offset_max: Duration::from_millis(args.max_clock_offset),
             backlog_bytes_max: args.max_backlog.0,
@@ -388,7 +388,7 @@ const IO_LOOPS_MAX: usize = 64;
 /// A version's origin has a byte, and one of its values is taken.
 const MEMBERS_MAX: usize = 255;
 
-fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[Peer]) -> Result<(), String> {
+fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[PeerAddress]) -> Result<(), String> {
     if peers.len() >= MEMBERS_MAX {
         return Err(format!("a cluster has at most {MEMBERS_MAX} members"));
     }
@@ -445,7 +445,7 @@ mod tests {
 
     fn config(line: &str) -> Result<Config, String> {
         let args = std::iter::once("nodesync").chain(line.split_whitespace());
-        Args::try_parse_from(args).map_err(|error| error.to_string()).and_then(Config::new)
+        NodeArgs::try_parse_from(args).map_err(|error| error.to_string()).and_then(Config::new)
     }
 
     #[test]
@@ -490,7 +490,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(config.members(), [NodeId(1), NodeId(2), NodeId(3)]);
         assert_eq!(config.peers[1].address(), "[::1]:5000");
-        assert_eq!(Bytes::from_str("64kb"), Ok(Bytes(65536)));
+        assert_eq!(ByteSize::from_str("64kb"), Ok(ByteSize(65536)));
         assert!(self::config("5000 --bind 0.0.0.0 --protected-mode no").is_ok());
     }
 }

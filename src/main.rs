@@ -1,5 +1,4 @@
-//! The command `nodesync`: runs one node until it is told to stop, or one of the tools, and says
-//! how it ended.
+//! The command `nodesync`: runs one node until a signal stops it, or one of the tools.
 //!
 //! Exit codes: 0 clean; 1 failed; 2 usage; 65 data refused; 74 I/O; 78 configuration.
 
@@ -11,15 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
-use nodesync::config::{Args, Config};
+use nodesync::config::{Config, NodeArgs};
 use nodesync::node::{Fatal, Node, Stop};
 use nodesync::tools::Tool;
 
 fn main() -> ExitCode {
-    if let Some(tool) = Tool::asked_for(&std::env::args_os().collect::<Vec<_>>()) {
+    if let Some(tool) = Tool::from_words(&std::env::args_os().collect::<Vec<_>>()) {
         return ExitCode::from(tool.run());
     }
-    let args = Args::parse();
+    let args = NodeArgs::parse();
     start_log(args.log_level);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,24 +29,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Fatal> {
+fn run(args: NodeArgs) -> Result<(), Fatal> {
     let config = Config::new(args).map_err(Fatal::Config)?;
-    // Before the node takes its first write: from then on a signal must not just end the process.
+    // Before the node takes its first write: from then on a signal must stop it in an orderly way.
     let stop = Arc::new(Stop::default());
-    let (signals, asked) = (AtomicU32::new(0), Arc::clone(&stop));
+    let (signals, stop_of_signal) = (AtomicU32::new(0), Arc::clone(&stop));
     ctrlc::set_handler(move || {
+        // The second signal ends the process without an orderly stop.
         if signals.fetch_add(1, Ordering::Relaxed) > 0 {
             std::process::exit(1);
         }
         log::info!(target: "NodeSync", "Stopping (a second signal stops at once)");
-        asked.ask();
+        stop_of_signal.ask();
     })
     .map_err(|error| Fatal::Io(format!("cannot handle signals: {error}")))?;
     Node::start(config, stop)?.run_until_stopped()
 }
 
-/// `HH:MM:SS [TAG       ] message`, in UTC; the tag is the log target, which our own lines choose
-/// and others' (a library's module path) do not.
+/// Starts the log: `HH:MM:SS [TAG       ] message`, in UTC. The tag is the log target of our own
+/// lines; the lines of libraries, whose target is a module path, get the tag `NodeSync`.
 fn start_log(level: log::LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level)

@@ -11,7 +11,7 @@ use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use nodesync::config::{Args, Config};
+use nodesync::config::{Config, NodeArgs};
 use nodesync::node::{Node, Stop};
 use nodesync::rng::Rng;
 
@@ -27,7 +27,7 @@ fn config(port: u16, peers: &[u16], dir: &Path) -> Config {
     words.extend(peers.iter().map(|peer| format!("127.0.0.1:{peer}")));
     words.extend(["--dir".into(), dir.display().to_string()]);
     words.extend(["--segment-size", "64kb", "--snapshot-log", "1mb"].map(Into::into));
-    Config::new(Args::try_parse_from(words).unwrap()).unwrap()
+    Config::new(NodeArgs::try_parse_from(words).unwrap()).unwrap()
 }
 
 /// What this process has open: threads by their numbers with their names, and descriptors.

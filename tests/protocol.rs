@@ -1,5 +1,5 @@
 //! The client protocols from outside: golden transcripts of sessions under `scripts/session`, and
-//! properties that hold for any bytes in any pieces. A small map plays the store and the node.
+//! properties that hold for any bytes in any pieces. A small map stands for the store and the node.
 //!
 //! The language of the scripts (`UPDATE_GOLDENFILES=1` rewrites what is expected):
 //!
@@ -10,8 +10,8 @@
 //!   `consistency=eventual` is what it starts with
 //! - `node leader=none refuse=NoQuorum` changes how the node answers; `profile` shows the profile
 //!
-//! Each command is answered with the work that the session asked for and, behind `<`, its output: a
-//! line for each reply, with a blank in the place of RESP's CRLF.
+//! The transcript shows, for each command, the work that the session hands out and, after `<`, its
+//! output: a line for each reply, with a blank in place of RESP's CRLF.
 
 #[path = "protocol/desk.rs"]
 mod desk;
@@ -38,7 +38,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
 struct Script(Desk);
 
 impl Script {
-    /// Serves what was sent and tells what came of it.
+    /// Serves the bytes sent so far and returns the transcript.
     fn served(&mut self) -> Result<String, Box<dyn Error>> {
         let desk = &mut self.0;
         desk.serve();

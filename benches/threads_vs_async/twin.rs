@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use clap::Parser;
-use nodesync::config::{Args, Config};
+use nodesync::config::{Config, NodeArgs};
 use nodesync::node::{ExternalClient, Node, Step, Stop};
 use nodesync::service::{Answer, Inbox, Ticket};
 use parking_lot::Mutex;
@@ -31,7 +31,7 @@ const BACKLOG: u32 = 1024;
 /// A node with the arguments of one, served by the twin on another port than its own.
 pub fn run(port: u16, words: &[String]) -> Result<(), String> {
     let words = std::iter::once("nodesync").chain(words.iter().map(String::as_str));
-    let args = Args::try_parse_from(words).map_err(|error| error.to_string())?;
+    let args = NodeArgs::try_parse_from(words).map_err(|error| error.to_string())?;
     let config = Config::new(args)?;
     let node = Node::start(config, Arc::new(Stop::default())).map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -20,7 +20,7 @@ use super::shared::{PanicWatch, Shared};
 use super::stop::{Fatal, Stop};
 use super::workers::{apply, snapshot, timers, wal};
 use crate::clock::{Clock, wall_micros};
-use crate::config::{Config, Io, Peer};
+use crate::config::{Config, Io, PeerAddress};
 use crate::protocol::{Limits, Password, ServerInfo};
 use crate::replica::detector::FailureDetector;
 use crate::replica::{Alarm, Replica, Settings};
@@ -91,7 +91,7 @@ pub fn start_on(listener: TcpListener, config: Config, stop: Arc<Stop>) -> Resul
 struct Work {
     wal: Receiver<WalWork>,
     apply: Receiver<ApplyJob>,
-    links: Vec<(Peer, Receiver<LinkNote>)>,
+    links: Vec<(PeerAddress, Receiver<LinkNote>)>,
     election: Receiver<()>,
     drain: Receiver<()>,
 }
@@ -108,7 +108,7 @@ struct Owned {
     writer: Writer,
 }
 
-fn queues(peers: &[Peer]) -> (Queues, Work) {
+fn queues(peers: &[PeerAddress]) -> (Queues, Work) {
     let (wal_sender, wal) = unbounded();
     let (apply_sender, apply) = unbounded();
     // One note says it all: look at the deadline again.
@@ -251,7 +251,7 @@ fn server_info(config: &Config, port: u16) -> ServerInfo {
 
 fn announce(shared: &Shared, last: Index) {
     let config = &shared.config;
-    let peers: Vec<String> = config.peers.iter().map(Peer::address).collect();
+    let peers: Vec<String> = config.peers.iter().map(PeerAddress::address).collect();
     let peers = if peers.is_empty() { "none".into() } else { peers.join(", ") };
     let address = SocketAddr::new(config.bind, shared.port);
     log::info!(target: "NodeSync", "Node {} listening on {address}, peers: {peers}", shared.id);

@@ -26,7 +26,7 @@ use super::core::Core;
 use super::queues::Queues;
 use super::shared::Shared;
 use crate::clock::Clock;
-use crate::config::{Args, Config};
+use crate::config::{Config, NodeArgs};
 use crate::replica::{
     Envelope, HardState, Heartbeat, Input, Message, Recovered, Replica, Settings, Standing,
 };
@@ -74,7 +74,7 @@ pub fn start(dir: &Path, words: &[&str]) -> Node {
 pub fn config(dir: &Path, words: &[&str]) -> Config {
     let args = ["nodesync", "1"].iter().chain(words).copied();
     let args = args.chain(["--dir", dir.to_str().unwrap()]);
-    Config::new(Args::try_parse_from(args).unwrap()).unwrap()
+    Config::new(NodeArgs::try_parse_from(args).unwrap()).unwrap()
 }
 
 /// A node on a port of its own.

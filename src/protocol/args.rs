@@ -1,7 +1,7 @@
-//! A request's words, as places in the receive buffer: finding them copies nothing, and the list of
-//! places is reused from request to request.
+//! The words of a request, as spans of the receive buffer: finding them copies nothing, and the
+//! list of spans is reused from request to request.
 
-/// Where an argument lies, in bytes from the start of its request. `u32` is enough because
+/// The place of one word, in bytes from the start of its request. `u32` is enough because
 /// `request_bytes_max` is checked before a span is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -16,13 +16,13 @@ impl Span {
         Span { start: narrow(start), end: narrow(end) }
     }
 
-    /// The bytes there.
+    /// The bytes of `request` in this span.
     pub(super) fn of(self, request: &[u8]) -> &[u8] {
         &request[self.start as usize..self.end as usize]
     }
 }
 
-/// A whole request: the command's name, then its arguments.
+/// The words of one request: the command's name, then its arguments.
 #[derive(Clone, Copy)]
 pub(super) struct Args<'a> {
     request: &'a [u8],
@@ -30,22 +30,22 @@ pub(super) struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// `spans` of `request`.
+    /// The words at `spans` of `request`.
     pub(super) fn new(request: &'a [u8], spans: &'a [Span]) -> Args<'a> {
         Args { request, spans }
     }
 
-    /// How many words, the name counted.
+    /// The number of words, the name counted.
     pub(super) fn count(&self) -> usize {
         self.spans.len()
     }
 
-    /// Word `index`; 0 is the name. A command's arity, checked before, says which there are.
+    /// Word `index`; 0 is the name. Panics beyond the last word, so check the arity before.
     pub(super) fn at(&self, index: usize) -> &'a [u8] {
         self.spans[index].of(self.request)
     }
 
-    /// The request that begins behind the first `words` words.
+    /// The request without its first `words` words.
     pub(super) fn behind(&self, words: usize) -> Args<'a> {
         Args { request: self.request, spans: &self.spans[words..] }
     }
@@ -56,7 +56,7 @@ impl<'a> Args<'a> {
         (first.min(all.count())..all.count()).map(move |index| all.at(index))
     }
 
-    /// True if word `index` is `word`, which is given in lower case.
+    /// True if word `index` is `word` in upper or lower case; `word` itself is in lower case.
     pub(super) fn is(&self, index: usize, word: &str) -> bool {
         self.at(index).eq_ignore_ascii_case(word.as_bytes())
     }

@@ -1,18 +1,20 @@
-//! The receive buffer: bytes that have come and have not been consumed yet. It follows what really
-//! arrives. It doubles at most, and only for a request that is longer than it or after a read that
-//! filled it; an announced length alone never costs memory. It shrinks again when it lies idle.
+//! The receive buffer: bytes that have arrived and are not consumed yet.
+//!
+//! Its size follows the bytes that arrive: an announced length alone never costs memory. It at most
+//! doubles, and only for a request that is longer than the buffer or after a read that filled it.
+//! An idle buffer shrinks again.
 
-/// Free bytes that a read is offered at least. Little, because ten thousand idle clients keep a
-/// buffer of this size each; a client that fills it gets a larger one.
+/// Least free bytes for a read. Small, because each of ten thousand idle clients keeps a buffer of
+/// this size; a client that fills it gets a larger one.
 pub(super) const READ_BYTES: usize = 4 << 10;
 
-/// The size up to which buffers are kept between requests.
+/// Largest size that a buffer keeps between requests.
 pub(super) const KEEP_BYTES: usize = 256 << 10;
 
-/// See the module.
+/// Received bytes, the consumed ones already dropped.
 #[derive(Debug, Default)]
 pub(super) struct InputBuffer {
-    /// All of it is initialised; `start..end` has been received and not consumed.
+    /// Initialised in full length; `start..end` is received and not consumed.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -21,7 +23,7 @@ pub(super) struct InputBuffer {
 }
 
 impl InputBuffer {
-    /// What has come and has not been consumed.
+    /// The bytes that are received and not consumed.
     pub(super) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
@@ -36,15 +38,19 @@ impl InputBuffer {
         self.start = self.end;
     }
 
-    /// Where to read into. `needed` is the length of the request under way, as far as it is known.
+    /// The free space for the next read. `needed` is the length of the request under way, as far as
+    /// the bytes so far announce it.
     pub(super) fn space(&mut self, needed: usize) -> &mut [u8] {
         let unread = self.end - self.start;
         let len = self.bytes.len();
         let idle = unread == 0 && len > READ_BYTES && self.latest < len / 8;
         let filled = self.latest > 0 && self.end == len && len < KEEP_BYTES;
         if idle {
+            // Reads have become much smaller than the buffer: give memory back in steps.
             self.resize(if len > KEEP_BYTES { READ_BYTES } else { READ_BYTES.max(len / 2) });
         } else if filled || len - unread < READ_BYTES {
+            // Grow to the announced length, but at most to twice the size: the client has sent half
+            // of what the buffer holds.
             let wanted = needed.max(unread + READ_BYTES);
             let wanted = if filled { wanted.max(2 * len) } else { wanted };
             self.resize(wanted.min(2 * len).max(unread + READ_BYTES));
@@ -54,7 +60,7 @@ impl InputBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// Takes note that `len` bytes were read into the space.
+    /// Adds the first `len` bytes of the space to the unread bytes.
     ///
     /// # Panics
     /// If the space was shorter.
@@ -71,7 +77,7 @@ impl InputBuffer {
         self.start = 0;
     }
 
-    /// Makes the buffer `len` bytes long, exactly.
+    /// Sets the length of the buffer to exactly `len` bytes.
     fn resize(&mut self, len: usize) {
         self.compact();
         if len > self.bytes.len() {

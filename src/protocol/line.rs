@@ -1,9 +1,10 @@
-//! The line protocol, for telnet and netcat: one line in, one line out, ended by `\n` or `\r\n` in
-//! and by `\n` out. Empty lines are ignored. Words are separated by blanks; where the last argument
-//! is a value (SET, SETNX, GETSET, APPEND, ECHO), it is the rest of the line, behind WITH, too; so
-//! SET takes no options here. All commands of the table work:
+//! The line protocol, for telnet and netcat: one line in, one line out.
 //!
-//! | line | answer |
+//! A request ends with `\n` or `\r\n`, a reply with `\n`. Empty lines are ignored. Blanks separate
+//! words. A last argument that is a value (SET, SETNX, GETSET, APPEND, ECHO) is the rest of the
+//! line, also behind WITH; so SET takes no options here. All commands of the table work:
+//!
+//! | line | reply |
 //! |---|---|
 //! | `PING` | `PONG` |
 //! | `LEADER` | `LEADER 5002`, or `ERROR: Leader unavailable` |
@@ -15,12 +16,12 @@
 //! | `GETSET k v` | `VALUE: old`, or `VALUE: (nil)` |
 //! | `TYPE k` | `VALUE: string`, or `VALUE: none` |
 //! | `MGET k …`, `KEYS *`, `TIME`, `ROLE`, `CONFIG GET x` | `VALUES: a b "with blanks" (nil)` |
-//! | `SCAN 0` | `VALUES: 17 [a b]`; the number goes into the next SCAN |
+//! | `SCAN 0` | `VALUES: 17 [a b]`; the number is the cursor of the next SCAN |
 //! | `MSET k v …`, `FLUSHALL`, `AUTH password`, `SELECT 0`, … | `OK` |
 //! | `CONSISTENCY` | `VALUE: strong` |
 //! | `CONSISTENCY eventual` | `OK: consistency set to eventual` |
 //! | `CONSISTENCY other`, `WITH other GET k` | `ERROR: invalid consistency mode` |
-//! | `WITH eventual SET k the rest of the line` | what the command answers |
+//! | `WITH eventual SET k the rest of the line` | the reply of the command |
 //! | `NODES` | `NODES {id=5001 …} {id=5002 …}` |
 //! | `INFO`, `CLIENT LIST` | `VALUE: # Server \| version:0.1.0 \| …`, lines joined by bars |
 //! | `QUIT` | `OK`, and the connection is closed |
@@ -31,73 +32,77 @@
 //! | not done for another reason | `FAIL: too many requests in flight`, … |
 //! | perhaps done | `UNKNOWN: no result within the request timeout` |
 //!
-//! So `FAIL` means that nothing was done and `UNKNOWN` that it may have been. The node that an
-//! eventual SET names is the one that accepted it. In an answer a line feed is shown as `\n` and a
-//! carriage return as `\r`; a backslash stays as it is, so the two cannot always be told apart.
-//! Within a list an item with blanks, quotes or brackets is quoted, and there a quote or backslash
-//! has a backslash before it. A program that needs exact bytes speaks RESP.
+//! `FAIL` means that nothing was done, `UNKNOWN` that the command may have been done. The reply to
+//! an eventual SET names the node that stamped it.
+//!
+//! A reply shows a line feed as `\n` and a carriage return as `\r`; it leaves a backslash as it is,
+//! so the original bytes are not always certain. An item of a list is quoted if it has blanks,
+//! quotes or brackets in it, and inside the quotes a backslash precedes a quote or a backslash. A
+//! program that needs exact bytes speaks RESP.
 //!
 //! A web page can make a browser send an HTTP request to any port, with command lines of its choice
-//! in the body (Redis's cross-protocol scripting). So a first line that ends in ` HTTP/1.x`, and
-//! any line that begins with the word `POST` or `Host:`, closes the connection without an answer.
+//! in the body (cross-protocol scripting, as against Redis). So a first line that ends in
+//! ` HTTP/1.x`, and any line that begins with the word `POST` or `Host:`, closes the connection
+//! without a reply.
 
+use crate::protocol::args::Span;
+use crate::protocol::command::{self, Handler};
+use crate::protocol::number::put_i64;
+use crate::protocol::reply::{Reply, ReplyShape};
 use crate::types::{NodeId, Rejected, Unserved};
-
-use super::args::Span;
-use super::command::{self, Handler};
-use super::number::put_i64;
-use super::reply::{Reply, ReplyShape};
 
 /// Reads one line at a time from the front of the unread bytes.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// Bytes of the line under way in which no line feed was found.
+    /// Bytes of the line under way that hold no line feed.
     scanned: usize,
-    /// True once a line was read: only the first can be HTTP's request line.
-    begun: bool,
+    /// True once a line was consumed: only the first line can be HTTP's request line.
+    has_first: bool,
 }
 
-/// Why a connection cannot go on.
+/// A line that ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum BadLine {
     /// The line is longer than allowed.
     TooLong,
-    /// It is HTTP.
+    /// The client speaks HTTP.
     Http,
 }
 
 impl Lines {
-    /// The length of the line at the front of `unread`, its end counted, with its words in `spans`
-    /// (none for an empty line); `None` if the line is not complete. Called again without more
-    /// bytes it says the same again.
+    /// Finds the line at the front of `unread`. Returns its length with its line end, and its words
+    /// in `spans` (none for an empty line); `None` if the line is not complete. Without new bytes
+    /// the result stays the same.
     pub(super) fn poll(
         &mut self,
         unread: &[u8],
         spans: &mut Vec<Span>,
         bytes_max: usize,
-    ) -> Result<Option<usize>, Refused> {
+    ) -> Result<Option<usize>, BadLine> {
+        // Search only the bytes that a valid line may have, and each of them once.
         let window = &unread[..unread.len().min(bytes_max)];
         let Some(found) = window[self.scanned..].iter().position(|&byte| byte == b'\n') else {
             self.scanned = window.len();
-            return if window.len() < bytes_max { Ok(None) } else { Err(Refused::TooLong) };
+            return if window.len() < bytes_max { Ok(None) } else { Err(BadLine::TooLong) };
         };
         let end = self.scanned + found;
         self.scanned = end;
         let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
-        if !self.begun && is_http_request_line(line) {
-            return Err(Refused::Http);
+        // Cross-protocol scripting: close before any line of the body is executed.
+        if !self.has_first && is_http_request_line(line) {
+            return Err(BadLine::Http);
         }
         spans.clear();
         split(line, spans);
         match spans.first() {
-            Some(first) if is_http_word(first.of(line)) => Err(Refused::Http),
+            Some(first) if is_http_word(first.of(line)) => Err(BadLine::Http),
             _ => Ok(Some(end + 1)),
         }
     }
 
-    /// Forgets the line, because it was consumed.
+    /// Forgets the line. Call it once the line is consumed.
     pub(super) fn reset(&mut self) {
-        *self = Lines { scanned: 0, begun: true };
+        *self = Lines { scanned: 0, has_first: true };
     }
 }
 
@@ -114,8 +119,7 @@ fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// Finds the words of `line`; the last of them is the rest of the line where the command says so,
-/// also behind WITH.
+/// Finds the words of `line`. If the command takes the rest of the line, that is the last word.
 fn split(line: &[u8], spans: &mut Vec<Span>) {
     let (mut name_at, mut rest_at) = (0, 0);
     let mut at = 0;
@@ -126,10 +130,14 @@ fn split(line: &[u8], spans: &mut Vec<Span>) {
         }
         let takes_rest = rest_at > 0 && spans.len() == rest_at;
         let word = line[at..].iter().take_while(|&&byte| takes_rest || !is_blank(byte)).count();
+        // The command decides where the rest of the line begins. Behind WITH the command's own name
+        // is a later word.
         if spans.len() == name_at {
             match command::find(&line[at..at + word]) {
-                Some(row) if matches!(row.handler, Handler::With) => name_at += command::WITH_WORDS,
-                Some(row) if row.rest_at > 0 => rest_at = name_at + row.rest_at,
+                Some(spec) if matches!(spec.handler, Handler::With) => {
+                    name_at += command::WITH_WORDS;
+                }
+                Some(spec) if spec.rest_at > 0 => rest_at = name_at + spec.rest_at,
                 _ => {}
             }
         }
@@ -145,7 +153,7 @@ pub(super) fn write(out: &mut Vec<u8>, shape: ReplyShape, reply: &Reply) {
         (ReplyShape::Leader, Reply::Null) => out.extend_from_slice(b"ERROR: Leader unavailable"),
         (ReplyShape::Leader, Reply::Integer(_)) => put_scalar(out, "LEADER ", reply),
         (ReplyShape::Nodes, Reply::Array(nodes)) => {
-            put_list(out, "NODES", nodes.iter().map(Entry::One))
+            put_list(out, "NODES", nodes.iter().map(ListItem::One))
         }
         (ReplyShape::Kind, Reply::Simple(_)) => put_scalar(out, "VALUE: ", reply),
         (ReplyShape::Deleted, Reply::Integer(_)) => {
@@ -163,10 +171,10 @@ pub(super) fn write(out: &mut Vec<u8>, shape: ReplyShape, reply: &Reply) {
         }
         (_, Reply::Unserved(unserved)) => out.extend_from_slice(unserved_text(unserved).as_bytes()),
         (_, Reply::Array(items) | Reply::Set(items)) => {
-            put_list(out, "VALUES:", items.iter().map(Entry::One));
+            put_list(out, "VALUES:", items.iter().map(ListItem::One));
         }
         (_, Reply::Map(pairs)) => {
-            put_list(out, "VALUES:", pairs.iter().map(|(name, value)| Entry::Pair(name, value)));
+            put_list(out, "VALUES:", pairs.iter().map(|(name, value)| ListItem::Pair(name, value)));
         }
         (_, Reply::Integer(_) | Reply::Boolean(_) | Reply::Bulk(_) | Reply::Text(_))
         | (_, Reply::Null | Reply::Verbatim(_)) => put_scalar(out, "VALUE: ", reply),
@@ -174,7 +182,8 @@ pub(super) fn write(out: &mut Vec<u8>, shape: ReplyShape, reply: &Reply) {
     out.push(b'\n');
 }
 
-/// Appends SET's answer; `leader` is who leads, or who accepted an eventual write.
+/// Appends the reply to SET. `leader` is the node that leads, or for an eventual write the node
+/// that stamped it.
 pub(super) fn write_stored(out: &mut Vec<u8>, key: &[u8], leader: Option<NodeId>) {
     out.extend_from_slice(b"OK: ");
     put_escaped(out, key);
@@ -194,42 +203,46 @@ fn unserved_text(unserved: &Unserved) -> String {
     }
 }
 
-/// One element of a list or of a map.
-enum Entry<'a> {
+/// One element of a list, or one pair of a map.
+enum ListItem<'a> {
     One(&'a Reply),
     Pair(&'a Reply, &'a Reply),
 }
 
-fn put_list<'a>(out: &mut Vec<u8>, label: &str, entries: impl ExactSizeIterator<Item = Entry<'a>>) {
+fn put_list<'a>(
+    out: &mut Vec<u8>,
+    label: &str,
+    items: impl ExactSizeIterator<Item = ListItem<'a>>,
+) {
     out.extend_from_slice(label.as_bytes());
-    if entries.len() == 0 {
+    if items.len() == 0 {
         out.extend_from_slice(b" (empty)");
     }
-    for entry in entries {
+    for item in items {
         out.push(b' ');
-        put_entry(out, &entry);
+        put_list_item(out, &item);
     }
 }
 
-fn put_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
-    match entry {
-        Entry::One(item) => put_item(out, item),
-        Entry::Pair(name, value) => {
-            put_item(out, name);
+fn put_list_item(out: &mut Vec<u8>, item: &ListItem<'_>) {
+    match item {
+        ListItem::One(value) => put_value(out, value),
+        ListItem::Pair(name, value) => {
+            put_value(out, name);
             out.push(b'=');
-            put_item(out, value);
+            put_value(out, value);
         }
     }
 }
 
-/// Appends an element of a list: lists within it stand in brackets, text in quotes if need be.
-fn put_item(out: &mut Vec<u8>, item: &Reply) {
+/// Appends a value inside a list: a nested list in brackets, a text in quotes if it needs them.
+fn put_value(out: &mut Vec<u8>, item: &Reply) {
     match item {
         Reply::Array(items) | Reply::Set(items) => {
-            put_nested(out, *b"[]", items.iter().map(Entry::One));
+            put_nested(out, *b"[]", items.iter().map(ListItem::One));
         }
         Reply::Map(pairs) => {
-            let pairs = pairs.iter().map(|(name, value)| Entry::Pair(name, value));
+            let pairs = pairs.iter().map(|(name, value)| ListItem::Pair(name, value));
             put_nested(out, *b"{}", pairs);
         }
         Reply::Bulk(bytes) => put_quoted(out, bytes),
@@ -243,13 +256,13 @@ fn put_item(out: &mut Vec<u8>, item: &Reply) {
     }
 }
 
-fn put_nested<'a>(out: &mut Vec<u8>, brackets: [u8; 2], entries: impl Iterator<Item = Entry<'a>>) {
+fn put_nested<'a>(out: &mut Vec<u8>, brackets: [u8; 2], items: impl Iterator<Item = ListItem<'a>>) {
     out.push(brackets[0]);
-    for (index, entry) in entries.enumerate() {
+    for (index, item) in items.enumerate() {
         if index > 0 {
             out.push(b' ');
         }
-        put_entry(out, &entry);
+        put_list_item(out, &item);
     }
     out.push(brackets[1]);
 }
@@ -271,7 +284,7 @@ fn put_scalar(out: &mut Vec<u8>, label: &str, reply: &Reply) {
     }
 }
 
-/// Appends `bytes` without breaking the line.
+/// Appends `bytes` with line breaks escaped, so that the reply stays on one line.
 fn put_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     for &byte in bytes {
         match byte {
@@ -282,7 +295,7 @@ fn put_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Appends `bytes` so that where they end is plain.
+/// Appends `bytes`, in quotes if their end would not be plain without.
 fn put_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
     const SPECIAL: &[u8] = b" \t\r\n\"\\()[]{}=";
     if !bytes.is_empty() && !bytes.iter().any(|byte| SPECIAL.contains(byte)) {

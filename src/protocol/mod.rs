@@ -1,69 +1,73 @@
-//! Clients' bytes ⇄ commands and replies. Pure: no socket, thread, lock or clock.
+//! The client protocols: bytes to commands, replies to bytes. Pure: no socket, thread or clock.
 //!
 //! # One port
 //!
-//! The first byte of a connection tells which protocol it speaks, for its whole life:
+//! The first byte of a connection decides its protocol for its whole life:
 //!
 //! - `*`: **RESP**, what every Redis client speaks, version 2 until HELLO asks for 3 (`resp`);
 //! - anything else: the **line protocol**, for people with telnet or netcat and for scripts
 //!   (`line`).
 //!
-//! (Other nodes dial the same port. They are recognised by their magic bytes before any session is
-//! made, so they are no concern of this module.) Line breaks before the first byte are skipped.
+//! Peers dial the same port; the node recognises them by their magic bytes before it makes a
+//! session. Line breaks before the first byte are skipped.
 //!
-//! # The way of a request
+//! # The path of a request
 //!
 //! ```text
-//! space() ─ bytes ─▶ input ─ resp | line ─▶ words ─ table of commands ─┬▶ reply ─────────────┐
-//!                                                                      ├▶ question ─ driver ─┤
-//!                                                                      └▶ run ─ driver ──────┤
-//! output() ◀─ bytes ──────────────────────── resp | line ◀─────────────────────────── reply ─┘
+//! space() ─ bytes ─▶ input ─ resp | line ─▶ words ─ admission ─┬▶ reply ─────────────┐
+//!                                                              ├▶ question ─ driver ─┤
+//!                                                              └▶ run ─ driver ──────┤
+//! output() ◀─ bytes ──────────────────────── resp | line ◀─────────────────── reply ─┘
 //! ```
 //!
-//! Words are places in the receive buffer; nothing is copied before a command is encoded into its
-//! run. There is one table of commands, in `command`, for both protocols. A session answers by
-//! itself what it can (`command::connection`, `command::catalog`), asks the node what only a node
-//! knows ([`Question`]), and collects what needs the store (`command::data`) into runs: a pipeline
-//! of a thousand SETs is one proposal and one round trip.
+//! Words are spans of the receive buffer; nothing is copied before a command is encoded into its
+//! run. One table of commands, in `command`, serves both protocols; `admission` decides whether the
+//! client may call the command that the words name. The session answers commands about itself
+//! (`command::connection`) and about the table (`command::catalog`), asks the node for facts that
+//! only a node has ([`Question`]), and collects commands that need the store (`command::data`) into
+//! runs: a pipeline of a thousand SETs is one proposal and one round trip.
+//!
+//! Imports go one way: `args number` ← `resp` ← `conn_state` ← `command` ← `admission line run` ←
+//! `session`; `reply work server_info input` import none of these.
 //!
 //! # Runs and order
 //!
-//! All commands of a run are served in one way, which the promise that the session has chosen
-//! (CONSISTENCY, READONLY) or the command's own (WITH) decides together with what the command does:
+//! All commands of a run take one route. The consistency of the session (CONSISTENCY, READONLY) or
+//! of the command (WITH) and the kind of the command decide it:
 //!
-//! | promise | command | [`Work`] |
+//! | consistency | command | [`Work`] |
 //! |---|---|---|
 //! | strong | a run with a write in it | `Write`, one batch |
-//! | strong | a run that only reads | `Read`, from the store once that is fresh enough |
-//! | eventual | SET without options, MSET, DEL, UNLINK | `Accept`, by one node |
-//! | eventual | every other write, FLUSHALL among them | `Write` with `eventual`, one batch |
-//! | eventual | reads | `ReadLocal`, at what this node holds |
+//! | strong | a run of reads | `Read`, from the store after a ReadIndex |
+//! | eventual | SET without options, MSET, DEL, UNLINK | `Stamp`, by one node |
+//! | eventual | every other write, FLUSHALL included | `Write` with `eventual`, one batch |
+//! | eventual | reads | `ReadLocal`, from the state of this node |
 //!
-//! In a strong batch the reads travel along, so that they see what was written before them and not
-//! what comes after. Reads of the whole store (DBSIZE, KEYS, SCAN) are never put into the log and
-//! make a run of their own. A command that is served in another way than the run before it, and
-//! everything that is no store command, waits until that run is answered: within a pipeline every
-//! command takes effect behind those before it, whatever the mode of each.
+//! In a strong batch the reads travel through the log with the writes, so that they see the writes
+//! before them and none behind them. Reads of the whole store (DBSIZE, KEYS, SCAN) never enter the
+//! log and make a run of their own. A command with another route than the run before it, and every
+//! command that is no store command, waits until that run is answered: within a pipeline every
+//! command takes effect after those before it, in any mix of modes.
 //!
-//! A session's reads are eventual if the session is, or from READONLY to READWRITE; its writes only
-//! if the session is. WITH outranks both, for one command. RESET goes back to
+//! The reads of a session are eventual if the session is, and from READONLY to READWRITE; its
+//! writes only if the session is. WITH outranks both, for one command. RESET restores
 //! [`ServerInfo::consistency`].
 //!
 //! # Errors
 //!
 //! The first word of a RESP error is a contract: `CLUSTERDOWN` (no leader or no quorum), `TRYAGAIN`
 //! (queue full, node stopping, clocks too far apart), `MISCONF` (disk full) and `LOADING` (node
-//! joining) mean that nothing was done, `UNKNOWN` that it may or may not have been; `ERR`,
-//! `NOAUTH`, `WRONGPASS` and `NOPROTO` are Redis's. After a protocol error the connection is
-//! closed, since nothing behind it can be understood; any other error concerns its own command
-//! only.
+//! joining) mean that the command is certainly not done, `UNKNOWN` that it may or may not be done;
+//! `ERR`, `NOAUTH`, `WRONGPASS` and `NOPROTO` are Redis's. A protocol error closes the connection,
+//! because nothing behind it can be understood; any other error concerns its own command only.
 //!
 //! # Left out
 //!
-//! Expiry (refused in words), other types than strings, transactions, publish and subscribe,
-//! scripts, several databases and several users. Stamping, keeping and draining what eventual
-//! sessions write is the node's affair.
+//! Expiry (refused with an error), types other than strings, transactions, publish and subscribe,
+//! scripts, several databases and several users. The node stamps, keeps and drains the writes of
+//! eventual sessions.
 
+mod admission;
 mod args;
 mod command;
 mod conn_state;

@@ -1,9 +1,9 @@
-//! Decimal integers as Redis reads and writes them. What counts as one is in `types`. Writing goes
-//! straight into a buffer, because every length and every counter of every reply passes here.
+//! Decimal integers as Redis reads and writes them; `types::parse_integer` has the grammar. Writing
+//! goes straight into a buffer, because every length of every reply passes here.
 
 use crate::types::parse_integer;
 
-/// The number that `text` spells, if it is not negative.
+/// The number in `text`, if it is one and not negative.
 pub(super) fn parse_u64(text: &[u8]) -> Option<u64> {
     parse_integer(text).and_then(|number| u64::try_from(number).ok())
 }

@@ -1,10 +1,10 @@
-//! Replies before any protocol gives them a form, and how outcomes become replies.
+//! Replies, independent of the protocol that writes them, and the step from outcome to reply.
 
 use std::borrow::Cow;
 
 use crate::types::{Consistency, NodeId, Outcome, Rejected, Unknown, Unserved, Value};
 
-/// An answer, rendered by the session as RESP2, RESP3 or one line of the line protocol.
+/// A reply, which the session writes as RESP2, RESP3 or one line of the line protocol.
 ///
 /// | reply | RESP2 | RESP3 | line |
 /// |---|---|---|---|
@@ -28,17 +28,17 @@ pub enum Reply {
     Unserved(Unserved),
     /// A number.
     Integer(i64),
-    /// Yes or no.
+    /// True or false.
     Boolean(bool),
-    /// A value, any bytes.
+    /// A bulk string of any bytes.
     Bulk(Value),
     /// A bulk string that is text.
     Text(Cow<'static, str>),
-    /// Nothing there.
+    /// The null reply: no such key, no leader, no name.
     Null,
     /// A list.
     Array(Vec<Reply>),
-    /// A list whose order says nothing.
+    /// A list without a meaningful order.
     Set(Vec<Reply>),
     /// Names with their values.
     Map(Vec<(Reply, Reply)>),
@@ -65,12 +65,12 @@ impl Reply {
         Reply::Bulk(Value::from(bytes))
     }
 
-    /// The answer to LEADER: the leader's id or nothing.
+    /// The reply to LEADER: the leader's id, or null.
     pub fn leader(leader: Option<NodeId>) -> Reply {
         leader.map_or(Reply::Null, |node| Reply::Integer(i64::from(node.0)))
     }
 
-    /// The answer to TIME, from the wall clock (Redis: seconds and microseconds, as strings).
+    /// The reply to TIME from a wall-clock time (Redis: seconds and microseconds, as strings).
     pub fn time(since_epoch: std::time::Duration) -> Reply {
         let part = |number: String| Reply::text(number);
         Reply::Array(vec![
@@ -79,9 +79,9 @@ impl Reply {
         ])
     }
 
-    /// The first word of the RESP error for a request that was not served: a contract on whether it
-    /// was done. `CLUSTERDOWN`, `TRYAGAIN`, `MISCONF` and `LOADING` say that it was not, so trying
-    /// again is safe; `UNKNOWN` says that it may or may not have been.
+    /// The first word of the RESP error for an unserved request, which is a contract.
+    /// `CLUSTERDOWN`, `TRYAGAIN`, `MISCONF` and `LOADING` mean that the request is certainly not
+    /// done, so the client may repeat it; `UNKNOWN` means that it may or may not be done.
     pub fn code(unserved: &Unserved) -> &'static str {
         match unserved {
             Unserved::Rejected(Rejected::NoQuorum | Rejected::NoLeader) => "CLUSTERDOWN",
@@ -96,7 +96,7 @@ impl Reply {
         }
     }
 
-    /// What the error says about having been done, behind the reason.
+    /// The end of the RESP error for an unserved request: whether it may have been done.
     pub(super) fn consequence(unserved: &Unserved) -> &'static str {
         match unserved {
             Unserved::Rejected(_) => "the command was not done",
@@ -105,19 +105,19 @@ impl Reply {
     }
 }
 
-/// How a command's outcome or a node's answer is presented. Most of it is the same for all; the
-/// variants are the exceptions, some of which only the line protocol makes.
+/// The way from an outcome to the reply of one command. Most commands share `Plain`; the other
+/// variants are exceptions, some of them in the line protocol only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplyShape {
-    /// As it is.
+    /// The reply that the outcome's type implies.
     Plain,
-    /// A single value; nothing there is `ERROR: Key not found` on a line.
+    /// GET, GETDEL: a single value; on a line an absent key is `ERROR: Key not found`.
     Lookup,
     /// SET; on a line it names the key and the leader.
     Stored,
-    /// SETNX: done is 1, not done is 0.
+    /// SETNX: 1 if the key was set, 0 if it existed.
     Created,
-    /// TYPE: there is only one type.
+    /// TYPE: `string` for a key that exists, else `none`.
     Kind,
     /// DEL; on a line `OK: 2 deleted`.
     Deleted,
@@ -125,13 +125,14 @@ pub(super) enum ReplyShape {
     Leader,
     /// NODES; on a line `NODES …`.
     Nodes,
-    /// CONSISTENCY with a mode; on a line it is repeated.
+    /// CONSISTENCY with a mode; on a line the reply repeats the mode.
     Chosen(Consistency),
 }
 
 impl ReplyShape {
-    /// The reply for `outcome`, which may weigh `bytes_max` at most.
+    /// The reply for `outcome`, or an error if its values and names exceed `bytes_max`.
     pub(super) fn reply(self, outcome: Outcome, bytes_max: usize) -> Reply {
+        // MGET can name one large value a million times, so the reply has a limit of its own.
         let bytes = weight(&outcome);
         if bytes > bytes_max {
             let text = format!("ERR the reply would take {bytes} bytes of at most {bytes_max}");
@@ -163,7 +164,7 @@ fn list(names: Vec<Value>) -> Reply {
     Reply::Array(names.into_iter().map(Reply::Bulk).collect())
 }
 
-/// The bytes of values and names in `outcome`.
+/// The total bytes of values and names in `outcome`.
 fn weight(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Values(values) => values.iter().flatten().map(|value| value.len()).sum(),

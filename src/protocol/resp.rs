@@ -2,68 +2,69 @@
 //! written in version 2 or 3 (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 //!
 //! A request is an array of bulk strings, `*2 $3 GET $1 k` with CRLF behind each part. [`Parser`]
-//! remembers how far it has come, so bytes that trickle in one at a time are looked at once, and
-//! it leaves the arguments where they lie. Every announced length is checked before anything is
-//! done with it.
+//! remembers its place in an incomplete request, so each byte is read once even if they arrive one
+//! at a time, and it leaves the arguments in the receive buffer. Every announced length is checked
+//! before use.
 //!
-//! Stricter than Redis in two points, where it would read on at a guess: the CRLF behind a bulk
-//! string must be there, and a length line longer than 32 bytes is refused at once. Left out:
+//! Two points are stricter than in Redis, which would go on with a guess: the CRLF behind a bulk
+//! string must be present, and a length line of more than 32 bytes is refused at once. Left out:
 //! inline commands (a connection that does not begin with `*` speaks the line protocol), streamed
 //! types and attributes.
 
-use super::args::Span;
-use super::number::{put_i64, put_len};
-use super::reply::Reply;
+use crate::protocol::args::Span;
+use crate::protocol::number::{put_i64, put_len};
+use crate::protocol::reply::Reply;
 use crate::types::parse_integer;
 
-/// The longest length line that makes sense, with room for zeros that will be refused as such.
+/// Longest length line in bytes. No valid length needs more.
 const LENGTH_LINE_BYTES_MAX: usize = 32;
 
-/// What a request may announce.
+/// The limits on the lengths that a request announces.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Words, the name counted.
+    /// Most words, the name counted.
     pub(super) arguments_max: usize,
-    /// Bytes of a word.
+    /// Most bytes of a word.
     pub(super) value_bytes_max: usize,
-    /// Bytes of the whole request.
+    /// Most bytes of the whole request.
     pub(super) request_bytes_max: usize,
-    /// What errors call a length that is too large: `unauthenticated` before AUTH, else `invalid`.
+    /// The word for a length beyond the limits in errors: `unauthenticated` before AUTH, else
+    /// `invalid`, as in Redis.
     pub(super) complaint: &'static str,
 }
 
 /// Reads one request at a time from the front of the unread bytes.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
-    /// How far the request has been read, from its start.
+    /// Bytes of the request that are parsed.
     at: usize,
-    /// Words still to come; unknown until the `*` line is complete.
+    /// Number of missing words; unknown until the `*` line is complete.
     missing: Option<usize>,
     /// The length of the word under way; unknown until its `$` line is complete.
     bulk: Option<usize>,
 }
 
 impl Parser {
-    /// Goes on with the request at the front of `unread`: its length once it is complete, with its
-    /// words in `spans`; `None` if more bytes are needed. A request without words (`*0`, an empty
-    /// line) has a length and no spans. Called again without more bytes it says the same again.
+    /// Parses on in the request at the front of `unread`. Returns its length once it is complete,
+    /// with its words in `spans`, and `None` if bytes are missing. A request without words (`*0`,
+    /// an empty line) has a length and no spans. Without new bytes the result stays the same.
     ///
     /// # Errors
-    /// The text of a protocol error, behind which nothing on this connection can be understood.
+    /// The text of a protocol error. Nothing behind it on this connection can be understood.
     pub(super) fn poll(
         &mut self,
         unread: &[u8],
         spans: &mut Vec<Span>,
         bounds: &Bounds,
     ) -> Result<Option<usize>, String> {
-        let found = self.read_on(unread, spans, bounds);
+        let found = self.parse(unread, spans, bounds);
         if found.is_err() {
-            self.reset(); // so that the same bytes lead to the same error again
+            self.reset(); // the same bytes give the same error again
         }
         found
     }
 
-    fn read_on(
+    fn parse(
         &mut self,
         unread: &[u8],
         spans: &mut Vec<Span>,
@@ -91,20 +92,21 @@ impl Parser {
         Ok(Some(self.at))
     }
 
-    /// Forgets the request, because it was consumed.
+    /// Forgets the request. Call it once the request is consumed.
     pub(super) fn reset(&mut self) {
         *self = Parser::default();
     }
 
-    /// The length of the request under way, as far as it is known.
+    /// The length of the request under way, as far as it has announced it.
     pub(super) fn needed(&self) -> usize {
         self.at + self.bulk.map_or(0, |len| len + 2)
     }
 
-    /// Reads the `*` line, or a line break between requests (redis-cli --pipe sends some).
+    /// Reads the `*` line and returns the number of words.
     fn begin(&mut self, unread: &[u8], bounds: &Bounds) -> Result<Option<usize>, String> {
         let count = match unread {
             [] => return Ok(None),
+            // redis-cli --pipe sends line breaks between requests: each is an empty request.
             [b'\r' | b'\n', ..] => {
                 self.at = 1;
                 return Ok(Some(0));
@@ -116,12 +118,14 @@ impl Parser {
             Length::Incomplete => Ok(None),
             Length::TooLong => Err("too big mbulk count string".into()),
             Length::Is(count, len) => match usize::try_from(count) {
+                // Refused before the spans of that many words cost memory.
                 Ok(count) if count > bounds.arguments_max => {
                     Err(format!("{} multibulk length", bounds.complaint))
                 }
                 count => {
                     self.at = 1 + len;
-                    Ok(Some(count.unwrap_or(0))) // Redis takes `*-1` for an empty request too
+                    // As in Redis, a negative count is an empty request.
+                    Ok(Some(count.unwrap_or(0)))
                 }
             },
             Length::NoNumber => Err("invalid multibulk length".into()),
@@ -151,7 +155,7 @@ impl Parser {
         Ok(Some(span))
     }
 
-    /// Reads a `$` line and steps behind it.
+    /// Reads a `$` line, moves behind it and returns the length of the word.
     fn bulk_len(&mut self, rest: &[u8], bounds: &Bounds) -> Result<Option<usize>, String> {
         let line = match rest {
             [] => return Ok(None),
@@ -165,6 +169,7 @@ impl Parser {
             Length::NoNumber => return Err("invalid bulk length".into()),
         };
         let len = usize::try_from(number).map_err(|_| String::from("invalid bulk length"))?;
+        // Check the announced length: refuse a long word before its bytes arrive.
         if len > bounds.value_bytes_max {
             return Err(format!("{} bulk length", bounds.complaint));
         }
@@ -177,12 +182,12 @@ impl Parser {
     }
 }
 
-/// A line that holds a length, from behind its marker.
+/// The content of a length line, without its marker.
 enum Length {
     Incomplete,
     TooLong,
     NoNumber,
-    /// The number, and the bytes of the line with its CRLF.
+    /// The number, and the length of the line with its CRLF.
     Is(i64, usize),
 }
 
@@ -209,8 +214,8 @@ fn unexpected(expected: char, got: u8) -> String {
     format!("expected '{expected}', got '{}'", got.escape_ascii())
 }
 
-/// Appends `reply` in RESP3 if `three`, else in RESP2.
-pub(super) fn write(out: &mut Vec<u8>, reply: &Reply, three: bool) {
+/// Appends `reply` in RESP3 if `resp3`, else in RESP2.
+pub(super) fn write(out: &mut Vec<u8>, reply: &Reply, resp3: bool) {
     match reply {
         Reply::Simple(text) => put_line(out, b'+', text),
         Reply::Error(text) => put_line(out, b'-', text),
@@ -223,27 +228,27 @@ pub(super) fn write(out: &mut Vec<u8>, reply: &Reply, three: bool) {
             put_i64(out, *number);
             out.extend_from_slice(b"\r\n");
         }
-        Reply::Boolean(yes) if three => {
+        Reply::Boolean(yes) if resp3 => {
             out.extend_from_slice(if *yes { b"#t\r\n" } else { b"#f\r\n" });
         }
         Reply::Boolean(yes) => out.extend_from_slice(if *yes { b":1\r\n" } else { b":0\r\n" }),
         Reply::Bulk(bytes) => put_bulk(out, bytes),
         Reply::Text(text) => put_bulk(out, text.as_bytes()),
-        Reply::Null => out.extend_from_slice(if three { b"_\r\n" } else { b"$-1\r\n" }),
-        Reply::Array(items) => put_items(out, b'*', items, three),
-        Reply::Set(items) => put_items(out, if three { b'~' } else { b'*' }, items, three),
+        Reply::Null => out.extend_from_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" }),
+        Reply::Array(items) => put_items(out, b'*', items, resp3),
+        Reply::Set(items) => put_items(out, if resp3 { b'~' } else { b'*' }, items, resp3),
         Reply::Map(pairs) => {
-            if three {
+            if resp3 {
                 put_header(out, b'%', pairs.len());
             } else {
                 put_header(out, b'*', 2 * pairs.len());
             }
             for (name, value) in pairs {
-                write(out, name, three);
-                write(out, value, three);
+                write(out, name, resp3);
+                write(out, value, resp3);
             }
         }
-        Reply::Verbatim(text) if three => {
+        Reply::Verbatim(text) if resp3 => {
             put_header(out, b'=', text.len() + 4);
             out.extend_from_slice(b"txt:");
             out.extend_from_slice(text.as_bytes());
@@ -265,15 +270,15 @@ fn put_bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn put_items(out: &mut Vec<u8>, marker: u8, items: &[Reply], three: bool) {
+fn put_items(out: &mut Vec<u8>, marker: u8, items: &[Reply], resp3: bool) {
     put_header(out, marker, items.len());
     for item in items {
-        write(out, item, three);
+        write(out, item, resp3);
     }
 }
 
-/// A line of text; a line break within it, which could only come from a client's own words, becomes
-/// a blank, as in Redis.
+/// Appends a line of text. As in Redis, a line break in it becomes a blank: an error may quote a
+/// client's own words, and those must not begin a reply of their own.
 fn put_line(out: &mut Vec<u8>, marker: u8, text: &str) {
     out.push(marker);
     out.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));

@@ -1,101 +1,100 @@
-//! The store commands at the front of a pipeline that are served together, in one way: one write
-//! batch, one handful of writes to accept, or one turn at the store.
+//! A run: the store commands at the front of a pipeline that take one route together, as one write
+//! batch, one request for stamps, or one read of the store.
 //!
-//! A run is kept as encoded [`Command`]s. That is what a write batch has to be anyway; a read is
-//! decoded again when its turn comes, so nothing points into the receive buffer while the driver is
-//! busy. Reads of the whole store have no encoded form and make a run of their own. Blind writes to
-//! be accepted are kept as the [`Write`]s that they stand for, so that a value is copied once.
+//! A run holds encoded [`Command`]s. A write batch has this form anyway; a read is decoded again
+//! when its turn comes, so nothing points into the receive buffer while the driver is at work.
+//! Reads of the whole store have no encoded form and make a run of their own. Blind writes to be
+//! stamped are held as [`Write`]s, so that each value is copied once.
 
 use bytes::Bytes;
 
-use super::Limits;
-use super::command::ParsedCommand;
-use super::input::KEEP_BYTES;
-use super::reply::ReplyShape;
 use crate::codec::Reader;
+use crate::protocol::command::ParsedCommand;
+use crate::protocol::input::KEEP_BYTES;
+use crate::protocol::reply::ReplyShape;
+use crate::protocol::server_info::Limits;
 use crate::types::{Command, Consistency, Key, Outcome, Write};
 
-/// Who serves a run. Commands that are served in different ways never share one.
+/// The way that all commands of a run take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Service {
-    /// The log; or the store, once that is fresh enough, if there are only reads.
+pub(super) enum Route {
+    /// Strong: through the log, or if all are reads, to the store after a ReadIndex.
     #[default]
     Strong,
-    /// The log, for what an eventual session writes depending on what is there.
+    /// Eventual writes that depend on the stored value: through the log.
     Update,
-    /// The node that accepts an eventual session's blind writes.
+    /// Eventual blind writes: to the node that stamps them.
     Stamp,
-    /// What the node asked holds, at once.
+    /// Eventual reads: to the state of this node, at once.
     ReadLocal,
 }
 
-impl Service {
-    /// Who serves `command` under this promise.
-    pub(super) fn of(command: &Command<'_>, consistency: Consistency) -> Service {
+impl Route {
+    /// The route of `command` with this consistency.
+    pub(super) fn of(command: &Command<'_>, consistency: Consistency) -> Route {
         match consistency {
-            Consistency::Strong => Service::Strong,
-            Consistency::Eventual if !command.is_write() => Service::ReadLocal,
-            Consistency::Eventual if command.is_blind_write() => Service::Stamp,
-            Consistency::Eventual => Service::Update,
+            Consistency::Strong => Route::Strong,
+            Consistency::Eventual if !command.is_write() => Route::ReadLocal,
+            Consistency::Eventual if command.is_blind_write() => Route::Stamp,
+            Consistency::Eventual => Route::Update,
         }
     }
 }
 
-/// See the module.
+/// The commands of one run, in order, with the shapes of their replies.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    /// How all of its commands are served.
-    service: Service,
+    /// The route of all its commands.
+    route: Route,
     /// Encoded commands, one after the other.
     encoded: Vec<u8>,
-    /// Where in `encoded` the first unanswered command begins.
+    /// The offset in `encoded` of the first unanswered command.
     at: usize,
-    /// How the outcome of each command is shown.
+    /// The shape of each command's reply.
     shapes: Vec<ReplyShape>,
-    /// How many have their answer.
+    /// Number of commands that have their reply.
     answered: usize,
     /// True if one of them is a write.
-    writes: bool,
-    /// The one command of a run that reads the whole store.
-    whole: Option<Whole>,
-    /// The writes of a run to be accepted.
-    blind: Blind,
+    has_write: bool,
+    /// The single command of a run that reads the whole store.
+    whole_read: Option<WholeStoreRead>,
+    /// The writes of a run to be stamped.
+    blind: BlindWrites,
 }
 
-/// Commands as the writes that they stand for.
+/// The writes of blind commands, and the way back from writes to commands.
 #[derive(Debug, Default)]
-struct Blind {
-    /// Until they are handed out.
+struct BlindWrites {
+    /// The writes, until the driver takes them.
     writes: Vec<Write>,
-    /// How many bytes they would have in encoded form.
+    /// Their total length in encoded form.
     bytes: usize,
-    /// What each command is made of.
-    parts: Vec<Part>,
-    /// The first key of each command, if the answers are to name keys.
+    commands: Vec<BlindCommand>,
+    /// The first key of each command, kept if the replies name keys.
     keys: Vec<Key>,
 }
 
 #[derive(Debug)]
-struct Part {
-    /// How many writes, at least one.
+struct BlindCommand {
+    /// Number of its writes, at least one.
     writes: usize,
-    /// True if it deletes, so that its outcome is how many of its keys there were.
+    /// True for a deletion, whose outcome counts the keys that existed.
     deletes: bool,
 }
 
-impl Blind {
+impl BlindWrites {
     fn push(&mut self, command: &Command<'_>) {
         let before = self.writes.len();
         command.push_writes(&mut self.writes);
         let new = &self.writes[before..];
         self.bytes += new.iter().map(Write::encoded_len).sum::<usize>();
         let deletes = matches!(command, Command::Delete { .. });
-        self.parts.push(Part { writes: new.len(), deletes });
+        self.commands.push(BlindCommand { writes: new.len(), deletes });
     }
 
     fn clear(&mut self) {
         self.writes.clear();
-        self.parts.clear();
+        self.commands.clear();
         self.keys.clear();
         self.bytes = 0;
     }
@@ -103,18 +102,18 @@ impl Blind {
 
 /// A read of the whole store, with its own copy of the pattern.
 #[derive(Debug)]
-enum Whole {
+enum WholeStoreRead {
     Count,
     Keys { pattern: Vec<u8> },
     Scan { cursor: u64, pattern: Option<Vec<u8>>, count: u64 },
 }
 
-impl Whole {
+impl WholeStoreRead {
     fn command(&self) -> Command<'_> {
         match self {
-            Whole::Count => Command::Count,
-            Whole::Keys { pattern } => Command::Keys { pattern },
-            Whole::Scan { cursor, pattern, count } => {
+            WholeStoreRead::Count => Command::Count,
+            WholeStoreRead::Keys { pattern } => Command::Keys { pattern },
+            WholeStoreRead::Scan { cursor, pattern, count } => {
                 Command::Scan { cursor: *cursor, pattern: pattern.as_deref(), count: *count }
             }
         }
@@ -122,80 +121,82 @@ impl Whole {
 }
 
 impl Run {
-    /// True if no command is waiting for its answer.
+    /// True if there are no commands.
     pub(super) fn is_empty(&self) -> bool {
         self.shapes.is_empty()
     }
 
-    /// How many commands there are, answered or not.
+    /// Number of commands, answered or not.
     pub(super) fn len(&self) -> usize {
         self.shapes.len()
     }
 
-    /// True if some of the commands have their answer and some have not.
+    /// True if some commands are answered and others are not.
     pub(super) fn is_under_way(&self) -> bool {
         self.answered > 0
     }
 
-    /// True if there is a write among the commands.
-    pub(super) fn writes(&self) -> bool {
-        self.writes
+    /// True if one of the commands is a write.
+    pub(super) fn has_write(&self) -> bool {
+        self.has_write
     }
 
-    /// How the commands are served.
-    pub(super) fn service(&self) -> Service {
-        self.service
+    /// The route of the commands.
+    pub(super) fn route(&self) -> Route {
+        self.route
     }
 
-    /// Adds a command whose request was `len` bytes long, if the run has room for it, is served in
-    /// the same way, and the command may share one. An empty run takes any command.
+    /// Adds a command whose request was `len` bytes long. False if the command may not join: the
+    /// run is full, takes another route, or either of them reads the whole store.
     pub(super) fn push(
         &mut self,
         parsed: &ParsedCommand<'_>,
-        service: Service,
+        route: Route,
         len: usize,
         limits: &Limits,
     ) -> bool {
-        // Encoded a command takes no more room than as a RESP request; on a line a few bytes more,
-        // and so do the writes that it stands for.
-        let full = self.shapes.len() >= limits.batch_commands_max
+        // `len` stands for the encoded length: a command is no longer encoded than as a RESP
+        // request, and only a few bytes longer than as a line; so are its writes.
+        let is_full = self.shapes.len() >= limits.batch_commands_max
             || self.encoded.len() + self.blind.bytes + len > limits.batch_bytes_max;
-        let alone = self.whole.is_some() || !parsed.command.is_loggable();
-        if !self.is_empty() && (full || alone || service != self.service) {
+        let is_alone = self.whole_read.is_some() || !parsed.command.is_loggable();
+        // An empty run takes any command, so a single one may exceed the limits of a batch.
+        if !self.is_empty() && (is_full || is_alone || route != self.route) {
             return false;
         }
-        self.service = service;
+        self.route = route;
         match &parsed.command {
-            Command::Count => self.whole = Some(Whole::Count),
+            Command::Count => self.whole_read = Some(WholeStoreRead::Count),
             Command::Keys { pattern } => {
-                self.whole = Some(Whole::Keys { pattern: pattern.to_vec() });
+                self.whole_read = Some(WholeStoreRead::Keys { pattern: pattern.to_vec() });
             }
             Command::Scan { cursor, pattern, count } => {
                 let pattern = pattern.map(<[u8]>::to_vec);
-                self.whole = Some(Whole::Scan { cursor: *cursor, pattern, count: *count });
+                self.whole_read =
+                    Some(WholeStoreRead::Scan { cursor: *cursor, pattern, count: *count });
             }
-            command if service == Service::Stamp => self.blind.push(command),
+            command if route == Route::Stamp => self.blind.push(command),
             command => {
                 if len > KEEP_BYTES {
                     self.encoded.reserve_exact(len);
                 }
                 command.encode(&mut self.encoded);
-                self.writes |= command.is_write();
+                self.has_write |= command.is_write();
             }
         }
         self.shapes.push(parsed.shape);
         true
     }
 
-    /// The encoded commands that have no answer yet.
+    /// The encoded commands that are not answered yet.
     pub(super) fn unanswered(&self) -> &[u8] {
         &self.encoded[self.at..]
     }
 
-    /// The commands as one write batch. A small batch is copied, so that the log holds no more
-    /// memory than it needs and the buffer stays for the next one; a large one is handed over,
-    /// unless `keep` says that the commands will be looked at again.
+    /// The commands as one write batch. With `keep` the run can still read them afterwards.
     pub(super) fn batch(&mut self, keep: bool) -> Bytes {
+        // Copy a small batch: the log then holds exactly its bytes, and the buffer stays here for
+        // the next run. Hand a large one over.
         if keep || self.encoded.len() <= KEEP_BYTES {
             Bytes::copy_from_slice(&self.encoded)
         } else {
@@ -204,30 +205,30 @@ impl Run {
         }
     }
 
-    /// The writes of a run to be accepted. With `keep` the answers can name their keys.
+    /// Takes the writes of a run to be stamped. With `keep` the replies can name their keys.
     pub(super) fn take_writes(&mut self, keep: bool) -> Vec<Write> {
-        let Blind { writes, parts, keys, .. } = &mut self.blind;
+        let BlindWrites { writes, commands, keys, .. } = &mut self.blind;
         if keep {
             let mut at = 0;
-            for part in parts {
-                // A copy: a share would keep the write from being stamped in place.
+            for command in commands {
+                // A copy: a second reference would prevent stamping the write in place.
                 keys.push(Key::from(&writes[at].key[..]));
-                at += part.writes;
+                at += command.writes;
             }
         }
         std::mem::take(writes)
     }
 
-    /// What the commands of an accepted run came to, by what is known of each write: whether its
+    /// The outcomes of the commands of a stamped run. `existed` tells for each write whether its
     /// key existed before.
-    pub(super) fn accepted(&self, mut existed: &[bool]) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(self.blind.parts.len());
-        for part in &self.blind.parts {
-            let Some((own, others)) = existed.split_at_checked(part.writes) else {
+    pub(super) fn stamped_outcomes(&self, mut existed: &[bool]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(self.blind.commands.len());
+        for command in &self.blind.commands {
+            let Some((own, others)) = existed.split_at_checked(command.writes) else {
                 break;
             };
             existed = others;
-            outcomes.push(if part.deletes {
+            outcomes.push(if command.deletes {
                 Outcome::Integer(own.iter().filter(|&&existed| existed).count() as i64)
             } else {
                 Outcome::Done
@@ -236,12 +237,12 @@ impl Run {
         outcomes
     }
 
-    /// The next command to answer, as [`Run::batch`] kept it, and its shape.
+    /// The next command to answer, and its shape. After [`Run::batch`] only if that kept it.
     pub(super) fn next_command(&mut self) -> Option<(Command<'_>, ReplyShape)> {
         let shape = *self.shapes.get(self.answered)?;
         self.answered += 1;
-        if let Some(whole) = &self.whole {
-            return Some((whole.command(), shape));
+        if let Some(read) = &self.whole_read {
+            return Some((read.command(), shape));
         }
         let mut reader = Reader::new(&self.encoded[self.at..]);
         let command = Command::decode(&mut reader).expect("the run holds what was encoded");
@@ -249,13 +250,13 @@ impl Run {
         Some((command, shape))
     }
 
-    /// The shape of the next command to answer and, with `named`, the key if it is a SET. Only a
-    /// line repeats the key, so only then it is worth looking at the command again.
-    pub(super) fn next_told(&mut self, named: bool) -> Option<(ReplyShape, Option<&[u8]>)> {
-        if !named {
+    /// The shape of the next command to answer and, with `with_key`, the key if it is a SET.
+    pub(super) fn next_write(&mut self, with_key: bool) -> Option<(ReplyShape, Option<&[u8]>)> {
+        // Only the line protocol repeats the key; RESP need not decode the command again.
+        if !with_key {
             return self.next_shape().map(|shape| (shape, None));
         }
-        if self.service == Service::Stamp {
+        if self.route == Route::Stamp {
             let index = self.answered;
             let shape = self.next_shape()?;
             return Some((shape, self.blind.keys.get(index).map(|key| &key[..])));
@@ -267,14 +268,14 @@ impl Run {
         }
     }
 
-    /// The shape of the next command to answer, when the command itself is of no interest.
+    /// The shape of the next command to answer.
     pub(super) fn next_shape(&mut self) -> Option<ReplyShape> {
         let shape = *self.shapes.get(self.answered)?;
         self.answered += 1;
         Some(shape)
     }
 
-    /// Makes room for the next run if all commands have their answer.
+    /// Empties the run if all its commands are answered. True if it did.
     pub(super) fn finish(&mut self) -> bool {
         let finished = self.answered == self.shapes.len();
         if finished {
@@ -282,7 +283,7 @@ impl Run {
             self.encoded.shrink_to(KEEP_BYTES);
             self.shapes.clear();
             (self.at, self.answered) = (0, 0);
-            (self.writes, self.whole) = (false, None);
+            (self.has_write, self.whole_read) = (false, None);
             self.blind.clear();
         }
         finished

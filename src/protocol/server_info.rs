@@ -1,29 +1,29 @@
-//! What all sessions of a node share and none of them changes: the node's identity, its password,
-//! its limits and what CONFIG GET tells.
+//! Facts that all sessions of a node share and none of them changes: the node's identity, its
+//! password, its limits and its configuration.
 
 use sha2::{Digest, Sha256};
 
 use crate::types::{Consistency, NodeId};
 
-/// Shared by all sessions of a node, through an `Arc`.
+/// The node as its sessions know it; they share it through an `Arc`.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
     /// This node.
     pub node: NodeId,
-    /// The version that HELLO tells, such as `0.1.0`.
+    /// The version in HELLO's reply, such as `0.1.0`.
     pub version: &'static str,
-    /// What AUTH must bring before anything else is served; `None` lets everyone in.
+    /// The password that AUTH checks; with `None` every client is authenticated from the start.
     pub password: Option<Password>,
-    /// What a client may ask for at most.
+    /// The bounds on each session.
     pub limits: Limits,
-    /// What new sessions start with, and come back to with RESET.
+    /// The consistency of new sessions, and of a session after RESET.
     pub consistency: Consistency,
-    /// Names (lower case) and values that CONFIG GET answers from.
+    /// The settings of CONFIG GET: names in lower case, and values.
     pub config: Vec<(&'static str, String)>,
 }
 
-/// The bounds on one session. They are checked against announced lengths before memory is taken, so
-/// a client costs what it has really sent and never more. Each must be at least 1, and
+/// The bounds on one session. Announced lengths are checked against them before memory is taken, so
+/// a client costs no more than the bytes that it has sent. Each must be at least 1, and
 /// `request_bytes_max` below 4 GiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -44,23 +44,23 @@ pub struct Limits {
     /// Longest reply, in bytes of values and names; a command with a longer one is answered with an
     /// error, because MGET can name one large value a million times. Default 513 MiB.
     pub reply_bytes_max: usize,
-    /// When this much output waits, [`Work::Flush`](crate::protocol::Work::Flush) asks the driver to write it
-    /// before more is made. Default 1 MiB.
+    /// From this much unwritten output on, [`Work::Flush`](crate::protocol::Work::Flush) asks the
+    /// driver to write it before the session makes more. Default 1 MiB.
     pub output_bytes_max: usize,
-    /// About how many bytes of encoded commands one [`Work::Write`](crate::protocol::Work::Write), or of
-    /// encoded writes one [`Work::Stamp`](crate::protocol::Work::Stamp), holds at most, unless a single
-    /// command is longer. Default 1 MiB.
+    /// Most bytes of encoded commands in one [`Work::Write`](crate::protocol::Work::Write), or of
+    /// encoded writes in one [`Work::Stamp`](crate::protocol::Work::Stamp), unless a single command
+    /// is longer; approximate. Default 1 MiB.
     pub batch_bytes_max: usize,
-    /// Most commands in one run, whoever serves it. Default 4096.
+    /// Most commands in one run of any kind. Default 4096.
     pub batch_commands_max: usize,
     /// Most eventual writes that are stamped in one step of the core; a longer run goes in parts.
     /// Default 1024.
     pub stamp_writes_max: usize,
     /// Before authentication: most arguments of a RESP request. Default 10, as in Redis.
-    pub stranger_arguments_max: usize,
+    pub unauthenticated_arguments_max: usize,
     /// Before authentication: longest argument of a RESP request, in bytes. Default 16 KiB, as in
     /// Redis.
-    pub stranger_value_bytes_max: usize,
+    pub unauthenticated_value_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -78,14 +78,14 @@ impl Default for Limits {
             batch_bytes_max: MIB,
             batch_commands_max: 4096,
             stamp_writes_max: 1024,
-            stranger_arguments_max: 10,
-            stranger_value_bytes_max: 16 * KIB,
+            unauthenticated_arguments_max: 10,
+            unauthenticated_value_bytes_max: 16 * KIB,
         }
     }
 }
 
-/// A password, kept as its SHA-256 digest: comparing digests takes the same time whatever the guess
-/// has in common with the truth, and neither a log line nor a core dump shows the password itself.
+/// A password, kept as its SHA-256 digest. Comparing digests takes the same time for every guess,
+/// and neither a log line nor a core dump shows the password itself.
 #[derive(Clone)]
 pub struct Password {
     digest: [u8; 32],
@@ -100,6 +100,7 @@ impl Password {
     /// True if `guess` is the password.
     pub fn matches(&self, guess: &[u8]) -> bool {
         let guess = Password::new(guess);
+        // No early exit: the time must not tell how many leading bytes are right.
         let difference =
             self.digest.iter().zip(guess.digest).fold(0, |sum, (own, other)| sum | (own ^ other));
         difference == 0

@@ -1,52 +1,52 @@
-//! What a session wants from its driver.
+//! The work that a session hands to its driver.
 
 use bytes::Bytes;
 
 use crate::types::Write;
 
-/// What the driver has to do next.
+/// The next step of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Write the output, then read more bytes; or, while earlier work is under way, finish that.
+    /// Write the output, then read more bytes; while earlier work is in progress, finish that.
     Wait,
-    /// Write the output before more of it is made, then call `next` again.
+    /// Write the output, then call `next` again: the session makes no more output before.
     Flush,
-    /// Propose this run of a pipeline, which holds at least one write; then `finish_write`.
+    /// Propose a run with at least one write in it, then call `finish_write`.
     Write {
         /// Encoded [`Command`](crate::types::Command)s, one after the other, none of them a read of
         /// the whole store. The batch limits bound their number and size; a single longer command
         /// is a batch of its own.
         commands: Bytes,
-        /// True if all of them are commands of an eventual context that write depending on what is
-        /// there (INCR, SET NX, GETSET, FLUSHALL, …). What the node asked has accepted for their
-        /// keys, and the log may not have yet, belongs in front of them. False if none of them is.
+        /// True if all of them are eventual writes that depend on the stored value (INCR, SET NX,
+        /// GETSET, FLUSHALL, …). The driver then puts the node's own stamped writes to their keys,
+        /// which the log may not hold yet, in front of them. False if none of them is eventual.
         eventual: bool,
     },
-    /// Serve a run that only reads: wait until the store may be read (ReadIndex, thesis §6.4), then
-    /// `finish_read`.
+    /// Serve a run of strong reads: wait until the store may be read (ReadIndex, thesis §6.4), then
+    /// call `finish_read`.
     Read,
-    /// Have a run of blind writes of an eventual context (SET without options, MSET, DEL, UNLINK)
-    /// stamped and accepted; then `finish_stamp`.
+    /// Have a run of eventual blind writes (SET without options, MSET, DEL, UNLINK) stamped, then
+    /// call `finish_stamp`.
     Stamp {
-        /// One for each key named, in the order of the commands, not stamped yet. A key may come
-        /// more than once: the last of its writes is the newest. The limits of a batch bound them.
+        /// A write for each key of the commands, in their order, without a version yet. A key may
+        /// come more than once: its last write is the newest. The batch limits bound them.
         writes: Vec<Write>,
     },
-    /// Serve a run that only reads, in an eventual context: from what this node holds, without
-    /// waiting. Then `finish_read`, as for `Read`.
+    /// Serve a run of eventual reads from the state of this node, without waiting, then call
+    /// `finish_read`, as for `Read`.
     ReadLocal,
-    /// Answer this, with `finish_ask`.
+    /// Answer the question with `finish_ask`.
     Ask(Question),
     /// Write the output and close the connection.
     Close,
 }
 
-/// What only the node knows.
+/// A question that only the node can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// INFO. The answer is `Verbatim`: lines `# Section` and `name:value`.
     Info {
-        /// Sections in lower case, as the client gave them; none for the usual ones.
+        /// The wanted sections in lower case; none stands for the default ones.
         sections: Vec<String>,
     },
     /// LEADER. The answer is [`Reply::leader`](super::Reply::leader).
@@ -57,18 +57,18 @@ pub enum Question {
     Role,
     /// CLIENT LIST. The answer is `Verbatim`, a line for each connection.
     ClientList {
-        /// Only the connections with these ids; `None` for all.
+        /// The ids of the wanted connections; `None` for all.
         ids: Option<Vec<u64>>,
     },
     /// CLIENT INFO. The answer is `Verbatim`, this connection's line of CLIENT LIST.
     ClientInfo,
     /// TIME. The answer is [`Reply::time`](super::Reply::time).
     Time,
-    /// WAIT. The answer is an `Integer`: how many other nodes hold this session's writes.
+    /// WAIT. The answer is an `Integer`: the number of other nodes that hold this session's writes.
     Wait {
-        /// How many nodes the client would like to wait for; any number, as Redis takes it.
+        /// The number of nodes that the client waits for; any number, as in Redis.
         replicas: i64,
-        /// How long to wait at most, in milliseconds; 0 for no bound.
+        /// Longest wait in milliseconds; 0 for no bound.
         timeout_ms: u64,
     },
 }

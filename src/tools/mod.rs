@@ -1,11 +1,12 @@
-//! The command line as a whole: a node by default, or one of the tools that try nodes out.
+//! The tools that test and measure nodes: `nodesync sim`, `nodesync verify`, `nodesync bench`.
 //!
-//! `nodesync PORT PEERS…` starts a node (see [`crate::config`]); `nodesync sim`, `nodesync verify`
-//! and `nodesync bench` are commands of their own with their own flags and exit codes. What more
-//! than one of them needs lies beside them: `process` for nodes, [`Port`] for where they listen,
-//! `watch` for bars and signals.
+//! `nodesync PORT PEERS…` starts a node (see [`crate::config`]); each tool is a command with flags
+//! and exit codes of its own. A tool knows nodes only as processes and as servers that answer
+//! clients: `process` starts nodes, [`Port`] reserves their ports, `watch` has progress bars and
+//! signals, `exit` the exit codes.
 
 pub mod bench;
+mod exit;
 mod port;
 mod process;
 pub mod sim;
@@ -18,11 +19,11 @@ use clap::{Parser, Subcommand};
 
 pub use port::Port;
 
-/// A tool, chosen by the first word of the command line.
+/// A command line that names a tool.
 #[derive(Debug, Parser)]
 #[command(name = "nodesync", version, about, max_term_width = 100)]
 pub struct Cli {
-    /// Which one.
+    /// The tool.
     #[command(subcommand)]
     pub tool: Tool,
 }
@@ -30,25 +31,25 @@ pub struct Cli {
 /// The tools.
 #[derive(Debug, Subcommand)]
 pub enum Tool {
-    /// Runs whole clusters under simulated time and faults, and checks what must hold
-    Sim(sim::Args),
-    /// Puts a live cluster, or one of its own, under load and faults, and judges what clients saw
-    Verify(verify::Args),
-    /// Measures throughput and latency of a live cluster, or of one of its own
-    Bench(Box<bench::Args>),
+    /// Simulates whole clusters with faults in virtual time, and checks invariants
+    Sim(sim::SimArgs),
+    /// Puts a cluster under load and faults, and checks what its clients saw for consistency
+    Verify(verify::VerifyArgs),
+    /// Measures the throughput and latency of a cluster
+    Bench(Box<bench::BenchArgs>),
 }
 
 impl Tool {
     const NAMES: [&str; 3] = ["sim", "verify", "bench"];
 
-    /// The tool that the words of a command line ask for, the program's name first. `None` if they
-    /// start a node. Mistakes end the process, as clap does.
-    pub fn asked_for(words: &[OsString]) -> Option<Tool> {
+    /// The tool that a command line names, if any. `words` begin with the program's name. A wrong
+    /// command line ends the process, as clap does.
+    pub fn from_words(words: &[OsString]) -> Option<Tool> {
         let known = Tool::NAMES.iter().any(|name| words.get(1).is_some_and(|word| word == *name));
         known.then(|| Cli::parse_from(words).tool)
     }
 
-    /// Does its work; the exit code of the process.
+    /// Runs the tool and returns the exit code of the process.
     pub fn run(self) -> u8 {
         match self {
             Tool::Sim(args) => sim::run(&args),

@@ -1,24 +1,24 @@
-//! Ports for servers that a tool starts: the nodes of a throw-away cluster, and what the benches
-//! compare them with.
+//! Ports for the servers that a tool starts: the nodes of a temporary cluster, and the systems that
+//! the benches compare them with.
 
 use std::io;
 
 use socket2::{Domain, Socket, Type};
 
-/// A port of 127.0.0.1, kept: bound and not listening. A server that reuses addresses, as
-/// ours does, can bind beside it and listen, while the system gives the port to nobody else.
+/// A reserved port of 127.0.0.1: bound, not listening. The system gives the port to no other
+/// socket, but a server that reuses addresses (SO_REUSEADDR), as ours does, can bind it and listen.
 #[derive(Debug)]
 pub struct Port {
-    /// Its number.
+    /// The number of the port.
     pub number: u16,
     _hold: Socket,
 }
 
 impl Port {
-    /// So many of them, in ascending order.
+    /// Reserves `count` ports, in ascending order.
     ///
     /// # Errors
-    /// If the system has none left.
+    /// If the system has no free port.
     pub fn reserve(count: usize) -> io::Result<Vec<Port>> {
         let mut ports = (0..count).map(|_| Port::take()).collect::<io::Result<Vec<Port>>>()?;
         ports.sort_by_key(|port| port.number);

@@ -1,9 +1,9 @@
-//! Processes of this very program, as nodes of a throw-away cluster: each with a port that nobody
-//! else gets, a directory and a log.
+//! Nodes of a temporary cluster: processes of this program, each with a reserved port, a directory
+//! and a log.
 //!
-//! None outlives its value: it is killed when that is dropped, also by a panic. They are process
-//! groups of their own, so that Ctrl-C in a terminal reaches the tool alone. (If the tool itself is
-//! killed by `kill -9`, its nodes stay.)
+//! A process does not outlive its [`NodeProcess`]: dropping the value kills it, also in a panic.
+//! Each process has a group of its own, so that Ctrl-C in a terminal reaches the tool alone. (After
+//! `kill -9` of the tool itself its nodes stay.)
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -16,17 +16,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tools::Port;
 
-/// The last lines of a log that a report shows.
+/// Number of the last lines of a log that a report shows.
 const LOG_LINES_SHOWN: usize = 15;
-/// Between two looks at a node that is stopping.
+/// Time between two checks of a stopping node.
 const POLL: Duration = Duration::from_millis(10);
 
-/// A member: its place on the machine, and its process while it runs.
+/// A member of a temporary cluster: its files, and its process while it runs.
 #[derive(Debug)]
-pub struct Node {
-    /// Its port, which is its id too.
+pub struct NodeProcess {
+    /// Its port, which is also its id.
     pub port: u16,
-    /// Where its data lies.
+    /// Its data directory.
     pub dir: PathBuf,
     log: PathBuf,
     peers: Vec<String>,
@@ -36,16 +36,16 @@ pub struct Node {
     _hold: Port,
 }
 
-impl Node {
-    /// One that has not been started, with its data and its log in `dir`.
+impl NodeProcess {
+    /// A node that is not started yet, with its data directory and its log in `dir`.
     pub fn new(
         port: Port,
         dir: &Path,
         peers: Vec<String>,
         flags: &[String],
         password: Option<&str>,
-    ) -> Node {
-        Node {
+    ) -> NodeProcess {
+        NodeProcess {
             port: port.number,
             dir: dir.join(port.number.to_string()),
             log: dir.join(format!("{}.log", port.number)),
@@ -57,13 +57,13 @@ impl Node {
         }
     }
 
-    /// Starts it, and does not wait until it is of any use.
+    /// Starts the process, without waiting until it serves.
     pub fn start(&mut self) -> io::Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(self.port.to_string()).args(&self.peers);
         command.arg("--dir").arg(&self.dir).args(&self.flags);
-        // The tool's own settings are not the nodes'.
+        // Settings in the environment are for the tool, not for its nodes.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("NODESYNC_") {
                 command.env_remove(name);
@@ -77,7 +77,7 @@ impl Node {
         Ok(())
     }
 
-    /// Ends it without a warning.
+    /// Kills the process (SIGKILL) and waits for its end.
     pub fn kill(&mut self) -> io::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
@@ -86,7 +86,7 @@ impl Node {
         Ok(())
     }
 
-    /// Sends a signal, if it runs.
+    /// Sends a signal to the process, if it runs.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         if let Some(child) = &self.child {
             kill_process(Pid::from_child(child), signal)?;
@@ -94,8 +94,8 @@ impl Node {
         Ok(())
     }
 
-    /// How its process has ended, if it has by itself. Told once.
-    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+    /// The exit status of a process that ended by itself. Returned once.
+    pub fn take_exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let status = child.try_wait()?;
         if status.is_some() {
@@ -104,12 +104,12 @@ impl Node {
         Ok(status)
     }
 
-    /// True if it was started and has not ended.
-    pub fn runs(&self) -> bool {
+    /// True if the process was started and has not ended.
+    pub fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
-    /// The last lines of its log, over all its lives.
+    /// The last lines of its log, which all its processes share.
     pub fn last_lines(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -118,23 +118,23 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         let _ = self.kill();
     }
 }
 
-/// Stops nodes in an orderly way. What is wrong with how they end.
-pub fn stop(nodes: &mut [Node], limit: Duration) -> io::Result<Vec<String>> {
+/// Stops nodes with SIGTERM. Returns a complaint for each that ends late or with an error.
+pub fn stop(nodes: &mut [NodeProcess], limit: Duration) -> io::Result<Vec<String>> {
     let mut complaints = Vec::new();
     let started = Instant::now();
     nodes.iter().try_for_each(|node| node.signal(Signal::TERM))?;
     for node in nodes {
         let port = node.port;
         let status = loop {
-            match node.ended()? {
+            match node.take_exit_status()? {
                 Some(status) => break Some(status),
-                None if !node.runs() || started.elapsed() > limit => break None,
+                None if !node.is_running() || started.elapsed() > limit => break None,
                 None => std::thread::sleep(POLL),
             }
         };

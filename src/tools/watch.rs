@@ -1,5 +1,4 @@
-//! What the one who waits sees, and how he stops it: a progress bar on a terminal or plain lines,
-//! and signals.
+//! The tool's terminal: a progress bar or plain lines, and the signals that stop a run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The progress, and the signals that have come.
+/// The progress bar of a run, and the signals received so far.
 #[derive(Debug)]
 pub struct Watch {
     bar: ProgressBar,
@@ -16,7 +15,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Takes SIGINT and SIGTERM over from the system.
+    /// Installs a handler that counts SIGINT and SIGTERM.
     pub fn new() -> Result<Watch, ctrlc::Error> {
         let signals = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&signals);
@@ -30,46 +29,46 @@ impl Watch {
         Ok(Watch { bar, started: Instant::now(), signals })
     }
 
-    /// Begins to count a run of this length.
+    /// Starts the bar of a run of this length.
     pub fn begin(&mut self, time: Duration) {
         self.begin_to_count(time.as_secs(), "s");
     }
 
-    /// Begins to count up to `count` of something.
-    pub fn begin_to_count(&mut self, count: u64, what: &'static str) {
+    /// Starts a bar that counts up to `count` of some unit.
+    pub fn begin_to_count(&mut self, count: u64, unit: &'static str) {
         self.started = Instant::now();
         self.bar.set_length(count);
-        self.bar.set_prefix(what);
+        self.bar.set_prefix(unit);
     }
 
-    /// Since it began.
+    /// Time since the bar was started.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// True if the run is to end early.
-    pub fn asked_to_stop(&self) -> bool {
+    /// True after the first signal: the run must end early.
+    pub fn must_stop(&self) -> bool {
         self.signals.load(Ordering::Relaxed) > 0
     }
 
-    /// True if a second signal has come: no time is left for a verdict.
-    pub fn in_a_hurry(&self) -> bool {
+    /// True after the second signal: the tool must end at once, without a verdict.
+    pub fn must_abort(&self) -> bool {
         self.signals.load(Ordering::Relaxed) > 1
     }
 
-    /// Shows how far it is.
-    pub fn show(&self, operations: u64, doing: &str) {
-        self.show_at(self.elapsed().as_secs(), format!("{operations} operations  {doing}"));
+    /// Updates the bar to the elapsed time.
+    pub fn show(&self, operations: u64, activity: &str) {
+        self.show_at(self.elapsed().as_secs(), format!("{operations} operations  {activity}"));
     }
 
-    /// Shows that it has come to this point.
+    /// Updates the bar to this position.
     pub fn show_at(&self, position: u64, message: String) {
         self.bar.set_position(position);
         self.bar.set_message(message);
     }
 
-    /// A line that stays.
-    pub fn say(&self, line: &str) {
+    /// Prints a line above the bar.
+    pub fn print(&self, line: &str) {
         let line = format!("{:7.1} s  {line}", self.elapsed().as_secs_f64());
         self.bar.suspend(|| eprintln!("{line}"));
     }

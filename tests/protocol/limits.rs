@@ -15,7 +15,7 @@ pub fn tight() -> Limits {
         batch_bytes_max: 100,
         batch_commands_max: 3,
         stamp_writes_max: 1024,
-        stranger_arguments_max: 3,
-        stranger_value_bytes_max: 10,
+        unauthenticated_arguments_max: 3,
+        unauthenticated_value_bytes_max: 10,
     }
 }

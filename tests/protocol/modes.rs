@@ -1,5 +1,5 @@
-//! Pipelines in which modes change, against a model: who must serve each command, and that every
-//! reply is there, in its place, and the same as a session gets that never leaves `strong`.
+//! Pipelines in which modes change, against a model: the route of each command, and every reply in
+//! its place and equal to the reply in a session that never leaves `strong`.
 
 use std::iter::zip;
 
@@ -9,11 +9,11 @@ use proptest::prelude::*;
 
 use crate::desk::{Desk, replies, request, show_write};
 
-/// What changes or tells a session's mode.
+/// Commands that set or return a session's mode.
 pub const SWITCHES: [&str; 6] =
     ["consistency eventual", "CONSISTENCY Strong", "consistency", "readonly", "readwrite", "reset"];
 
-/// What a command does to keys.
+/// The effect of a command on its keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Read,
@@ -21,8 +21,8 @@ enum Kind {
     Update,
 }
 
-/// All on few keys, so that what one does shows in the replies of others. A value of two words is
-/// written with a `+` and is the last one, as a line has to have it.
+/// Commands on few keys, so that each shows in the replies of others. A value of two words has a
+/// `+` between them and comes last, as a line requires.
 const COMMANDS: [(Kind, &str); 25] = [
     (Kind::Read, "get a"),
     (Kind::Read, "get b"),

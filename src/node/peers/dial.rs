@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use super::contacts::Sign;
-use crate::config::Peer;
+use crate::config::PeerAddress;
 use crate::node::shared::Shared;
 use crate::types::NodeId;
 use crate::wire::handshake;
@@ -14,7 +14,7 @@ use crate::wire::handshake;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects to a peer: to each address that its name has, until one answers.
-pub fn dial(peer: &Peer, timeout: Duration) -> io::Result<TcpStream> {
+pub fn dial(peer: &PeerAddress, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in peer.address().to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {

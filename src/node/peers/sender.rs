@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::dial::{dial, gone, nonce, read_message};
 use super::link::{Line, Link, LinkNote};
-use crate::config::Peer;
+use crate::config::PeerAddress;
 use crate::node::queues::Outgoing;
 use crate::node::shared::Shared;
 use crate::replica::Input;
@@ -33,7 +33,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 struct Stopped;
 
 /// Keeps the peer supplied until the node ends.
-pub fn run(shared: &Shared, peer: &Peer, notes: &Receiver<LinkNote>) {
+pub fn run(shared: &Shared, peer: &PeerAddress, notes: &Receiver<LinkNote>) {
     let Some(link) = shared.core.link(peer.id) else { return };
     let mut back_off = BACK_OFF_MIN;
     let mut told: Option<String> = None;
@@ -84,7 +84,7 @@ fn wait(notes: &Receiver<LinkNote>, duration: Duration) -> Result<(), Stopped> {
     }
 }
 
-fn connect(shared: &Shared, peer: &Peer) -> io::Result<Arc<TcpStream>> {
+fn connect(shared: &Shared, peer: &PeerAddress) -> io::Result<Arc<TcpStream>> {
     let refused = |error| io::Error::new(ErrorKind::PermissionDenied, error);
     let connected = Arc::new(dial(peer, CONNECT_TIMEOUT)?);
     let _registered = shared.stop.register(&connected);

@@ -182,7 +182,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Args, Config};
+    use crate::config::{Config, NodeArgs};
     use crate::node::Node;
     use crate::node::clients::Waiter;
     use crate::node::recovery::load;
@@ -195,7 +195,7 @@ mod tests {
     fn start(dir: &Path) -> Node {
         let dir = dir.to_str().unwrap();
         let args = ["nodesync", "1", "--dir", dir, "--snapshot-log", "8kb"];
-        let config = Config::new(Args::try_parse_from(args).unwrap()).unwrap();
+        let config = Config::new(NodeArgs::try_parse_from(args).unwrap()).unwrap();
         Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
     }
 

@@ -1,14 +1,20 @@
-//! What the table itself and the configuration can tell: COMMAND, the HELP of families, CONFIG GET.
+//! Answers about the table of commands: COMMAND and the HELP of families.
+//!
+//! Every handler gets the table as an argument, so that the table can name its handlers and they
+//! need not name the table.
 
-use super::{CommandSpec, Response, TABLE, find, syntax_error};
 use crate::protocol::args::Args;
-use crate::protocol::conn_state::ConnState;
-use crate::protocol::reply::{Reply, ReplyShape};
+use crate::protocol::command::errors::syntax_error;
+use crate::protocol::command::spec::CommandSpec;
+use crate::protocol::reply::Reply;
 
-type Answered = Result<Response, Reply>;
+type Table = &'static [CommandSpec];
 
-fn now(reply: Reply) -> Answered {
-    Ok(Response::Now(reply, ReplyShape::Plain))
+/// The reply; an error is a reply, too.
+type Answer = Result<Reply, Reply>;
+
+fn lookup(table: Table, name: &[u8]) -> Option<&'static CommandSpec> {
+    table.iter().find(|spec| spec.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn name_and(name: &'static str, value: Reply) -> (Reply, Reply) {
@@ -16,47 +22,47 @@ fn name_and(name: &'static str, value: Reply) -> (Reply, Reply) {
 }
 
 /// `COMMAND`: all commands as `COMMAND INFO` describes them.
-pub(super) fn command(_: Args<'_>, _: &mut ConnState) -> Answered {
-    now(Reply::Array(TABLE.iter().map(description).collect()))
+pub fn command(_: Args<'_>, table: Table) -> Answer {
+    Ok(Reply::Array(table.iter().map(description).collect()))
 }
 
 /// `COMMAND COUNT`
-pub(super) fn command_count(_: Args<'_>, _: &mut ConnState) -> Answered {
-    now(Reply::Integer(TABLE.len() as i64))
+pub fn command_count(_: Args<'_>, table: Table) -> Answer {
+    Ok(Reply::Integer(table.len() as i64))
 }
 
-/// Refuses a request that names more commands than could be meant: a name of three bytes may cost a
-/// thousand times as much to describe.
+/// Refuses a request with more names than any client means: the description of a command may be a
+/// thousand times as long as its name.
 fn check_names(args: Args<'_>) -> Result<(), Reply> {
     const WORDS_MAX: usize = 256;
     if args.count() > WORDS_MAX { Err(Reply::error("ERR too many commands named")) } else { Ok(()) }
 }
 
-/// `COMMAND INFO [name …]`: nothing in the place of a name that is unknown.
-pub(super) fn command_info(args: Args<'_>, conn: &mut ConnState) -> Answered {
+/// `COMMAND INFO [name …]`; an unknown name gets null in its place.
+pub fn command_info(args: Args<'_>, table: Table) -> Answer {
     check_names(args)?;
     if args.count() == 2 {
-        return command(args, conn);
+        return command(args, table);
     }
-    let entry = |name| find(name).map_or(Reply::Null, description);
-    now(Reply::Array(args.rest(2).map(entry).collect()))
+    let entry = |name| lookup(table, name).map_or(Reply::Null, description);
+    Ok(Reply::Array(args.rest(2).map(entry).collect()))
 }
 
-/// `COMMAND DOCS [name …]`: without the names that are unknown.
-pub(super) fn command_docs(args: Args<'_>, _: &mut ConnState) -> Answered {
+/// `COMMAND DOCS [name …]`; unknown names are left out.
+pub fn command_docs(args: Args<'_>, table: Table) -> Answer {
     check_names(args)?;
     let entry = |spec: &'static CommandSpec| (Reply::text(spec.name), docs(spec));
-    now(Reply::Map(match args.count() {
-        2 => TABLE.iter().map(entry).collect(),
-        _ => args.rest(2).filter_map(find).map(entry).collect(),
+    Ok(Reply::Map(match args.count() {
+        2 => table.iter().map(entry).collect(),
+        _ => args.rest(2).filter_map(|name| lookup(table, name)).map(entry).collect(),
     }))
 }
 
 /// `COMMAND LIST [FILTERBY PATTERN pattern|ACLCAT category|MODULE name]`
-pub(super) fn command_list(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn command_list(args: Args<'_>, table: Table) -> Answer {
     let names = |wanted: &dyn Fn(&CommandSpec) -> bool| {
-        let specs = TABLE.iter().filter(|spec| wanted(spec));
-        now(Reply::Array(specs.map(|spec| Reply::text(spec.name)).collect()))
+        let specs = table.iter().filter(|spec| wanted(spec));
+        Ok(Reply::Array(specs.map(|spec| Reply::text(spec.name)).collect()))
     };
     if args.count() == 2 {
         return names(&|_| true);
@@ -78,27 +84,19 @@ pub(super) fn command_list(args: Args<'_>, _: &mut ConnState) -> Answered {
 }
 
 /// `CLIENT HELP`, `COMMAND HELP`, `CONFIG HELP`
-pub(super) fn help(args: Args<'_>, _: &mut ConnState) -> Answered {
-    let Some(family) = find(args.at(0)) else {
+pub fn help(args: Args<'_>, table: Table) -> Answer {
+    let Some(family) = lookup(table, args.at(0)) else {
         return Err(syntax_error());
     };
     let name = family.name.to_ascii_uppercase();
     let title = format!("{name} <subcommand> [<arg> ...]. Subcommands are:");
     let mut lines = vec![Reply::text(title)];
     for spec in family.family {
-        let member = &spec.name[family.name.len() + "|".len()..];
-        lines.push(Reply::text(member.to_ascii_uppercase()));
+        let subcommand = &spec.name[family.name.len() + "|".len()..];
+        lines.push(Reply::text(subcommand.to_ascii_uppercase()));
         lines.push(Reply::text(format!("    {}", spec.summary)));
     }
-    now(Reply::Array(lines))
-}
-
-/// `CONFIG GET pattern …`: each setting once, however many patterns it matches.
-pub(super) fn config_get(args: Args<'_>, conn: &mut ConnState) -> Answered {
-    let is_wanted = |name: &str| args.rest(2).any(|pattern| matches(pattern, name.as_bytes()));
-    let wanted = conn.server_info.config.iter().filter(|(name, _)| is_wanted(name));
-    let settings = wanted.map(|(name, value)| name_and(name, Reply::text(value.clone())));
-    now(Reply::Map(settings.collect()))
+    Ok(Reply::Array(lines))
 }
 
 /// A command as `COMMAND INFO` describes it: name, arity, flags, first key, last key, step, access
@@ -148,7 +146,7 @@ fn key_specification(spec: &CommandSpec) -> Option<Reply> {
         Reply::Map(vec![name_and("type", Reply::text(kind)), name_and("spec", Reply::Map(details))])
     };
     let integer = |name, number: i8| name_and(name, Reply::Integer(number.into()));
-    // Here the last key is counted from the first one, unless it is counted from the end.
+    // Key specifications count the last key from the first one, unless it counts from the end.
     let last = if last < 0 { last } else { last - first };
     let range = vec![integer("lastkey", last), integer("keystep", step), integer("limit", 0)];
     Some(Reply::Map(vec![
@@ -172,11 +170,12 @@ fn docs(spec: &'static CommandSpec) -> Reply {
     Reply::Map(entries)
 }
 
-/// True if `name` matches `pattern`, in which `*` stands for any bytes and `?` for one; upper and
-/// lower case are the same. Names of commands and settings need no more of a glob.
-pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    // Behind the latest star, and how much of the name it and all before it have taken: when what
-    // follows does not fit, it is enough to give the latest star one byte more.
+/// True if `name` matches `pattern`, in which `*` stands for any bytes and `?` for one; case is
+/// ignored. Redis's globs have character classes, too; names of commands and settings need none.
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    // Greedy matching: on a mismatch it is enough to let the latest star take one byte more,
+    // because an earlier star could only take bytes that the latest one takes as well. `star` holds
+    // the place behind that star in the pattern, and the length of the name taken up to there.
     let mut star = None;
     let (mut at, mut read) = (0, 0);
     while read < name.len() {

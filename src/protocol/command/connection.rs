@@ -1,33 +1,41 @@
-//! Commands about the connection itself, which the session answers at once, and questions that only
-//! the node can answer.
+//! Commands that concern the connection itself, which the session answers at once, and questions
+//! that only the node can answer.
 
-use super::{Response, not_an_integer, syntax_error, wrong_count};
-use crate::protocol::Question;
 use crate::protocol::args::Args;
-use crate::protocol::conn_state::{ConnState, Protocol, mode_called};
+use crate::protocol::command::catalog::matches;
+use crate::protocol::command::errors::{excerpt, not_an_integer, syntax_error, wrong_count};
+use crate::protocol::command::spec::{Handled, Response};
+use crate::protocol::conn_state::{ConnState, Protocol};
 use crate::protocol::number::parse_u64;
 use crate::protocol::reply::{Reply, ReplyShape};
-use crate::types::parse_integer;
-
-type Answered = Result<Response, Reply>;
+use crate::protocol::work::Question;
+use crate::types::{Consistency, parse_integer};
 
 /// Longest client name, library name or library version, in bytes. Redis has no such limit.
 const NAME_BYTES_MAX: usize = 1024;
 
-fn now(reply: Reply) -> Answered {
+fn now(reply: Reply) -> Handled {
     Ok(Response::Now(reply, ReplyShape::Plain))
 }
 
-fn ask(question: Question) -> Answered {
+fn ask(question: Question) -> Handled {
     Ok(Response::Ask(question, ReplyShape::Plain))
 }
 
-/// `CONSISTENCY [strong|eventual]`. READONLY goes on whatever is chosen here.
-pub(super) fn consistency(args: Args<'_>, conn: &mut ConnState) -> Answered {
+/// The consistency mode with this name, in upper or lower case; an error is the reply.
+pub fn parse_consistency(name: &[u8]) -> Result<Consistency, Reply> {
+    [Consistency::Strong, Consistency::Eventual]
+        .into_iter()
+        .find(|&mode| name.eq_ignore_ascii_case(mode.as_str().as_bytes()))
+        .ok_or_else(|| Reply::error("ERR invalid consistency mode"))
+}
+
+/// `CONSISTENCY [strong|eventual]`. READONLY stays in force whatever the client sets here.
+pub fn consistency(args: Args<'_>, conn: &mut ConnState) -> Handled {
     match args.count() {
         1 => now(Reply::text(conn.consistency.as_str())),
         2 => {
-            conn.consistency = mode_called(args.at(1))?;
+            conn.consistency = parse_consistency(args.at(1))?;
             Ok(Response::Now(Reply::OK, ReplyShape::Chosen(conn.consistency)))
         }
         _ => Err(wrong_count("consistency")),
@@ -35,19 +43,19 @@ pub(super) fn consistency(args: Args<'_>, conn: &mut ConnState) -> Answered {
 }
 
 /// `READONLY`
-pub(super) fn readonly(_: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn readonly(_: Args<'_>, conn: &mut ConnState) -> Handled {
     conn.readonly = true;
     now(Reply::OK)
 }
 
 /// `READWRITE`
-pub(super) fn readwrite(_: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn readwrite(_: Args<'_>, conn: &mut ConnState) -> Handled {
     conn.readonly = false;
     now(Reply::OK)
 }
 
 /// `PING [message]`
-pub(super) fn ping(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn ping(args: Args<'_>, _: &mut ConnState) -> Handled {
     match args.count() {
         1 => now(Reply::Simple("PONG")),
         2 => now(Reply::bulk(args.at(1))),
@@ -56,18 +64,18 @@ pub(super) fn ping(args: Args<'_>, _: &mut ConnState) -> Answered {
 }
 
 /// `ECHO message`
-pub(super) fn echo(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn echo(args: Args<'_>, _: &mut ConnState) -> Handled {
     now(Reply::bulk(args.at(1)))
 }
 
 /// `QUIT`
-pub(super) fn quit(_: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn quit(_: Args<'_>, conn: &mut ConnState) -> Handled {
     conn.closing = true;
     now(Reply::OK)
 }
 
 /// `RESET`: RESP2, no name, the node's consistency, and AUTH again if there is a password.
-pub(super) fn reset(_: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn reset(_: Args<'_>, conn: &mut ConnState) -> Handled {
     conn.authenticated = conn.server_info.password.is_none();
     (conn.consistency, conn.readonly) = (conn.server_info.consistency, false);
     conn.profile.name.clear();
@@ -79,7 +87,7 @@ pub(super) fn reset(_: Args<'_>, conn: &mut ConnState) -> Answered {
 }
 
 /// `SELECT index`
-pub(super) fn select(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn select(args: Args<'_>, _: &mut ConnState) -> Handled {
     match parse_integer(args.at(1)) {
         Some(0) => now(Reply::OK),
         Some(_) => Err(Reply::error("ERR DB index is out of range")),
@@ -88,7 +96,7 @@ pub(super) fn select(args: Args<'_>, _: &mut ConnState) -> Answered {
 }
 
 /// `AUTH [username] password`; the one user is `default`.
-pub(super) fn auth(args: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn auth(args: Args<'_>, conn: &mut ConnState) -> Handled {
     let (user, password) = match args.count() {
         2 if conn.server_info.password.is_none() => {
             return Err(Reply::error(
@@ -104,7 +112,8 @@ pub(super) fn auth(args: Args<'_>, conn: &mut ConnState) -> Answered {
     now(Reply::OK)
 }
 
-/// Without a password any is right, as for Redis's default user.
+/// Lets the client in if the password matches. On a node without a password every one matches, as
+/// for Redis's default user.
 fn authenticate(user: &[u8], password: &[u8], conn: &mut ConnState) -> Result<(), Reply> {
     let expected = conn.server_info.password.as_ref();
     if user != b"default" || expected.is_some_and(|expected| !expected.matches(password)) {
@@ -115,9 +124,9 @@ fn authenticate(user: &[u8], password: &[u8], conn: &mut ConnState) -> Result<()
     Ok(())
 }
 
-/// `HELLO [2|3 [AUTH username password] [SETNAME name]]`. `role` is always master: a client may
-/// write to any node. Nothing is changed if anything is wrong.
-pub(super) fn hello(args: Args<'_>, conn: &mut ConnState) -> Answered {
+/// `HELLO [2|3 [AUTH username password] [SETNAME name]]`. The role in the reply is always master,
+/// because a client may write to any node. A HELLO with an error changes nothing.
+pub fn hello(args: Args<'_>, conn: &mut ConnState) -> Handled {
     if conn.profile.protocol == Protocol::Line {
         return Err(Reply::error("ERR HELLO is for RESP clients"));
     }
@@ -131,6 +140,7 @@ pub(super) fn hello(args: Args<'_>, conn: &mut ConnState) -> Answered {
             return Err(Reply::error(text));
         }
     };
+    // Read all options before any of them takes effect.
     let (mut credentials, mut name) = (None, None);
     let mut index = 2;
     while index < args.count() {
@@ -139,10 +149,10 @@ pub(super) fn hello(args: Args<'_>, conn: &mut ConnState) -> Answered {
             credentials = Some((args.at(index + 1), args.at(index + 2)));
             index += 3;
         } else if args.is(index, "setname") && left > 1 {
-            name = Some(named(args.at(index + 1), "Client names")?);
+            name = Some(printable_name(args.at(index + 1), "Client names")?);
             index += 2;
         } else {
-            let option = super::excerpt(args.at(index), 128);
+            let option = excerpt(args.at(index));
             return Err(Reply::error(format!("ERR Syntax error in HELLO option '{option}'")));
         }
     }
@@ -161,32 +171,32 @@ pub(super) fn hello(args: Args<'_>, conn: &mut ConnState) -> Answered {
     }
     conn.profile.protocol = protocol;
     conn.profile.revision += 1;
-    now(introduction(conn))
+    now(hello_reply(conn))
 }
 
-fn introduction(conn: &ConnState) -> Reply {
+fn hello_reply(conn: &ConnState) -> Reply {
     let pair = |name: &'static str, value| (Reply::text(name), value);
     Reply::Map(vec![
         pair("server", Reply::text("nodesync")),
         pair("version", Reply::text(conn.server_info.version)),
         pair("proto", Reply::Integer(if conn.profile.protocol == Protocol::Resp3 { 3 } else { 2 })),
-        pair("id", Reply::Integer(conn.number())),
+        pair("id", Reply::Integer(conn.id_number())),
         pair("mode", Reply::text("standalone")),
         pair("role", Reply::text("master")),
         pair("modules", Reply::Array(Vec::new())),
     ])
 }
 
-/// A name that CLIENT LIST can print; `what` begins the error text.
-fn named(name: &[u8], what: &str) -> Result<String, Reply> {
+/// A name that CLIENT LIST can print; `subject` begins the error text.
+fn printable_name(name: &[u8], subject: &str) -> Result<String, Reply> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Reply::error(format!(
-            "ERR {what} cannot be longer than {NAME_BYTES_MAX} bytes"
+            "ERR {subject} cannot be longer than {NAME_BYTES_MAX} bytes"
         )));
     }
     let text = std::str::from_utf8(name).ok().filter(|text| text.bytes().all(is_printable));
     text.map(String::from).ok_or_else(|| {
-        let text = format!("ERR {what} cannot contain spaces, newlines or special characters.");
+        let text = format!("ERR {subject} cannot contain spaces, newlines or special characters.");
         Reply::error(text)
     })
 }
@@ -196,12 +206,12 @@ fn is_printable(byte: u8) -> bool {
 }
 
 /// `CLIENT ID`
-pub(super) fn client_id(_: Args<'_>, conn: &mut ConnState) -> Answered {
-    now(Reply::Integer(conn.number()))
+pub fn client_id(_: Args<'_>, conn: &mut ConnState) -> Handled {
+    now(Reply::Integer(conn.id_number()))
 }
 
 /// `CLIENT GETNAME`
-pub(super) fn client_getname(_: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn client_getname(_: Args<'_>, conn: &mut ConnState) -> Handled {
     match conn.profile.name.as_str() {
         "" => now(Reply::Null),
         name => now(Reply::text(name.to_owned())),
@@ -209,20 +219,20 @@ pub(super) fn client_getname(_: Args<'_>, conn: &mut ConnState) -> Answered {
 }
 
 /// `CLIENT SETNAME name`; an empty one takes the name away.
-pub(super) fn client_setname(args: Args<'_>, conn: &mut ConnState) -> Answered {
-    conn.profile.name = named(args.at(2), "Client names")?;
+pub fn client_setname(args: Args<'_>, conn: &mut ConnState) -> Handled {
+    conn.profile.name = printable_name(args.at(2), "Client names")?;
     conn.profile.revision += 1;
     now(Reply::OK)
 }
 
 /// `CLIENT SETINFO LIB-NAME|LIB-VER value` (Redis 7.2)
-pub(super) fn client_setinfo(args: Args<'_>, conn: &mut ConnState) -> Answered {
+pub fn client_setinfo(args: Args<'_>, conn: &mut ConnState) -> Handled {
     if args.is(2, "lib-name") {
-        conn.profile.library = named(args.at(3), "lib-name")?;
+        conn.profile.library = printable_name(args.at(3), "lib-name")?;
     } else if args.is(2, "lib-ver") {
-        conn.profile.library_version = named(args.at(3), "lib-ver")?;
+        conn.profile.library_version = printable_name(args.at(3), "lib-ver")?;
     } else {
-        let option = super::excerpt(args.at(2), 128);
+        let option = excerpt(args.at(2));
         return Err(Reply::error(format!("ERR Unrecognized option '{option}'")));
     }
     conn.profile.revision += 1;
@@ -230,17 +240,17 @@ pub(super) fn client_setinfo(args: Args<'_>, conn: &mut ConnState) -> Answered {
 }
 
 /// `CLIENT NO-EVICT ON|OFF`, `CLIENT NO-TOUCH ON|OFF`
-pub(super) fn client_switch(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn client_switch(args: Args<'_>, _: &mut ConnState) -> Handled {
     if args.is(2, "on") || args.is(2, "off") { now(Reply::OK) } else { Err(syntax_error()) }
 }
 
 /// `CLIENT INFO`
-pub(super) fn client_info(_: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn client_info(_: Args<'_>, _: &mut ConnState) -> Handled {
     ask(Question::ClientInfo)
 }
 
 /// `CLIENT LIST [TYPE normal|master|replica|pubsub | ID id …]`
-pub(super) fn client_list(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn client_list(args: Args<'_>, _: &mut ConnState) -> Handled {
     if args.count() == 2 {
         return ask(Question::ClientList { ids: None });
     }
@@ -251,7 +261,7 @@ pub(super) fn client_list(args: Args<'_>, _: &mut ConnState) -> Answered {
         } else if ["master", "replica", "slave", "pubsub"].into_iter().any(is) {
             now(Reply::Verbatim(String::new()))
         } else {
-            let kind = super::excerpt(args.at(3), 128);
+            let kind = excerpt(args.at(3));
             Err(Reply::error(format!("ERR Unknown client type '{kind}'")))
         };
     }
@@ -263,34 +273,42 @@ pub(super) fn client_list(args: Args<'_>, _: &mut ConnState) -> Answered {
     Err(syntax_error())
 }
 
+/// `CONFIG GET pattern …`; a setting that matches several patterns comes once.
+pub fn config_get(args: Args<'_>, conn: &mut ConnState) -> Handled {
+    let is_wanted = |name: &str| args.rest(2).any(|pattern| matches(pattern, name.as_bytes()));
+    let wanted = conn.server_info.config.iter().filter(|(name, _)| is_wanted(name));
+    let settings = wanted.map(|(name, value)| (Reply::text(*name), Reply::text(value.clone())));
+    now(Reply::Map(settings.collect()))
+}
+
 /// `INFO [section …]`
-pub(super) fn info(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn info(args: Args<'_>, _: &mut ConnState) -> Handled {
     let section = |word| String::from_utf8_lossy(word).to_ascii_lowercase();
     ask(Question::Info { sections: args.rest(1).map(section).collect() })
 }
 
 /// `LEADER`
-pub(super) fn leader(_: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn leader(_: Args<'_>, _: &mut ConnState) -> Handled {
     Ok(Response::Ask(Question::Leader, ReplyShape::Leader))
 }
 
 /// `NODES`
-pub(super) fn nodes(_: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn nodes(_: Args<'_>, _: &mut ConnState) -> Handled {
     Ok(Response::Ask(Question::Nodes, ReplyShape::Nodes))
 }
 
 /// `ROLE`
-pub(super) fn role(_: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn role(_: Args<'_>, _: &mut ConnState) -> Handled {
     ask(Question::Role)
 }
 
 /// `TIME`
-pub(super) fn time(_: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn time(_: Args<'_>, _: &mut ConnState) -> Handled {
     ask(Question::Time)
 }
 
 /// `WAIT numreplicas timeout`, the timeout in milliseconds, 0 for none
-pub(super) fn wait(args: Args<'_>, _: &mut ConnState) -> Answered {
+pub fn wait(args: Args<'_>, _: &mut ConnState) -> Handled {
     let replicas = parse_integer(args.at(1)).ok_or_else(not_an_integer)?;
     let timeout = parse_integer(args.at(2))
         .ok_or_else(|| Reply::error("ERR timeout is not an integer or out of range"))?;

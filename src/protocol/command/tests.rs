@@ -1,9 +1,12 @@
-//! The table of commands against what Redis says of its own.
+//! The table of commands against Redis's rules for its own.
 
 use std::sync::Arc;
 
-use super::*;
-use crate::protocol::args::Span;
+use crate::protocol::admission::admit;
+use crate::protocol::args::{Args, Span};
+use crate::protocol::command::table::TABLE;
+use crate::protocol::command::{CommandSpec, Handler, catalog, find};
+use crate::protocol::conn_state::ConnState;
 use crate::protocol::{Limits, ServerInfo};
 use crate::types::{Consistency, NodeId};
 
@@ -36,12 +39,11 @@ fn the_table_is_sorted_and_every_name_is_found_in_any_case() {
         for name in [spec.name.to_ascii_uppercase(), spec.name.to_owned()] {
             assert_eq!(find(name.as_bytes()).expect("it is in the table").name, spec.name);
         }
-        for member in spec.family {
-            let suffix =
-                member.name.strip_prefix(spec.name).and_then(|rest| rest.strip_prefix('|'));
-            let suffix = suffix.expect("a member is named after its family").to_ascii_uppercase();
-            let found = spec.member(suffix.as_bytes()).expect("it is in the family");
-            assert_eq!(found.name, member.name);
+        for own in spec.family {
+            let suffix = own.name.strip_prefix(spec.name).and_then(|rest| rest.strip_prefix('|'));
+            let suffix = suffix.expect("it is named after its family").to_ascii_uppercase();
+            let found = spec.subcommand(suffix.as_bytes()).expect("it is in the family");
+            assert_eq!(found.name, own.name);
         }
     }
     for name in ["", "ge", "gett", "client|id", "averylongnameindeed", "g\u{ff}t"] {
@@ -50,7 +52,7 @@ fn the_table_is_sorted_and_every_name_is_found_in_any_case() {
 }
 
 #[test]
-fn no_command_looks_for_words_that_its_arity_does_not_promise() {
+fn no_command_reads_words_that_its_arity_does_not_promise() {
     for spec in specs() {
         let least = usize::from(spec.arity.unsigned_abs());
         for word in ["0", "id", "nx", "type", "filterby", "auth", "match", "ex"] {
@@ -63,8 +65,9 @@ fn no_command_looks_for_words_that_its_arity_does_not_promise() {
                 }
                 match spec.handler {
                     Handler::Store(parse) => drop(parse(args)),
-                    Handler::Session(act) => drop(act(args, &mut conn())),
-                    Handler::With => drop(conn().admit(args)),
+                    Handler::Session(run) => drop(run(args, &mut conn())),
+                    Handler::Catalog(describe) => drop(describe(args, TABLE)),
+                    Handler::With => drop(admit(&conn(), args)),
                 }
             }
         }
@@ -73,16 +76,16 @@ fn no_command_looks_for_words_that_its_arity_does_not_promise() {
 }
 
 #[test]
-fn a_command_is_flagged_as_what_it_does() {
+fn the_flags_write_and_readonly_follow_the_command() {
     for spec in specs() {
         let (request, spans) = words("0", usize::from(spec.arity.unsigned_abs()));
         let args = Args::new(&request, &spans);
-        let does = match spec.handler {
-            Handler::Store(parse) => parse(args).ok().map(|order| order.command.is_write()),
-            Handler::Session(_) | Handler::With => None,
+        let writes = match spec.handler {
+            Handler::Store(parse) => parse(args).ok().map(|parsed| parsed.command.is_write()),
+            Handler::Session(_) | Handler::Catalog(_) | Handler::With => None,
         };
-        assert_eq!(spec.has_flag("write"), does == Some(true), "{}", spec.name);
-        assert_eq!(spec.has_flag("readonly"), does == Some(false), "{}", spec.name);
+        assert_eq!(spec.has_flag("write"), writes == Some(true), "{}", spec.name);
+        assert_eq!(spec.has_flag("readonly"), writes == Some(false), "{}", spec.name);
     }
 }
 
@@ -100,16 +103,16 @@ fn key_positions_count_from_the_start_or_from_the_end() {
 }
 
 #[test]
-fn nobody_gets_a_description_for_each_of_a_million_names() {
-    for member in ["info", "docs"] {
-        let spec = find(b"command").and_then(|spec| spec.member(member.as_bytes()));
-        let Handler::Session(act) = spec.expect("it is in the family").handler else {
-            panic!("COMMAND needs no store");
+fn a_request_for_descriptions_names_a_bounded_number_of_commands() {
+    for name in ["info", "docs"] {
+        let spec = find(b"command").and_then(|spec| spec.subcommand(name.as_bytes()));
+        let Handler::Catalog(describe) = spec.expect("it is in the family").handler else {
+            panic!("COMMAND needs the table alone");
         };
         let (request, spans) = words("get", 1000);
-        assert!(act(Args::new(&request, &spans), &mut conn()).is_err());
+        assert!(describe(Args::new(&request, &spans), TABLE).is_err());
         let (request, spans) = words("get", 100);
-        assert!(act(Args::new(&request, &spans), &mut conn()).is_ok());
+        assert!(describe(Args::new(&request, &spans), TABLE).is_ok());
     }
 }
 

@@ -1,16 +1,16 @@
-//! The smallest counterexample that can be found cheaply.
+//! The search for a small counterexample inside an impossible history.
 //!
-//! Every step of the way is sound: it could not make a history impossible that is not. Such steps
-//! are: to cut the history off at a moment; to leave out what changed nothing; to take an operation
-//! that returned for a lost one; and to leave out a lost one whose effect nobody left could use.
+//! Every reduction is sound: it cannot make a possible history impossible. The reductions are: cut
+//! the history off at a moment; leave out an operation that changed nothing; turn an operation that
+//! returned into a lost one; leave out a lost operation whose effect no other one could use.
 
-use crate::testing::linearizability::history::History;
-use crate::testing::linearizability::model::{ABSENT, Effect, Step, stays};
+use crate::testing::linearizability::history::PreparedHistory;
+use crate::testing::linearizability::model::{ABSENT, Effect, Transition, stays};
 use crate::testing::linearizability::search::search;
 use crate::testing::linearizability::{Operation, Verdict};
 
 pub fn explain(operations: Vec<Operation>, budget: usize) -> Vec<Operation> {
-    let mut history = History::new(operations);
+    let mut history = PreparedHistory::new(operations);
     if search(&mut history, budget).0 != Verdict::Impossible {
         return Vec::new();
     }
@@ -19,23 +19,25 @@ pub fn explain(operations: Vec<Operation>, budget: usize) -> Vec<Operation> {
     trials.thin_out(shorter)
 }
 
-/// What the trials may still cost.
+/// Searches of smaller histories, within one budget of configurations.
 struct Trials {
     left: usize,
 }
 
 impl Trials {
-    /// True if the history was seen to be impossible.
+    /// True if the search proves the operations impossible.
     fn fails(&mut self, operations: &[Operation]) -> bool {
-        // One that takes long is given up: others may be quicker.
+        // Give up a long search early: other reductions may be decided sooner.
         let patience = self.left.min(1_000 + 8 * operations.len());
-        let (verdict, visited, _) = search(&mut History::new(operations.to_vec()), patience);
-        // To prepare the search costs something too.
+        let (verdict, visited, _) =
+            search(&mut PreparedHistory::new(operations.to_vec()), patience);
+        // Preparing the history has its cost, too.
         self.left = self.left.saturating_sub(visited + operations.len() + 1);
         verdict == Verdict::Impossible
     }
 
-    /// The shortest beginning that is impossible. A longer one always is, too.
+    /// The shortest impossible beginning of the history, by bisection: every longer beginning is
+    /// impossible, too.
     fn shorten(&mut self, operations: Vec<Operation>) -> Vec<Operation> {
         let mut returns: Vec<u64> = operations.iter().filter_map(|op| op.returned).collect();
         returns.sort_unstable();
@@ -53,7 +55,8 @@ impl Trials {
         best
     }
 
-    /// Weakens as many of the operations that returned as can be; first many at once, then few.
+    /// Weakens as many returned operations as possible, in ever smaller groups (delta debugging,
+    /// Zeller and Hildebrandt 2002).
     fn thin_out(&mut self, operations: Vec<Operation>) -> Vec<Operation> {
         let mut best = operations;
         let mut size = best.len().div_ceil(2);
@@ -81,15 +84,15 @@ impl Trials {
     }
 }
 
-/// What was known at a moment.
+/// The history as it was known at a moment.
 fn cut(operations: &[Operation], moment: u64) -> Vec<Operation> {
     let known = operations.iter().filter(|op| op.invoked < moment).cloned();
     let known = known.map(|op| if op.returned > Some(moment) { lost(op) } else { op });
     useful(known.collect())
 }
 
-/// Operations called between two moments, both included, are lost or, if they changed nothing, left
-/// out.
+/// Turns the operations called from `first` to `last` into lost ones, and leaves them out if they
+/// changed nothing.
 fn weaken(operations: &[Operation], first: u64, last: u64) -> Vec<Operation> {
     let mut weaker = Vec::with_capacity(operations.len());
     for operation in operations {
@@ -108,27 +111,27 @@ fn lost(mut operation: Operation) -> Operation {
     operation
 }
 
-/// What the operations of a history ask of others.
+/// The states that the operations of a history ask for.
 struct Needs {
     wanted: Vec<bool>,
-    /// How many ask for a value, whichever, and for none.
+    /// Number of operations that ask for any value, and for none.
     present: usize,
     absent: usize,
     numbers: bool,
 }
 
 impl Needs {
-    fn add(&mut self, step: &Step, history: &History) {
-        match &step.effect {
+    fn add(&mut self, transition: &Transition, history: &PreparedHistory) {
+        match &transition.effect {
             Effect::Blind(_) => {}
             Effect::Exact(_) => {
-                for id in step.wants() {
+                for id in transition.wants() {
                     self.wanted[id as usize] = true;
                     self.absent += usize::from(id == ABSENT);
                     self.numbers |= history.values.number(id).is_some();
                 }
             }
-            // More than it may ask for, in most cases.
+            // An upper bound: few operations ask for all of it.
             Effect::Free => {
                 self.present += 1;
                 self.absent += 1;
@@ -137,46 +140,48 @@ impl Needs {
         }
     }
 
-    /// True if the step's effect, of which it is not known that it happened, may be asked for.
-    fn ask_for(&self, step: &Step, history: &History) -> bool {
+    /// True if another operation may ask for the effect of this lost operation.
+    fn ask_for(&self, transition: &Transition, history: &PreparedHistory) -> bool {
         let numbers = self.numbers && history.numbers_matter;
-        let made = step.makes.iter().any(|id| {
+        let made = transition.makes.iter().any(|id| {
             let number = history.values.number(*id).is_some() || *id == ABSENT;
             *id != ABSENT && self.wanted[*id as usize] || numbers && number
         });
-        let conditional = step.effect == Effect::Free && (self.present > 0 || self.absent > 0);
-        let exact = matches!(step.effect, Effect::Exact(_));
-        made || conditional || exact || numbers && step.adds.is_some()
+        let conditional =
+            transition.effect == Effect::Free && (self.present > 0 || self.absent > 0);
+        let exact = matches!(transition.effect, Effect::Exact(_));
+        made || conditional || exact || numbers && transition.adds.is_some()
     }
 }
 
-/// Leaves out lost operations that could not help any other one.
+/// Leaves out lost operations whose effect no other operation needs.
 ///
-/// An order of the whole stays one without them: what follows a write that is left out, up to the
-/// next change, asks for no value of its own, or it would have kept it. If it only asks whether
-/// there is a value, any blind write will do; the first ones called are the most useful, and no
-/// more of them than there are operations that ask. The same goes for deletes.
+/// An order of all operations stays an order without them: an operation that asked for the value of
+/// a left-out write would have kept that write. For an operation that only asks whether there is a
+/// value, any blind write serves; the writes called first serve best, and no more of them than
+/// there are such operations. The same holds for deletions.
 fn useful(operations: Vec<Operation>) -> Vec<Operation> {
-    let history = History::new(operations);
+    let history = PreparedHistory::new(operations);
     if history.opaque {
         return history.operations;
     }
     let wanted = vec![false; history.values.len()];
     let mut needs = Needs { wanted, present: 0, absent: 0, numbers: false };
-    let mut keep = vec![false; history.steps.len()];
+    let mut keep = vec![false; history.transitions.len()];
     let mut grew = true;
     while grew {
         grew = false;
-        for (at, step) in history.steps.iter().enumerate() {
+        for (at, transition) in history.transitions.iter().enumerate() {
             let certain = history.facts[at].certain;
-            if !keep[at] && (certain || needs.ask_for(step, &history)) {
-                needs.add(step, &history);
+            if !keep[at] && (certain || needs.ask_for(transition, &history)) {
+                needs.add(transition, &history);
                 (keep[at], grew) = (true, true);
             }
         }
     }
-    for (step, keep) in history.steps.iter().zip(&mut keep).filter(|(_, keep)| !**keep) {
-        let left = match step.effect {
+    for (transition, keep) in history.transitions.iter().zip(&mut keep).filter(|(_, keep)| !**keep)
+    {
+        let left = match transition.effect {
             Effect::Blind(ABSENT) => &mut needs.absent,
             Effect::Blind(_) => &mut needs.present,
             Effect::Exact(_) | Effect::Free => continue,

@@ -1,37 +1,41 @@
-//! Is a history linearizable? Could every operation have happened at one moment between its call
-//! and its return, so that all results follow from that order (Herlihy and Wing 1990)?
+//! A checker for linearizability (Herlihy and Wing 1990).
 //!
-//! The search is Wing and Gong's (1993) with Lowe's memory of what was tried (2017): an operation
-//! may come next if nothing that is still to come had returned before it was called; a set of
-//! operations that leaves the same value is explored once. Calls and returns stand in a linked
-//! list, out of which the operations that have happened are taken and put back. Linearizability is
-//! local: each key is checked alone. An operation without a known result may have happened at any
-//! moment after its call, or never. What certainly did not happen must not be in the history.
+//! A history is linearizable if every operation can have taken effect at one moment between its
+//! call and its return, so that all results follow from the order of these moments.
 //!
-//! The problem is NP-complete, so the search has a budget. These rules keep real histories far
-//! from it. Each is safe: if there is an order at all, then there is one that obeys it.
+//! The search is Wing and Gong's (1993) with Lowe's cache (2017). An operation may be linearized
+//! next if no pending operation returned before its call; a set of linearized operations that
+//! leaves the same state is explored once. Calls and returns form a linked list; linearized
+//! operations are lifted out of it and put back on the way back. Linearizability is local (Herlihy
+//! and Wing, theorem 1), so each key is checked alone. A lost operation, one without a known
+//! result, may take effect at any moment after its call, or never. An operation that was certainly
+//! not done must not be in the history.
 //!
-//! - **Reads at once.** What keeps the value wherever it fits happens as soon as it fits. Wherever
-//!   it stood in an order, it can be moved to here.
-//! - **No value is left behind.** The state does not change as long as an operation needs it that
-//!   must still happen, unless another one can bring it back.
-//! - **Values blur.** Values that nobody still to come asks for are one and the same: all that can
-//!   be told of them is that they are there. (Numbers stay apart where a sum may be unseen.)
-//! - **The most urgent of its kind.** Of the operations that differ in their moments alone, only
-//!   the one that is due first is tried. A write whose value is its own, and whose readers have all
-//!   been called, counts with them as one: the readers follow it at once, and leave a blurred
-//!   value. In any order in which the more urgent one comes later, the two can change places.
-//! - **Lost operations last**, and only if they change something that can be told. A lost read is
-//!   no part of the history.
+//! The problem is NP-complete (Gibbons and Korach 1997), so the search has a budget. Five rules
+//! keep real histories far from it. Each is safe: if any order explains the history, then one that
+//! obeys the rule does.
 //!
-//! What most faults look like is seen before any search: a value that comes back (`stale.rs`), or
-//! that nobody wrote.
+//! - **Reads at once.** An operation that keeps the state wherever it fits is linearized as soon as
+//!   it fits. In any order that has it later, it can move to here.
+//! - **No value is left behind.** The state does not change while a certain operation still needs
+//!   it, unless a pending operation can restore it.
+//! - **Values blur.** Values that no pending operation asks for count as one: pending operations
+//!   can only tell that there is a value. (Numbers stay apart while a sum may be unobserved.)
+//! - **The most urgent of its kind.** Of operations that differ only in their moments, only the one
+//!   that is due first is tried; in any order that has it later, the two can change places. A write
+//!   of a unique value whose readers are all called counts with them as one operation: the readers
+//!   follow it at once, and leave a blurred value.
+//! - **Lost operations last**, and only if a pending operation can tell their effect. A lost read
+//!   is no part of the history.
 //!
-//! Of what was tried only a 128-bit hash is kept, so the budget bounds the memory too. If two
-//! places of the search had the same hash, one would be left out, and an order might be missed;
-//! an order that is found is always one. Among ten million places that has a chance of 10^-25.
+//! Two cheap tests before the search find most faults: a value that comes back after it was gone
+//! (`stale.rs`), and a value that no operation wrote.
 //!
-//! Left out: operations over several keys as one moment; they are checked key by key.
+//! The cache keeps a 128-bit hash of each configuration, so the budget bounds the memory, too. A
+//! collision of two hashes could make the search miss an order, but never accept a wrong one; among
+//! ten million configurations its probability is 10^-25.
+//!
+//! Left out: operations over several keys at one moment; they are checked key by key.
 
 mod explain;
 mod history;
@@ -44,9 +48,9 @@ mod tests;
 use std::fmt;
 
 use crate::types::When;
-use history::History;
+use history::PreparedHistory;
 
-/// What an operation does to its key.
+/// A command on one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// GET
@@ -68,33 +72,33 @@ pub enum Action {
     Delete,
 }
 
-/// What an action showed to its client.
+/// The result of an action as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Done, nothing to tell.
+    /// Done, without a value.
     Done,
-    /// Nothing there, or a condition that did not hold.
+    /// No value, or a condition that did not hold.
     Nil,
     /// A number.
     Integer(i64),
     /// A value.
     Value(Vec<u8>),
-    /// It failed.
+    /// An error, such as INCRBY on a text.
     Failed,
 }
 
-/// One or more actions on one key that happen together.
+/// One or more actions on one key that take effect at one moment.
 #[derive(Clone, Debug)]
 pub struct Operation {
     /// The moment of the call; no two moments of a history are equal.
     pub invoked: u64,
-    /// The moment of the return; `None` if nobody knows what became of it.
+    /// The moment of the return; `None` for a lost operation, whose result is unknown.
     pub returned: Option<u64>,
-    /// The actions in their order, with what was seen if it returned.
+    /// The actions in their order, with their results if the operation returned.
     pub actions: Vec<(Action, Option<Seen>)>,
 }
 
-/// What the search came to.
+/// The result of the search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// There is an order that explains everything.
@@ -105,21 +109,22 @@ pub enum Verdict {
     Undecided,
 }
 
-/// Checks the operations of one key, which starts without a value. Visits at most `budget` states.
+/// Checks the operations of one key, which starts without a value. Visits at most `budget`
+/// configurations.
 pub fn check(operations: Vec<Operation>, budget: usize) -> Verdict {
-    search::search(&mut History::new(operations), budget).0
+    search::search(&mut PreparedHistory::new(operations), budget).0
 }
 
-/// A small part of an impossible history that is impossible by itself, in the order of the calls;
-/// empty if `budget` is not enough to see that the history is impossible, or if it is not.
+/// A small part of an impossible history that is impossible by itself, in the order of the calls.
+/// Empty if the history is possible, or `budget` too small to decide.
 ///
-/// What was done may come back as lost: that it returned does not matter then. Every operation
-/// keeps the moment of its call, by which a caller finds it in its own records.
+/// An operation that returned may be lost in the result, if its return does not matter. Every
+/// operation keeps the moment of its call, by which a caller finds it in its own records.
 pub fn explain(operations: Vec<Operation>, budget: usize) -> Vec<Operation> {
     explain::explain(operations, budget)
 }
 
-/// `[12..15] SET "a" NX -> OK`; the two ends are its moments.
+/// `[12..15] SET "a" NX -> OK`; the numbers are the moments of call and return.
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.returned {

@@ -1,24 +1,25 @@
-//! The specification: what an action does to a value and shows. And the same for whole operations,
-//! prepared for the search: values get numbers, and what a result tells about the value before it
-//! is worked out once.
+//! The sequential specification: the effect of an action on a key's value, and its result.
+//!
+//! And the same for whole operations, prepared for the search: states get numbers, and a result is
+//! turned once into the states before the operation that it allows.
 
 use std::collections::HashMap;
 
 use crate::testing::linearizability::{Action, Operation, Seen};
 use crate::types::{When, parse_integer};
 
-/// A key's value.
-pub type State = Option<Vec<u8>>;
+/// The value of a key, if it has one.
+pub type KeyState = Option<Vec<u8>>;
 
 /// The number of a state in [`Values`].
 pub type Id = u32;
 
-/// No value.
+/// The state of a key without a value.
 pub const ABSENT: Id = 0;
 
-/// What an action does to a value, and shows.
-pub fn act(action: &Action, state: &mut State) -> Seen {
-    let shown = |value: State| value.map_or(Seen::Nil, Seen::Value);
+/// Applies an action to a state and returns its result.
+pub fn act(action: &Action, state: &mut KeyState) -> Seen {
+    let shown = |value: KeyState| value.map_or(Seen::Nil, Seen::Value);
     match action {
         Action::Get => shown(state.clone()),
         Action::Set { value, when, get } => {
@@ -52,8 +53,8 @@ pub fn act(action: &Action, state: &mut State) -> Seen {
     }
 }
 
-/// The value after the operation; `None` if its client saw something else than it would have.
-pub fn run(operation: &Operation, mut state: State) -> Option<State> {
+/// The state after the operation; `None` if the results in `operation` do not follow from `state`.
+pub fn run(operation: &Operation, mut state: KeyState) -> Option<KeyState> {
     for (action, seen) in &operation.actions {
         let shown = act(action, &mut state);
         if seen.as_ref().is_some_and(|seen| *seen != shown) {
@@ -63,12 +64,12 @@ pub fn run(operation: &Operation, mut state: State) -> Option<State> {
     Some(state)
 }
 
-/// All states met so far, by number.
+/// All states so far, with their numbers.
 #[derive(Debug)]
 pub struct Values {
-    states: Vec<State>,
+    states: Vec<KeyState>,
     numbers: Vec<Option<i64>>,
-    ids: HashMap<State, Id, foldhash::fast::FixedState>,
+    ids: HashMap<KeyState, Id, foldhash::fast::FixedState>,
 }
 
 impl Values {
@@ -77,7 +78,7 @@ impl Values {
         Values { states: vec![None], numbers: vec![None], ids }
     }
 
-    pub fn id(&mut self, state: State) -> Id {
+    pub fn id(&mut self, state: KeyState) -> Id {
         let next = Id::try_from(self.states.len()).expect("memory ends before the numbers do");
         let id = *self.ids.entry(state.clone()).or_insert(next);
         if id == next {
@@ -97,32 +98,32 @@ impl Values {
     }
 }
 
-/// What an operation asks of the value before it, and makes of it.
+/// The states that an operation accepts, and the state that it leaves for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It fits these values alone, and turns each into another or keeps it.
+    /// It accepts these states only; each comes with the state that it leaves.
     Exact(Vec<(Id, Id)>),
-    /// It fits every value and leaves this one.
+    /// It accepts every state and leaves this one.
     Blind(Id),
-    /// Anything else, to be found by running it. It tells values apart only by whether there is
-    /// one and, if it increments, by numbers.
+    /// Any other effect, found by running it. It tells states apart only by whether there is a
+    /// value and, if it increments, by numbers.
     Free,
 }
 
-/// An operation, prepared.
+/// An operation as a transition between states.
 #[derive(Debug)]
-pub struct Step {
+pub struct Transition {
     pub effect: Effect,
-    /// It keeps the value wherever it fits.
+    /// True if it keeps the state wherever it fits.
     pub keeps: bool,
-    /// What it may leave behind, apart from sums that nobody saw.
+    /// The states that it may leave by a change, apart from unobserved sums.
     pub makes: Vec<Id>,
-    /// How far it may move a number down and up without anybody seeing the sum.
+    /// The most that it may move a number down and up without an observed sum.
     pub adds: Option<(i64, i64)>,
 }
 
-impl Step {
-    pub fn new(operation: &Operation, values: &mut Values) -> Step {
+impl Transition {
+    pub fn new(operation: &Operation, values: &mut Values) -> Transition {
         let effect = effect(operation, values);
         let keeps = match &effect {
             Effect::Exact(pairs) => pairs.iter().all(|(before, after)| before == after),
@@ -136,16 +137,16 @@ impl Step {
                 changes.map(|(_, after)| *after).collect()
             }
             Effect::Blind(after) => vec![*after],
-            Effect::Free => leavings(operation, values),
+            Effect::Free => left_states(operation, values),
         };
         let adds = match &effect {
             Effect::Free => unseen_increments(operation),
             Effect::Exact(_) | Effect::Blind(_) => None,
         };
-        Step { effect, keeps, makes, adds }
+        Transition { effect, keeps, makes, adds }
     }
 
-    /// The states that it tells from all others.
+    /// The states that it asks for: it tells them from all others.
     pub fn wants(&self) -> impl Iterator<Item = Id> {
         let pairs: &[(Id, Id)] = match &self.effect {
             Effect::Exact(pairs) => pairs,
@@ -154,7 +155,7 @@ impl Step {
         pairs.iter().map(|(before, _)| *before)
     }
 
-    /// The state that it leaves, for the two effects that need no running.
+    /// The state that it leaves, for the two effects that need no run.
     pub fn after(&self, before: Id) -> Option<Id> {
         match &self.effect {
             Effect::Exact(pairs) => {
@@ -165,7 +166,8 @@ impl Step {
         }
     }
 
-    /// The state that `operation`, which this step was made of, leaves.
+    /// The state that `operation` leaves, if it accepts `before`. The transition is that
+    /// operation's.
     pub fn apply(&self, operation: &Operation, before: Id, values: &mut Values) -> Option<Id> {
         match self.effect {
             Effect::Free => {
@@ -177,7 +179,7 @@ impl Step {
     }
 }
 
-/// True if the action, with what it showed, changes nothing.
+/// True if the action, with this result, changes nothing.
 pub fn stays(action: &Action, seen: Option<&Seen>) -> bool {
     match action {
         Action::Get => true,
@@ -191,8 +193,8 @@ pub fn stays(action: &Action, seen: Option<&Seen>) -> bool {
     }
 }
 
-/// True if the search must not rely on [`Effect::Free`]'s promise: something seen stands behind
-/// something unseen. No known client makes such operations.
+/// True if the operation has some results and lacks others. The search must not rely on the promise
+/// of [`Effect::Free`] then. No known client makes such operations.
 pub fn is_opaque(operation: &Operation) -> bool {
     let mut seen = operation.actions.iter().map(|(_, seen)| seen.is_some());
     seen.any(|seen| !seen) && operation.actions.iter().any(|(_, seen)| seen.is_some())
@@ -200,7 +202,7 @@ pub fn is_opaque(operation: &Operation) -> bool {
 
 fn effect(operation: &Operation, values: &mut Values) -> Effect {
     for (at, (action, seen)) in operation.actions.iter().enumerate() {
-        let before: Vec<State> = match (action, seen) {
+        let before: Vec<KeyState> = match (action, seen) {
             (Action::Set { when: When::Always, get: false, .. }, _)
             | (Action::Set { when: When::Always, .. } | Action::Take | Action::Delete, None) => {
                 if at > 0 {
@@ -224,7 +226,7 @@ fn effect(operation: &Operation, values: &mut Values) -> Effect {
                 Some(before) => vec![Some(before.to_string().into_bytes())],
                 None => Vec::new(),
             },
-            // These leave the value as it was: the next one may tell more.
+            // The state is as before: the next action may say more about it.
             (Action::Set { when: When::Absent, get: false, .. }, Some(Seen::Nil))
             | (Action::Increment(_), Some(Seen::Failed)) => continue,
             _ => return Effect::Free,
@@ -240,7 +242,8 @@ fn effect(operation: &Operation, values: &mut Values) -> Effect {
     Effect::Free
 }
 
-fn leavings(operation: &Operation, values: &mut Values) -> Vec<Id> {
+/// The states that an operation with [`Effect::Free`] may leave, apart from unobserved sums.
+fn left_states(operation: &Operation, values: &mut Values) -> Vec<Id> {
     let mut found = Vec::new();
     for (action, seen) in &operation.actions {
         let after = match (action, seen) {
@@ -256,6 +259,7 @@ fn leavings(operation: &Operation, values: &mut Values) -> Vec<Id> {
     found
 }
 
+/// The sum of the negative and of the positive increments without an observed sum, if any.
 fn unseen_increments(operation: &Operation) -> Option<(i64, i64)> {
     let mut unseen = operation.actions.iter().filter_map(|(action, seen)| match (action, seen) {
         (Action::Increment(by), None) => Some((*by.min(&0), *by.max(&0))),

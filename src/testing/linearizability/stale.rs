@@ -1,44 +1,44 @@
-//! What can be seen without a search: a value that only one operation can have made was there, then
-//! something else was there or was done, and then somebody saw the value again (the rule of
-//! forward zones; Gibbons and Korach 1997). That is what most faults look like, and a search for an
-//! order would have to come to the same end on every way.
+//! A test for stale reads without a search: a value that only one operation makes was there, then
+//! another value was certainly there, and then an operation saw the first value again (the forward
+//! zones of Gibbons and Korach 1997). Most faults show like this, and a search would have to fail
+//! on every path to prove the same.
 
-use crate::testing::linearizability::history::{History, NEVER};
-use crate::testing::linearizability::model::{ABSENT, Effect, Id, Step};
+use crate::testing::linearizability::history::{NEVER, PreparedHistory};
+use crate::testing::linearizability::model::{ABSENT, Effect, Id, Transition};
 
-/// The first return among the operations called after some moment, and the first among those of
-/// them that leave another value than that one.
+/// The first return among the operations called from some moment on, and the first return among
+/// those that leave another value than that one.
 #[derive(Clone, Copy, Debug)]
 struct Soonest {
     first: (u64, Id),
     other: (u64, Id),
 }
 
-/// True if a value is seen after it was certainly gone for ever. If not, all is open.
-pub fn is_stale(history: &History) -> bool {
+/// True if an operation saw a value after it was certainly gone for ever. False decides nothing.
+pub fn is_stale(history: &PreparedHistory) -> bool {
     let nothing = (NEVER, ABSENT);
-    let mut soonest = vec![Soonest { first: nothing, other: nothing }; history.steps.len() + 1];
-    for (at, step) in history.steps.iter().enumerate().rev() {
+    let mut soonest =
+        vec![Soonest { first: nothing, other: nothing }; history.transitions.len() + 1];
+    for (at, transition) in history.transitions.iter().enumerate().rev() {
         soonest[at] = soonest[at + 1];
-        if let Some(left) = left_by(step).filter(|_| history.facts[at].certain) {
+        if let Some(left) = left_by(transition).filter(|_| history.facts[at].certain) {
             soonest[at].add((history.returned(at), left));
         }
     }
     let mut seen: Vec<(u64, u64)> = vec![(NEVER, 0); history.values.len()];
     let mut makers = vec![0; history.values.len()];
-    for (at, step) in history.steps.iter().enumerate() {
-        let (wants, certain) = (step.wants().collect::<Vec<_>>(), history.facts[at].certain);
+    for (at, transition) in history.transitions.iter().enumerate() {
+        let (wants, certain) = (transition.wants().collect::<Vec<_>>(), history.facts[at].certain);
         if let ([id], true) = (&wants[..], certain) {
             let (first, last) = &mut seen[*id as usize];
             *first = (*first).min(history.returned(at));
             *last = (*last).max(history.operations[at].invoked);
         }
-        for id in &step.makes {
+        for id in &transition.makes {
             let (first, _) = &mut seen[*id as usize];
             makers[*id as usize] += 1;
-            // If there is one maker only, then the value was there when it had returned, provided
-            // that it makes nothing else.
-            if step.makes.len() == 1 && step.effect != Effect::Free {
+            // A sole maker that leaves only this value has made it by its return.
+            if transition.makes.len() == 1 && transition.effect != Effect::Free {
                 *first = (*first).min(history.returned(at));
             }
         }
@@ -54,9 +54,9 @@ pub fn is_stale(history: &History) -> bool {
     })
 }
 
-/// The one value that the operation leaves, if it leaves the same one wherever it fits.
-fn left_by(step: &Step) -> Option<Id> {
-    match &step.effect {
+/// The value that the operation leaves, if it is the same wherever the operation fits.
+fn left_by(transition: &Transition) -> Option<Id> {
+    match &transition.effect {
         Effect::Blind(after) => Some(*after),
         Effect::Exact(pairs) => {
             let (_, first) = pairs.first()?;
@@ -83,22 +83,22 @@ impl Soonest {
     }
 }
 
-/// The numbers from which unseen increments may start.
+/// The numbers from which unobserved increments may start.
 struct LoneNumbers {
     bases: Vec<i64>,
 }
 
 impl LoneNumbers {
-    fn new(history: &History) -> LoneNumbers {
-        let made = history.steps.iter().flat_map(|step| &step.makes);
+    fn new(history: &PreparedHistory) -> LoneNumbers {
+        let made = history.transitions.iter().flat_map(|transition| &transition.makes);
         let mut bases: Vec<i64> = made.filter_map(|id| history.values.number(*id)).collect();
-        bases.push(0); // what an increment takes an absent value for
+        bases.push(0); // an absent value counts as zero
         bases.sort_unstable();
         LoneNumbers { bases }
     }
 
-    /// True if no unseen increments make this value of another one.
-    fn holds(&self, id: Id, history: &History) -> bool {
+    /// True if unobserved increments cannot make this value from another one.
+    fn holds(&self, id: Id, history: &PreparedHistory) -> bool {
         let Some(number) = history.values.number(id) else { return true };
         let (down, up) = history.drift;
         if (down, up) == (0, 0) {

@@ -102,8 +102,8 @@ pub struct Options {
     pub trouble: Duration,
     /// A promise that is broken on purpose.
     pub mutant: Option<Mutant>,
-    /// How much of what happened is told.
-    pub told: Told,
+    /// The events that a run writes into its trace.
+    pub trace: TraceDetail,
     /// How many nodes there are.
     pub nodes: Option<usize>,
     /// After so many events all is calm.
@@ -123,7 +123,7 @@ impl Default for Options {
         Options {
             trouble: Duration::from_secs(6),
             mutant: None,
-            told: Told::Last(200),
+            trace: TraceDetail::Last(200),
             nodes: None,
             steps: None,
             without: BTreeSet::new(),
@@ -134,10 +134,10 @@ impl Default for Options {
     }
 }
 
-/// How much of what happened is told, with the report or the violation.
+/// The events in the trace of a run, which its report or its violation carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Of a violation: this many lines before it.
+pub enum TraceDetail {
+    /// The last lines before a violation, this many.
     Last(usize),
     /// Elections, starts, ends and faults.
     Headlines,
@@ -219,13 +219,13 @@ impl std::error::Error for Violation {}
 
 /// Runs the world of `seed`, and tells what happened as the options have it.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
-    match options.told {
-        Told::Last(0) => attempt(seed, options, Trace::new(0, false)),
+    match options.trace {
+        TraceDetail::Last(0) => attempt(seed, options, Trace::new(0, false)),
         // Text costs time: only a violation is worth it, and comes again with it.
-        Told::Last(lines) => attempt(seed, options, Trace::new(0, false))
+        TraceDetail::Last(lines) => attempt(seed, options, Trace::new(0, false))
             .or_else(|_| attempt(seed, options, Trace::new(lines, false))),
-        Told::Headlines => attempt(seed, options, Trace::new(usize::MAX, true)),
-        Told::Everything => attempt(seed, options, Trace::new(usize::MAX, false)),
+        TraceDetail::Headlines => attempt(seed, options, Trace::new(usize::MAX, true)),
+        TraceDetail::Everything => attempt(seed, options, Trace::new(usize::MAX, false)),
     }
 }
 

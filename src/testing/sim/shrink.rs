@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use crate::rng::Rng;
 use crate::testing::sim::faults::Fault;
 use crate::testing::sim::plan::Plan;
-use crate::testing::sim::{Options, Told, Violation, run};
+use crate::testing::sim::{Options, TraceDetail, Violation, run};
 
 /// So many runs at most.
 const ATTEMPTS_MAX: usize = 400;
@@ -29,7 +29,7 @@ pub fn shrink(
     options: &Options,
     tell: &mut dyn FnMut(usize, &Violation) -> bool,
 ) -> Option<(Options, Box<Violation>)> {
-    let quiet = Options { told: Told::Last(0), ..options.clone() };
+    let quiet = Options { trace: TraceDetail::Last(0), ..options.clone() };
     let violation = run(seed, &quiet).err()?;
     let mut search = Search { seed, options: quiet, violation, attempts: 0, ended: false, tell };
     loop {
@@ -41,7 +41,7 @@ pub fn shrink(
         }
     }
     search.in_few_words();
-    let smallest = Options { told: options.told, ..search.options };
+    let smallest = Options { trace: options.trace, ..search.options };
     let violation = run(seed, &smallest).err()?;
     Some((smallest, violation))
 }
@@ -179,7 +179,7 @@ mod tests {
 
     fn with(mutant: Mutant) -> Options {
         let trouble = Duration::from_secs(2);
-        Options { mutant: Some(mutant), trouble, told: Told::Last(0), ..Options::default() }
+        Options { mutant: Some(mutant), trouble, trace: TraceDetail::Last(0), ..Options::default() }
     }
 
     /// A seed that finds the mutant only behind several faults.

@@ -1,125 +1,116 @@
-//! What can be typed behind `nodesync bench`, and what it means.
+//! The command line of `nodesync bench`: its flags and their checked meaning.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::config::{Peer, read_password};
+use crate::config::{PeerAddress, read_password};
 use crate::tools::bench::keys::Distribution;
-use crate::tools::bench::scan::Language;
+use crate::tools::bench::scan::WireProtocol;
 
-/// Where `run_cluster.sh` has its nodes.
+/// The nodes that `run_cluster.sh` starts.
 const PEERS: [&str; 3] = ["127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002"];
 const CLIENTS_MAX: usize = 50_000;
 const PIPELINE_MAX: usize = 10_000;
 const THREADS_MAX: usize = 64;
 const SIZE_MAX: usize = 64 << 20;
-/// As many as twelve digits can name.
+/// As many as the twelve digits of a key can number.
 const KEYS_MAX: u64 = 1_000_000_000_000;
-/// Longer lines the line protocol does not take.
+/// Largest value that fits into a line of the line protocol.
 const LINE_SIZE_MAX: usize = 60 << 10;
-/// The most bytes of requests that a connection has under way.
+/// Most bytes of requests that a connection has in flight.
 const BATCH_BYTES_MAX: usize = 256 << 20;
 const SECONDS_MAX: f64 = 86_400.0;
 const RATE_MAX: f64 = 100e6;
 
 const AFTER_HELP: &str = "\
-Closed loop (the default): each client has --pipeline requests under way, and sends the next ones
+Closed loop (the default): each client has --pipeline requests in flight, and sends the next ones
 when all are answered; latency counts from sending to the reply. Open loop (--rate): each
-operation has an intended start, and its latency counts from there, however late it was sent.
+operation has an intended start, and its latency counts from that start, even if it was sent later.
 
-Operations that start in the measured time count; throughput is their number by the time to the last
-of their answers. Before it lies the warm-up, which does not count.
+Only operations that start within the measured time count; throughput is their number divided by the
+time until the last of their answers. The warm-up before the measured time does not count.
 
-Exit codes: 0 done; 1 a node that was not killed answered with an error or lost a connection, or
-nothing was answered; 2 usage; 74 I/O.";
+Exit codes: 0 done; 1 a node that was not killed answered with an error or lost a connection, or no
+request was answered; 2 usage; 74 I/O.";
 
-/// Which nodes the clients talk to.
+/// The nodes that clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum To {
-    /// All to the one that leads, also after it has changed
+    /// The leader; after an election the new one
     Leader,
-    /// Spread over all others
+    /// All other nodes, evenly
     Follower,
-    /// Spread over all nodes
+    /// All nodes, evenly
     All,
 }
 
-/// Which sessions are measured.
+/// The consistency modes to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Consistency {
-    /// Strong ones
+pub enum MeasuredModes {
+    /// Strong sessions
     Strong,
-    /// Eventual ones
+    /// Eventual sessions
     Eventual,
-    /// Strong ones, then eventual ones, with the same load
+    /// Strong sessions, then eventual sessions, with the same load
     Both,
-    /// What the server gives to who asks for nothing (so that Redis can be measured, too)
+    /// Sessions that do not set a mode (so that Redis can be measured, too)
     Default,
 }
 
-/// The kind of session of a run.
+/// The consistency mode of the sessions of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum SessionMode {
     /// Strong.
     Strong,
     /// Eventual.
     Eventual,
-    /// Nothing is said about it.
+    /// The server's default: the sessions do not set a mode.
     Default,
 }
 
-impl Mode {
+impl SessionMode {
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
-            Mode::Strong => "strong",
-            Mode::Eventual => "eventual",
-            Mode::Default => "default",
+            SessionMode::Strong => "strong",
+            SessionMode::Eventual => "eventual",
+            SessionMode::Default => "default",
         }
     }
 }
 
-/// What clients speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
-    /// As Redis clients do
-    Resp,
-    /// As people with netcat do
-    Line,
-}
-
-/// What was typed.
+/// The flags of `nodesync bench`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
-    /// Nodes of a live cluster, each as HOST:PORT; keys named `key:...` are written to it
+pub struct BenchArgs {
+    /// Nodes of a live cluster, each as HOST:PORT; the load writes keys named `key:...`
     /// [default: 127.0.0.1:5000,127.0.0.1:5001,127.0.0.1:5002]
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", conflicts_with = "spawn")]
-    peers: Vec<Peer>,
+    peers: Vec<PeerAddress>,
 
-    /// Starts a throw-away cluster of this many nodes on this machine, and removes it afterwards
+    /// Start a temporary cluster of this many nodes on this machine, and remove it afterwards
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     spawn: Option<u8>,
 
-    /// A flag for the nodes of the throw-away cluster, or several; repeatable
+    /// Flags for the nodes of the temporary cluster; repeatable
     #[arg(long, value_name = "FLAGS", requires = "spawn", allow_hyphen_values = true)]
     node_args: Vec<String>,
 
-    /// Where the throw-away cluster has its directory [default: the system's for temporary files]
+    /// Directory for the temporary cluster [default: the system's for temporary files]
     #[arg(long, requires = "spawn")]
     dir: Option<PathBuf>,
 
-    /// Kills the leader (SIGKILL) so many seconds into the measured time of each run
+    /// Kill the leader (SIGKILL) this many seconds into the measured time of each run
     #[arg(long, value_name = "SECONDS", requires = "spawn", conflicts_with = "requests")]
     kill_leader_at: Option<f64>,
 
-    /// Connections
+    /// Number of clients, each with one connection
     #[arg(long, short, default_value_t = 64)]
     clients: usize,
 
-    /// Requests that a client has under way
+    /// Requests that a client has in flight
     #[arg(long, short = 'P', default_value_t = 1)]
     pipeline: usize,
 
@@ -135,19 +126,19 @@ pub struct Args {
     #[arg(long, default_value_t = 100_000)]
     keys: u64,
 
-    /// How keys are chosen
+    /// Distribution of the keys
     #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
     distribution: Distribution,
 
-    /// Writes every key once before measuring, so that every read finds something
+    /// Write every key once before the load, so that every read finds a value
     #[arg(long)]
     preload: bool,
 
-    /// Measured time of each run
+    /// Measured time of each run, in seconds
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
 
-    /// Ends each run after so many operations instead
+    /// End each run after this many operations instead
     #[arg(long, conflicts_with = "seconds")]
     requests: Option<u64>,
 
@@ -155,43 +146,43 @@ pub struct Args {
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
 
-    /// Open loop: so many operations a second by all clients together
+    /// Open loop: operations a second of all clients together
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
 
-    /// Nodes that clients talk to [default: leader; all with --kill-leader-at]
+    /// Nodes that clients connect to [default: leader; all with --kill-leader-at]
     #[arg(long, value_enum)]
     to: Option<To>,
 
-    /// Sessions that are measured
-    #[arg(long, value_enum, default_value_t = Consistency::Both)]
-    consistency: Consistency,
+    /// Consistency modes to measure
+    #[arg(long, value_enum, default_value_t = MeasuredModes::Both)]
+    consistency: MeasuredModes,
 
-    /// Runs of each kind, in turn; medians are told
+    /// Runs of each mode, in turn; the results are medians
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
 
-    /// What clients speak
-    #[arg(long, value_enum, default_value_t = Protocol::Resp)]
-    protocol: Protocol,
+    /// Protocol of the clients
+    #[arg(long, value_enum, default_value_t = WireProtocol::Resp)]
+    protocol: WireProtocol,
 
-    /// Threads of the load generator; one serves many clients
+    /// Threads of the load generator, each of which serves many clients
     #[arg(long, default_value_t = 1)]
     threads: usize,
 
-    /// Decides about keys, and about reads and writes [default: drawn]
+    /// Seed of the keys and of the mix of reads and writes [default: random]
     #[arg(long)]
     seed: Option<u64>,
 
-    /// Writes the results as JSON; `-` is standard output
+    /// Write the results as JSON; `-` is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Writes the table as CSV; `-` is standard output
+    /// Write the table as CSV; `-` is standard output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 
-    /// Writes RESULTS.md, latency.svg and throughput.svg into this directory
+    /// Write RESULTS.md, latency.svg and throughput.svg into this directory
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 
@@ -204,7 +195,7 @@ pub struct Args {
     requirepass_file: Option<PathBuf>,
 }
 
-/// When a run is over.
+/// The end of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Until {
     /// After this time.
@@ -213,22 +204,22 @@ pub enum Until {
     Requests(u64),
 }
 
-/// What it means.
+/// The checked meaning of the flags.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Addresses of a live cluster, if none is to be started.
+pub struct BenchPlan {
+    /// Addresses of a live cluster.
     pub peers: Vec<String>,
-    /// Nodes of a throw-away cluster.
+    /// Number of nodes of a temporary cluster, if one is to be started.
     pub spawn: Option<usize>,
-    /// Their flags.
+    /// The flags of its nodes.
     pub node_args: Vec<String>,
-    /// Where they have their directory.
+    /// Its directory.
     pub dir: PathBuf,
-    /// When the leader is killed, from the beginning of the measured time.
+    /// The time to kill the leader, from the beginning of the measured time.
     pub kill_at: Option<Duration>,
-    /// Connections.
+    /// Number of clients.
     pub clients: usize,
-    /// Requests under way on each.
+    /// Requests in flight of each client.
     pub pipeline: usize,
     /// Share of reads.
     pub ratio: f64,
@@ -236,50 +227,50 @@ pub struct Plan {
     pub size: usize,
     /// Number of keys.
     pub keys: u64,
-    /// How they are chosen.
+    /// Their distribution.
     pub distribution: Distribution,
-    /// Write them all first.
+    /// True to write all keys before the load.
     pub preload: bool,
-    /// When a run is over.
+    /// The end of each run.
     pub until: Until,
-    /// Time before it that does not count.
+    /// Time of load before the measured time.
     pub warmup: Duration,
     /// Operations a second, in an open loop.
     pub rate: Option<f64>,
-    /// Which nodes.
+    /// The nodes that clients connect to.
     pub to: To,
-    /// Which sessions, in the order of the first round.
-    pub modes: Vec<Mode>,
-    /// How often each.
+    /// The modes to measure, in the order of the first round.
+    pub modes: Vec<SessionMode>,
+    /// Number of runs of each mode.
     pub rounds: u32,
-    /// What is spoken.
-    pub language: Language,
-    /// Threads of the generator.
+    /// The protocol of the clients.
+    pub protocol: WireProtocol,
+    /// Threads of the load generator.
     pub threads: usize,
-    /// Decides about keys and operations.
+    /// The seed of keys and operations.
     pub seed: u64,
-    /// Where results go.
+    /// The file for the results as JSON.
     pub json: Option<PathBuf>,
-    /// Where the table goes.
+    /// The file for the table as CSV.
     pub csv: Option<PathBuf>,
-    /// Where the report goes.
+    /// The directory for the report.
     pub report: Option<PathBuf>,
-    /// The password, if there is one.
+    /// The password of the cluster, if it has one.
     pub password: Option<String>,
 }
 
-impl Plan {
-    /// Checks what was typed.
-    pub fn new(args: &Args) -> Result<Plan, String> {
+impl BenchPlan {
+    /// Checks the flags. The error is a sentence for the user.
+    pub fn new(args: &BenchArgs) -> Result<BenchPlan, String> {
         check(args)?;
         let seconds = duration("--seconds", args.seconds, 0.1)?;
         let kill_at = kill_at(args, seconds)?;
         let to = to(args)?;
         let random = getrandom::u64().map_err(|error| error.to_string())?;
-        let peers = args.peers.iter().map(Peer::address).collect::<Vec<_>>();
+        let peers = args.peers.iter().map(PeerAddress::address).collect::<Vec<_>>();
         let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
         let words = args.node_args.iter().flat_map(|flags| flags.split_whitespace());
-        Ok(Plan {
+        Ok(BenchPlan {
             peers: if peers.is_empty() { PEERS.map(String::from).to_vec() } else { peers },
             spawn: args.spawn.map(usize::from),
             node_args: words.map(String::from).collect(),
@@ -297,16 +288,13 @@ impl Plan {
             rate: args.rate,
             to,
             modes: match args.consistency {
-                Consistency::Strong => vec![Mode::Strong],
-                Consistency::Eventual => vec![Mode::Eventual],
-                Consistency::Both => vec![Mode::Strong, Mode::Eventual],
-                Consistency::Default => vec![Mode::Default],
+                MeasuredModes::Strong => vec![SessionMode::Strong],
+                MeasuredModes::Eventual => vec![SessionMode::Eventual],
+                MeasuredModes::Both => vec![SessionMode::Strong, SessionMode::Eventual],
+                MeasuredModes::Default => vec![SessionMode::Default],
             },
             rounds: args.rounds,
-            language: match args.protocol {
-                Protocol::Resp => Language::Resp,
-                Protocol::Line => Language::Line,
-            },
+            protocol: args.protocol,
             threads: args.threads.min(args.clients),
             seed: args.seed.unwrap_or(random >> 40),
             json: args.json.clone(),
@@ -322,15 +310,15 @@ impl Plan {
     }
 }
 
-/// The checks of single flags.
-fn check(args: &Args) -> Result<(), String> {
+/// Checks the ranges of single flags.
+fn check(args: &BenchArgs) -> Result<(), String> {
     within("--clients", args.clients, CLIENTS_MAX)?;
     within("--pipeline", args.pipeline, PIPELINE_MAX)?;
     within("--threads", args.threads, THREADS_MAX)?;
     within("--size", args.size, SIZE_MAX)?;
     within("--keys", args.keys, KEYS_MAX)?;
     within("--requests", args.requests.unwrap_or(1), u64::MAX)?;
-    if args.protocol == Protocol::Line && args.size > LINE_SIZE_MAX {
+    if args.protocol == WireProtocol::Line && args.size > LINE_SIZE_MAX {
         return Err(format!("--protocol line takes a --size up to {LINE_SIZE_MAX}"));
     }
     if args.pipeline * args.size > BATCH_BYTES_MAX {
@@ -345,21 +333,21 @@ fn check(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-/// When the leader is killed.
-fn kill_at(args: &Args, seconds: Duration) -> Result<Option<Duration>, String> {
+/// The time to kill the leader, if it is to be killed.
+fn kill_at(args: &BenchArgs, seconds: Duration) -> Result<Option<Duration>, String> {
     let kill_at = args.kill_leader_at.map(|at| duration("--kill-leader-at", at, 0.0));
     let kill_at = kill_at.transpose()?;
     if kill_at.is_some_and(|at| at >= seconds) {
         return Err("--kill-leader-at must lie within --seconds".into());
     }
     if kill_at.is_some() && args.spawn.is_some_and(|nodes| nodes < 3) {
-        return Err("--kill-leader-at needs --spawn 3 or more: two cannot lose one".into());
+        return Err("--kill-leader-at needs --spawn 3 or more: two nodes cannot lose one".into());
     }
     Ok(kill_at)
 }
 
-/// Which nodes clients talk to.
-fn to(args: &Args) -> Result<To, String> {
+/// The nodes that clients connect to.
+fn to(args: &BenchArgs) -> Result<To, String> {
     let to = args.to.unwrap_or(if args.kill_leader_at.is_some() { To::All } else { To::Leader });
     if to == To::Follower && (args.spawn == Some(1) || args.peers.len() == 1) {
         return Err("--to follower needs more than one node".into());
@@ -393,13 +381,13 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: BenchArgs,
     }
 
-    fn plan(line: &str) -> Result<Plan, String> {
+    fn plan(line: &str) -> Result<BenchPlan, String> {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
-        Plan::new(&line.args)
+        BenchPlan::new(&line.args)
     }
 
     #[test]
@@ -407,12 +395,12 @@ mod tests {
         let plan = plan("").unwrap();
         assert_eq!(plan.peers, PEERS);
         assert_eq!((plan.to, plan.until), (To::Leader, Until::Time(Duration::from_secs(10))));
-        assert_eq!(plan.modes, [Mode::Strong, Mode::Eventual]);
+        assert_eq!(plan.modes, [SessionMode::Strong, SessionMode::Eventual]);
         assert!(!plan.is_mixed());
     }
 
     #[test]
-    fn where_the_leader_dies_clients_are_everywhere() {
+    fn with_a_killed_leader_clients_connect_to_all_nodes() {
         let killed = plan("--spawn 3 --kill-leader-at 3").unwrap();
         assert_eq!((killed.to, killed.kill_at), (To::All, Some(Duration::from_secs(3))));
         let plan = plan("--spawn 3 --kill-leader-at 3 --to leader --ratio 0.5").unwrap();
@@ -422,7 +410,7 @@ mod tests {
     #[test]
     fn flags_for_nodes_may_come_together_or_one_by_one() {
         let words = ["bench", "--spawn", "3", "--node-args", "--log-level debug", "--node-args=-h"];
-        let plan = Plan::new(&Line::try_parse_from(words).unwrap().args).unwrap();
+        let plan = BenchPlan::new(&Line::try_parse_from(words).unwrap().args).unwrap();
         assert_eq!(plan.node_args, ["--log-level", "debug", "-h"]);
     }
 

@@ -1,5 +1,4 @@
-//! Charts as SVG: lines over two axes, no more. Written by hand, so that no font and no library is
-//! needed to make them.
+//! Line charts with two axes as SVG, written without a library.
 
 use std::fmt::Write;
 
@@ -9,19 +8,19 @@ const LEFT: f64 = 80.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 56.0;
-/// Told apart also by those who see few colours, and in grey.
+/// Colours that stay distinct for colour-blind readers and in grey.
 const COLOURS: [&str; 4] = ["#0b5cad", "#d95f02", "#1b7f5c", "#7b4ba0"];
 
-/// A line.
+/// A line of a chart.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// Its name in the legend.
     pub name: String,
-    /// Its points, by x.
+    /// Its points, in the order of x.
     pub points: Vec<(f64, f64)>,
 }
 
-/// An axis: where its values lie between 0 and 1, and where a mark stands with which text.
+/// An axis: the map from its values to 0..1, and its ticks with their labels.
 #[derive(Clone, Debug)]
 pub struct Axis {
     title: String,
@@ -32,7 +31,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// From zero to at least `max`, with about `count` marks at round numbers.
+    /// An axis from zero to at least `max`, with about `count` ticks at round numbers.
     pub fn linear(title: &str, max: f64, count: f64) -> Axis {
         let max = if max > 0.0 { max } else { 1.0 };
         let power = 10f64.powf((max / count).log10().floor());
@@ -45,21 +44,22 @@ impl Axis {
         Axis { title: title.into(), min: 0.0, max: last as f64 * step, logarithmic: false, ticks }
     }
 
-    /// Powers of ten, with 2 and 5 between them, around `min` to `max`.
+    /// A logarithmic axis around `min` to `max`, with ticks at 1, 2 and 5 times the powers of ten.
     pub fn logarithmic(title: &str, min: f64, max: f64) -> Axis {
         let min = if min > 0.0 { min } else { 1e-3 };
-        let marks: Vec<f64> = (-6..=6)
+        let round: Vec<f64> = (-6..=6)
             .flat_map(|power| [1.0, 2.0, 5.0].map(|factor| factor * 10f64.powi(power)))
             .collect();
-        let from = marks.iter().copied().rfind(|mark| *mark <= min).unwrap_or(marks[0]);
-        let to = marks.iter().copied().find(|mark| *mark >= max.max(from * 1.5));
-        let to = to.unwrap_or(marks[marks.len() - 1]);
-        let shown = marks.into_iter().filter(|mark| (from..=to).contains(mark));
-        let ticks = shown.map(|mark| (mark, format!("{}", (mark * 1e6).round() / 1e6))).collect();
+        let from = round.iter().copied().rfind(|number| *number <= min).unwrap_or(round[0]);
+        let to = round.iter().copied().find(|number| *number >= max.max(from * 1.5));
+        let to = to.unwrap_or(round[round.len() - 1]);
+        let shown = round.into_iter().filter(|number| (from..=to).contains(number));
+        let ticks =
+            shown.map(|number| (number, format!("{}", (number * 1e6).round() / 1e6))).collect();
         Axis { title: title.into(), min: from, max: to, logarithmic: true, ticks }
     }
 
-    /// Percentiles, stretched towards 100: with each nine the same distance.
+    /// An axis of percentiles, on which each further nine takes the same distance.
     pub fn nines(title: &str, nines: u32) -> Axis {
         let mut ticks = vec![(0.0, "0".into()), (0.5f64.log10().abs(), "50".into())];
         for count in 1..=nines {
@@ -83,7 +83,7 @@ impl Axis {
     }
 }
 
-/// A number with its thousands apart.
+/// A number with commas between its thousands.
 fn grouped(number: f64, digits: usize) -> String {
     let text = format!("{number:.digits$}");
     let whole = text.split('.').next().unwrap_or_default().len();
@@ -105,12 +105,12 @@ fn y_of(axis: &Axis, value: f64) -> f64 {
     HEIGHT - BOTTOM - axis.place(value) * (HEIGHT - TOP - BOTTOM)
 }
 
-/// Draws the lines, and the marks: moments with a text.
+/// Draws a chart of lines. `events` are vertical lines with a text.
 pub fn draw(
     title: &str,
     (x, y): (&Axis, &Axis),
     lines: &[Series],
-    marks: &[(f64, String)],
+    events: &[(f64, String)],
 ) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
@@ -120,10 +120,10 @@ pub fn draw(
         escaped(title)
     );
     draw_axes(&mut svg, x, y);
-    for (at, text) in marks {
+    for (at, text) in events {
         let x = x_of(x, *at);
         let (bottom, above) = (HEIGHT - BOTTOM, TOP + 14.0);
-        // On the side where there is more room.
+        // The text goes to the side with more room.
         let (beside, anchor) = if x < WIDTH / 2.0 { (x + 5.0, "start") } else { (x - 5.0, "end") };
         let _ = writeln!(
             svg,
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_stand_at_round_numbers() {
+    fn ticks_are_at_round_numbers() {
         let axis = Axis::linear("", 43_210.0, 6.0);
         assert_eq!(texts(&axis), ["0", "10,000", "20,000", "30,000", "40,000", "50,000"]);
         assert_eq!(texts(&Axis::linear("", 1.9, 8.0))[..3], ["0.0", "0.5", "1.0"]);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_holds_its_lines_and_marks() {
+    fn a_chart_holds_its_lines_and_events() {
         let (x, y) = (Axis::linear("s", 2.0, 4.0), Axis::linear("a second", 10.0, 5.0));
         let line = Series { name: "a<b".into(), points: vec![(0.0, 0.0), (2.0, 10.0)] };
         let svg = draw("title", (&x, &y), &[line], &[(1.0, "killed".into())]);

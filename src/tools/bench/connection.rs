@@ -1,6 +1,7 @@
-//! One connection of the generator: non-blocking, with buffers that it keeps. It knows how to get
-//! bytes out and which operations wait for replies; what the replies mean for the run is the
-//! caller's.
+//! One non-blocking connection of the load generator, with buffers that it keeps for its whole
+//! life.
+//!
+//! It sends bytes and knows the operations that wait for replies; the caller evaluates the replies.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,70 +11,70 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
 
 use crate::tools::bench::request::Greeting;
-use crate::tools::bench::scan::{Language, Scanner};
+use crate::tools::bench::scan::{Scanner, WireProtocol};
 
-/// An operation under way.
+/// An operation in flight.
 #[derive(Clone, Copy, Debug)]
-pub struct Operation {
-    /// Its start, or in an open loop its intended one.
+pub struct InFlight {
+    /// Its start; in an open loop its intended start.
     pub start: u64,
-    /// A GET.
+    /// True for a GET.
     pub read: bool,
 }
 
-/// A connection, or the place of one.
+/// A client's connection, open or not.
 #[derive(Debug)]
-pub struct Connection {
+pub struct LoadConnection {
     stream: Option<TcpStream>,
-    /// The node that it leads to, by its place in the list.
+    /// The node at its other end, by its place in the list.
     pub node: usize,
     /// Bytes to send, of which `sent` have left.
     pub out: Vec<u8>,
     sent: usize,
-    /// Told when there is room for more bytes.
+    /// True while epoll watches for room to write.
     watches_room: bool,
-    /// Where in the replies it is.
+    /// The place in the stream of replies.
     pub scanner: Scanner,
-    /// Replies to the greeting that have not come.
+    /// Number of missing replies to the greeting.
     pub greeting: usize,
-    /// The batch under way.
-    pub operations: Vec<Operation>,
-    /// How many of it are answered.
+    /// The batch in flight.
+    pub operations: Vec<InFlight>,
+    /// Number of answered operations of the batch.
     pub answered: usize,
-    /// Since when it has nothing under way.
+    /// The time of its last answer, since when it has nothing in flight.
     pub idle_since: u64,
-    /// Attempts so far.
+    /// Number of attempts to connect.
     pub attempts: usize,
-    /// It has stood at least once.
-    pub has_stood: bool,
+    /// True once its greeting was answered for the first time.
+    pub was_ready: bool,
 }
 
-impl Connection {
-    /// A place without a connection.
-    pub fn new(language: Language, pipeline: usize) -> Connection {
-        Connection {
+impl LoadConnection {
+    /// A closed connection.
+    pub fn new(protocol: WireProtocol, pipeline: usize) -> LoadConnection {
+        LoadConnection {
             stream: None,
             node: 0,
             out: Vec::new(),
             sent: 0,
             watches_room: false,
-            scanner: Scanner::new(language),
+            scanner: Scanner::new(protocol),
             greeting: 0,
             operations: Vec::with_capacity(pipeline),
             answered: 0,
             idle_since: 0,
             attempts: 0,
-            has_stood: false,
+            was_ready: false,
         }
     }
 
-    /// Begins to connect. Events will carry `token`.
+    /// Starts to connect. Its epoll events carry `token`.
     pub fn open(
         &mut self,
         epoll: impl AsFd,
         token: u64,
         (node, address): (usize, SocketAddr),
-        (language, greeting): (Language, &Greeting),
+        (protocol, greeting): (WireProtocol, &Greeting),
     ) -> io::Result<()> {
         self.close();
         self.node = node;
@@ -88,16 +89,16 @@ impl Connection {
         let both = EventFlags::IN | EventFlags::OUT;
         epoll::add(epoll, &stream, EventData::new_u64(token), both)?;
         self.stream = Some(stream);
-        self.scanner = Scanner::new(language);
+        self.scanner = Scanner::new(protocol);
         self.out.extend_from_slice(&greeting.bytes);
         self.greeting = greeting.replies;
         self.watches_room = true;
         Ok(())
     }
 
-    /// Ends it, and forgets what was under way.
+    /// Closes the connection and forgets the operations in flight.
     pub fn close(&mut self) {
-        // A closed socket leaves the epoll set by itself.
+        // A closed socket leaves the epoll set without a call.
         self.stream = None;
         self.out.clear();
         self.sent = 0;
@@ -106,17 +107,17 @@ impl Connection {
         self.greeting = 0;
     }
 
-    /// True if a socket is there, connected or not yet.
+    /// True if there is a socket, connected or still connecting.
     pub fn is_open(&self) -> bool {
         self.stream.is_some()
     }
 
     /// Operations that wait for a reply.
-    pub fn waiting(&self) -> &[Operation] {
+    pub fn waiting(&self) -> &[InFlight] {
         &self.operations[self.answered..]
     }
 
-    /// Sends as much as there is room for, and watches for more room if it must.
+    /// Sends as many bytes as the socket takes, and watches for room if some are left.
     pub fn flush(&mut self, epoll: impl AsFd, token: u64) -> io::Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
         while self.sent < self.out.len() {
@@ -141,12 +142,12 @@ impl Connection {
         Ok(())
     }
 
-    /// True if bytes wait for room, or for the connection.
+    /// True while bytes wait for room, or for the connection.
     pub fn is_blocked(&self) -> bool {
         self.watches_room
     }
 
-    /// Takes in what has come; 0 if nothing has.
+    /// Reads received bytes into `buffer`. Returns their number, 0 if there are none.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(stream) = &mut self.stream else { return Ok(0) };
         loop {

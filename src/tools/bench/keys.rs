@@ -1,38 +1,38 @@
-//! Which key comes next, and the keys' names: `key:` and twelve digits, so that all have 16 bytes.
+//! The choice of keys and their names: `key:` and twelve digits, so that each has 16 bytes.
 //!
-//! Zipfian choice is Gray et al., *Quickly Generating Billion-Record Synthetic Databases* (1994),
-//! with theta 0.99, and ranks scattered over the keys by a hash, both as in YCSB (Cooper et al.,
-//! 2010): the most frequent keys are not neighbours.
+//! The Zipfian choice follows Gray et al., *Quickly Generating Billion-Record Synthetic Databases*
+//! (1994), with theta 0.99, and ranks scattered over the keys by a hash, both as in YCSB (Cooper et
+//! al., 2010), so that the most frequent keys are not neighbours.
 
 use clap::ValueEnum;
 
 use crate::rng::Rng;
 
-/// Bytes of a key.
+/// Length of a key in bytes.
 pub const KEY_BYTES: usize = 16;
-/// YCSB's constant, and Gray's.
+/// The exponent of the distribution, as in YCSB and Gray et al.
 const THETA: f64 = 0.99;
 
-/// How keys are chosen.
+/// The distribution of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Distribution {
-    /// Each as often as any other
+    /// All keys equally often
     Uniform,
-    /// A few very often, most of them seldom (theta 0.99, as in YCSB)
+    /// A few keys very often, most keys rarely (theta 0.99, as in YCSB)
     Zipfian,
 }
 
-/// The choice among some number of keys.
+/// A random choice of keys.
 #[derive(Clone, Debug)]
 pub enum Keys {
-    /// Among so many.
+    /// Uniform among this many keys.
     Uniform(u64),
-    /// The same, not alike.
+    /// Zipfian.
     Zipfian(Zipfian),
 }
 
 impl Keys {
-    /// Among `count` keys.
+    /// A choice among `count` keys.
     pub fn new(distribution: Distribution, count: u64) -> Keys {
         match distribution {
             Distribution::Uniform => Keys::Uniform(count),
@@ -79,12 +79,12 @@ impl Zipfian {
             return 1.min(self.count - 1);
         }
         let share = (self.eta * uniform - self.eta + 1.0).powf(self.alpha);
-        // As a cast, a number that is not one becomes 0.
+        // The cast turns NaN into 0.
         ((self.count as f64 * share) as u64).min(self.count - 1)
     }
 }
 
-/// FNV-1a over the eight bytes of a rank.
+/// The FNV-1a hash of the eight bytes of a rank.
 fn scatter(rank: u64) -> u64 {
     let bytes = rank.to_le_bytes();
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn few_keys_are_no_trouble() {
+    fn small_numbers_of_keys_stay_in_range() {
         for count in 1..4 {
             let (keys, mut rng) = (Keys::new(Distribution::Zipfian, count), Rng::new(4));
             assert!((0..1000).all(|_| keys.draw(&mut rng) < count));

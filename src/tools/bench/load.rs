@@ -1,14 +1,15 @@
-//! The load generator: a few threads, each of which serves many non-blocking connections through
-//! readiness (epoll).
+//! The load generator: a few threads, each of which serves many non-blocking connections with
+//! epoll.
 //!
-//! It shares the machine with what it measures, so it has to be cheap: requests are copies of a
-//! template, replies are only scanned, and once all buffers have grown an operation allocates
-//! nothing. An operation costs one write, one read and a share of a wait; in a batch, less.
+//! The generator shares the machine with the nodes that it measures, so it must be cheap. Requests
+//! are copies of a template, replies are only scanned, and once all buffers have grown an operation
+//! allocates nothing. An operation costs one write, one read and a share of a wait; in a batch,
+//! less.
 //!
-//! An operation counts if its start lies in the measured time. When that is over no more are
-//! started, and those under way are waited for, up to [`DRAIN_NS`]; of an open loop also those that
-//! are late, up to [`LATE_NS`]. A connection that is lost takes its operations with it, which count
-//! as errors, and is made again, to whatever node is a target then.
+//! An operation counts if its start lies in the measured time. After that time no operation starts.
+//! The generator then waits for answers, up to [`DRAIN_NS`]; in an open loop it also sends late
+//! operations, up to [`LATE_NS`]. The operations of a lost connection count as errors; the client
+//! connects again, to a node that is a target at that time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,77 +21,78 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::set_current_timer_slack;
 
-use crate::tools::bench::connection::{Connection, Operation};
+use crate::tools::bench::connection::{InFlight, LoadConnection};
 use crate::tools::bench::pace::Pace;
-use crate::tools::bench::request::{Greeting, Requests};
-use crate::tools::bench::scan::{Language, Seen};
-use crate::tools::bench::shared::{Shared, Targets, Times};
+use crate::tools::bench::request::{Greeting, RequestGenerator};
+use crate::tools::bench::scan::{ReplyKind, WireProtocol};
+use crate::tools::bench::shared::{RunShared, Targets, Times};
 use crate::tools::bench::tally::Tally;
 
-/// How long the last answers are waited for: longer than a node takes to refuse a request.
+/// Longest wait for the last answers: longer than a node takes to refuse a request.
 const DRAIN_NS: u64 = 15_000_000_000;
-/// How long operations of an open loop that are late at the end are still sent. What stays behind
-/// for longer is told as never sent.
+/// Time after the end during which late operations of an open loop are still sent. The report
+/// counts the rest as never sent.
 const LATE_NS: u64 = 1_000_000_000;
-/// Between two attempts to connect.
+/// Time between two attempts to connect.
 const RETRY_NS: u64 = 20_000_000;
-/// The longest wait, so that orders are heard.
+/// Longest wait for sockets, so that a thread soon sees new targets and the stop flag.
 const WAIT_NS: u64 = 10_000_000;
-/// Connections under way at a time: a listener's queue is not endless.
+/// Most connections in progress at a time, because a listener's backlog is bounded.
 const OPENING_MAX: usize = 64;
 const READ_BYTES: usize = 256 << 10;
 const EVENTS: usize = 256;
 
-/// What a thread is to do.
+/// The part of the load that one thread generates.
 #[derive(Clone, Debug)]
 pub struct Share {
-    /// Its number, and how many there are.
+    /// Its number, and the number of threads.
     pub thread: (usize, usize),
-    /// Its connections.
+    /// Number of its clients.
     pub clients: usize,
-    /// Operations that a connection has under way.
+    /// Operations that a client has in flight.
     pub pipeline: usize,
-    /// Operations a second of all threads.
+    /// Operations a second of all threads together.
     pub rate: Option<f64>,
-    /// Operations of this thread that count, if limited.
+    /// Most counted operations of this thread.
     pub requests: Option<u64>,
-    /// Clients stay wherever a target is, instead of going to the first one.
+    /// True if clients stay at any target, false if all belong to the first one.
     pub spread: bool,
-    /// What is spoken.
-    pub language: Language,
+    /// The protocol of the clients.
+    pub protocol: WireProtocol,
 }
 
-/// A thread of the generator.
-pub struct Worker<'a> {
+/// A thread of the load generator.
+pub struct LoadWorker<'a> {
     share: Share,
-    shared: &'a Shared,
+    shared: &'a RunShared,
     greeting: &'a Greeting,
-    requests: Requests,
+    requests: RequestGenerator,
     epoll: OwnedFd,
-    connections: Vec<Connection>,
-    /// Connections without a socket, and when each is to be made.
+    connections: Vec<LoadConnection>,
+    /// Closed connections, each with the time of its next attempt.
     down: VecDeque<(u64, usize)>,
-    /// Connections that have nothing under way.
+    /// Connections with nothing in flight.
     idle: VecDeque<usize>,
+    /// Number of connections whose greeting is not answered yet.
     opening: usize,
     targets: Targets,
     pace: Option<Pace>,
-    /// Until there are times, nothing is measured.
+    /// The times of the run; until the guide has set them, nothing is measured.
     times: Times,
     tally: Tally,
     buffer: Vec<u8>,
 }
 
-impl<'a> Worker<'a> {
-    /// With its own stream of requests.
+impl<'a> LoadWorker<'a> {
+    /// A thread with its own stream of requests.
     pub fn new(
         share: Share,
-        shared: &'a Shared,
+        shared: &'a RunShared,
         greeting: &'a Greeting,
-        requests: Requests,
-    ) -> io::Result<Worker<'a>> {
-        let connection = || Connection::new(share.language, share.pipeline);
-        Ok(Worker {
+        requests: RequestGenerator,
+    ) -> io::Result<LoadWorker<'a>> {
+        let connection = || LoadConnection::new(share.protocol, share.pipeline);
+        Ok(LoadWorker {
             shared,
             greeting,
             requests,
@@ -108,9 +110,9 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Works until the run is over; what it has measured.
+    /// Generates load until the run is over. Returns the measurements.
     pub fn run(mut self) -> io::Result<Tally> {
-        // An open loop wants exact timers.
+        // An open loop needs exact timers; the default slack of Linux is 50 µs.
         if self.share.rate.is_some() {
             let _ = set_current_timer_slack(NonZeroU64::new(1));
         }
@@ -118,7 +120,7 @@ impl<'a> Worker<'a> {
         let mut drain_until = u64::MAX;
         loop {
             let now = self.shared.now();
-            self.follow_orders();
+            self.follow_guide();
             self.open_due(now);
             if self.pace.is_some() {
                 self.start_due(now);
@@ -126,7 +128,7 @@ impl<'a> Worker<'a> {
             if self.is_over(now) {
                 drain_until = drain_until.min(now.saturating_add(DRAIN_NS));
                 if self.is_done(now) || now >= drain_until {
-                    self.give_up(now);
+                    self.count_unanswered(now);
                     return Ok(self.tally);
                 }
             }
@@ -142,14 +144,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Hears what the guide says.
-    fn follow_orders(&mut self) {
+    /// Takes over new targets and the times of the run from the guide.
+    fn follow_guide(&mut self) {
         if let Some(targets) = self.shared.targets_after(self.targets.generation) {
             self.targets = targets;
-            // Those that have something under way go when it is answered.
+            // Busy connections move when their batch is answered.
             for _ in 0..self.idle.len() {
                 if let Some(at) = self.idle.pop_front() {
-                    self.rest(at);
+                    self.on_idle(at);
                 }
             }
         }
@@ -162,7 +164,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// True if nothing more is to be begun, except what is late.
+    /// True if no further operation starts, except late ones.
     fn is_over(&self, now: u64) -> bool {
         let Some(pace) = &self.pace else { return self.shared.stop.load(Ordering::Relaxed) };
         now >= self.times.end
@@ -170,7 +172,7 @@ impl<'a> Worker<'a> {
             || pace.next(now).is_none()
     }
 
-    /// True if nothing is left to be sent or waited for.
+    /// True if no operation is left to send or to wait for.
     fn is_done(&self, now: u64) -> bool {
         let waits = self.connections.iter().any(|one| !one.waiting().is_empty());
         let sends =
@@ -178,12 +180,12 @@ impl<'a> Worker<'a> {
         self.shared.abandon.load(Ordering::Relaxed) || !(waits || sends)
     }
 
-    /// True if no operation may be sent any more.
+    /// True if not even late operations are sent any more.
     fn is_closed(&self, now: u64) -> bool {
         self.shared.stop.load(Ordering::Relaxed) || now >= self.times.end.saturating_add(LATE_NS)
     }
 
-    /// Connects what is due.
+    /// Opens closed connections whose next attempt is due.
     fn open_due(&mut self, now: u64) {
         while self.opening < OPENING_MAX
             && let Some((due, at)) = self.down.front().copied()
@@ -196,7 +198,7 @@ impl<'a> Worker<'a> {
             let node = nodes[(first + connection.attempts) % nodes.len()];
             connection.attempts += 1;
             let target = (node, self.shared.addresses[node]);
-            let hello = (self.share.language, self.greeting);
+            let hello = (self.share.protocol, self.greeting);
             match connection.open(&self.epoll, at as u64, target, hello) {
                 Ok(()) => self.opening += 1,
                 Err(error) => self.lose(at, &error.to_string()),
@@ -204,7 +206,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Starts operations that are due on connections that are free.
+    /// Starts due operations on idle connections.
     fn start_due(&mut self, now: u64) {
         if self.is_closed(now) {
             return;
@@ -219,7 +221,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Sends the next batch on a free connection, if operations are due.
+    /// Sends the next batch on an idle connection, if operations are due.
     fn start(&mut self, at: usize, now: u64) {
         let closed = self.is_closed(now);
         let connection = &mut self.connections[at];
@@ -230,7 +232,7 @@ impl<'a> Worker<'a> {
                 && let Some(start) = pace.take(now)
             {
                 let read = self.requests.put(&mut connection.out);
-                connection.operations.push(Operation { start, read });
+                connection.operations.push(InFlight { start, read });
             }
         }
         let Some(first) = connection.operations.first().filter(|_| !connection.out.is_empty())
@@ -239,6 +241,7 @@ impl<'a> Worker<'a> {
             return;
         };
         if first.start >= self.times.measured {
+            // Lateness is the generator's own fault only while a connection was idle.
             let late = now.saturating_sub(first.start);
             self.tally.late = self.tally.late.max(late);
             let own = now.saturating_sub(first.start.max(connection.idle_since));
@@ -258,7 +261,7 @@ impl<'a> Worker<'a> {
         {
             wait = wait.min(next.saturating_sub(now));
         }
-        // Epoll counts milliseconds, poll nanoseconds.
+        // epoll_wait rounds to milliseconds; ppoll takes nanoseconds.
         if self.share.rate.is_some() && wait < WAIT_NS {
             let time = Timespec { tv_sec: 0, tv_nsec: wait as i64 };
             let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
@@ -271,7 +274,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Something has happened to a connection. How many operations were answered.
+    /// Serves an event of a connection. Returns the number of answered operations.
     fn serve(&mut self, at: usize) -> u64 {
         let connection = &mut self.connections[at];
         if connection.is_blocked()
@@ -300,16 +303,19 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Looks at what has come: the answers among it, or why the connection is of no use.
+    /// Scans received bytes. Returns the number of answered operations, or the reason to close the
+    /// connection.
     fn take_replies(&mut self, at: usize, len: usize, now: u64) -> Result<u64, String> {
         let connection = &mut self.connections[at];
         let mut input = &self.buffer[..len];
         let (mut answers, mut greeted) = (0, false);
-        while let Some(seen) =
-            connection.scanner.next(&mut input).map_err(|_| "replies that are none".to_string())?
+        while let Some(seen) = connection
+            .scanner
+            .next(&mut input)
+            .map_err(|_| "bytes that are no reply".to_string())?
         {
             if connection.greeting > 0 {
-                if seen == Seen::Error {
+                if seen == ReplyKind::Error {
                     let text = String::from_utf8_lossy(connection.scanner.text()).into_owned();
                     return Err(format!("refused: {text}"));
                 }
@@ -322,11 +328,11 @@ impl<'a> Worker<'a> {
                 continue;
             }
             let Some(operation) = connection.operations.get(connection.answered).copied() else {
-                return Err("a reply to nothing".into());
+                return Err("a reply without a request".into());
             };
             connection.answered += 1;
             let counts = operation.start >= self.times.measured;
-            if seen == Seen::Answer {
+            if seen == ReplyKind::Answer {
                 answers += 1;
                 if counts {
                     let latency = now.saturating_sub(operation.start);
@@ -345,21 +351,21 @@ impl<'a> Worker<'a> {
             self.shared.note_answers(now);
         }
         if greeted {
-            if !std::mem::replace(&mut connection.has_stood, true) {
+            if !std::mem::replace(&mut connection.was_ready, true) {
                 self.shared.ready.fetch_add(1, Ordering::Relaxed);
             }
-            self.rest(at);
+            self.on_idle(at);
         } else if connection.answered > 0 && connection.waiting().is_empty() {
             connection.operations.clear();
             connection.answered = 0;
             connection.idle_since = now;
-            self.rest(at);
+            self.on_idle(at);
         }
         Ok(answers)
     }
 
-    /// A connection is free: it goes to another node if it must, and on to work if there is some.
-    fn rest(&mut self, at: usize) {
+    /// Moves an idle connection to its target, or gives it the next work.
+    fn on_idle(&mut self, at: usize) {
         let node = self.connections[at].node;
         let nodes = &self.targets.nodes;
         let stays = if self.share.spread { nodes.contains(&node) } else { nodes[0] == node };
@@ -370,7 +376,7 @@ impl<'a> Worker<'a> {
             return;
         }
         match self.share.rate {
-            // In turn with the others.
+            // An open loop takes idle connections in turn.
             Some(_) => self.idle.push_back(at),
             None => {
                 let now = self.shared.now();
@@ -379,7 +385,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// A connection is lost, or could not be made. Its operations are lost with it.
+    /// Closes a connection that failed, counts its operations as lost, and schedules a new attempt.
     fn lose(&mut self, at: usize, why: &str) {
         let connection = &mut self.connections[at];
         let killed = self.shared.is_killed(connection.node);
@@ -399,8 +405,8 @@ impl<'a> Worker<'a> {
         self.down.push_back((self.shared.now() + RETRY_NS, at));
     }
 
-    /// The end: what has no answer now will have none.
-    fn give_up(&mut self, now: u64) {
+    /// Counts the unanswered operations as errors at the end of the run.
+    fn count_unanswered(&mut self, now: u64) {
         let early = self.shared.stop.load(Ordering::Relaxed);
         for connection in self.connections.iter().filter(|_| !early) {
             let killed = self.shared.is_killed(connection.node);
@@ -415,7 +421,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// A signal is no failure.
+/// The result of a wait that a signal may interrupt: an interruption is no failure.
 fn uninterrupted(done: rustix::io::Result<usize>) -> io::Result<usize> {
     match done {
         Err(rustix::io::Errno::INTR) => Ok(0),

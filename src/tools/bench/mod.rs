@@ -1,14 +1,15 @@
-//! `nodesync bench`: how fast a cluster is, by a load generator that counts honestly.
+//! `nodesync bench`: measures the throughput and latency of a cluster.
 //!
-//! It measures a live cluster (`--peers`) or one of its own (`--spawn`), in strong and eventual
-//! sessions one after the other, with the same load (`run`, `load`), and tells averages, a table of
-//! percentiles, and if asked a report with charts (`results`, `report`). With `--kill-leader-at` it
-//! shows what clients see of a failover.
+//! It measures a live cluster (`--peers`) or a temporary one (`--spawn`), in strong and eventual
+//! sessions one after the other with the same load (`run`, `load`). It prints averages and a table
+//! of percentiles, and writes a report with charts on request (`results`, `report`). With
+//! `--kill-leader-at` it measures a failover as clients see it.
 //!
-//! Rules: latency is measured outside the nodes, from before a request is sent, or was meant to be
-//! sent, until its reply is there; an error is never counted as an answer; what the generator
-//! itself costs or spoils is told. A signal ends the load early: what was measured by then is told,
-//! and a cluster of its own is removed. A second one does not wait for answers.
+//! Rules: latency is measured outside the nodes, from the time before a request is sent, or was
+//! meant to be sent, until its reply has arrived (no coordinated omission with `--rate`). An error
+//! never counts as an answer. The results include the cost and the lateness of the generator
+//! itself. The first signal ends the load early: the results so far are printed, and a temporary
+//! cluster is removed. After the second signal the command does not wait for answers.
 //!
 //! Left out: several machines as the source of one load, commands other than SET and GET, RESP3.
 
@@ -32,24 +33,18 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::tools::exit::{IO, ToolError, USAGE, VIOLATION};
 use crate::tools::watch::Watch;
-pub use args::Args;
-use args::{Mode, Plan};
+pub use args::BenchArgs;
+use args::{BenchPlan, SessionMode};
 use keys::Keys;
 use nodes::Nodes;
-use results::Row;
-use run::Outcome;
+use results::ResultRow;
+use run::RunResult;
 
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
-const IO: u8 = 74;
-
-/// Why nothing was measured: the exit code and what to say.
-type Trouble = (u8, String);
-
-/// Runs the command; the exit code.
-pub fn run(args: &Args) -> u8 {
-    match Plan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| measure(&plan)) {
+/// Runs the command and returns its exit code.
+pub fn run(args: &BenchArgs) -> u8 {
+    match BenchPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| measure(&plan)) {
         Ok(code) => code,
         Err((code, text)) => {
             eprintln!("nodesync bench: {text}");
@@ -58,7 +53,7 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-fn measure(plan: &Plan) -> Result<u8, Trouble> {
+fn measure(plan: &BenchPlan) -> Result<u8, ToolError> {
     let mut watch =
         Watch::new().map_err(|error| (IO, format!("cannot handle signals: {error}")))?;
     raise_open_files();
@@ -70,39 +65,43 @@ fn measure(plan: &Plan) -> Result<u8, Trouble> {
     drop(watch);
     let names = nodes.names.clone();
     let complaints = nodes.finish()?;
-    tell(plan, &outcomes, &names)?;
+    write_results(plan, &outcomes, &names)?;
     complaints.iter().for_each(|complaint| eprintln!("nodesync bench: {complaint}"));
     let failed = outcomes.iter().any(|outcome| {
         outcome.tally.errors.iter().any(|errors| !errors.killed)
             || outcome.tally.both().latencies.is_empty()
     });
-    Ok(if failed || !complaints.is_empty() { FAILED } else { 0 })
+    Ok(if failed || !complaints.is_empty() { VIOLATION } else { 0 })
 }
 
-/// As many as the system allows: a connection needs one.
+/// Raises the limit on open files as far as the system allows: a connection needs one.
 fn raise_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // If it is refused, a run with too many connections says so.
+    // If this fails, a run with too many connections reports the error.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// All rounds of all modes. The order turns with each round, so that none is always the first.
-fn all_runs(plan: &Plan, nodes: &mut Nodes, watch: &mut Watch) -> Result<Vec<Outcome>, Trouble> {
+/// Runs all rounds of all modes. The order alternates, so that no mode is always the first.
+fn all_runs(
+    plan: &BenchPlan,
+    nodes: &mut Nodes,
+    watch: &mut Watch,
+) -> Result<Vec<RunResult>, ToolError> {
     let keys = Keys::new(plan.distribution, plan.keys);
     let mut outcomes = Vec::new();
     for round in 0..plan.rounds {
-        let mut modes: Vec<Mode> = plan.modes.clone();
+        let mut modes: Vec<SessionMode> = plan.modes.clone();
         if round % 2 == 1 {
             modes.reverse();
         }
         for mode in modes {
-            if watch.asked_to_stop() {
+            if watch.must_stop() {
                 break;
             }
-            let outcome = run::run(plan, &keys, mode, nodes, watch)?;
-            let killed = outcome.kill.is_some();
-            outcomes.push(outcome);
-            if killed && !watch.asked_to_stop() {
+            let result = run::run(plan, &keys, mode, nodes, watch)?;
+            let killed = result.kill.is_some();
+            outcomes.push(result);
+            if killed && !watch.must_stop() {
                 nodes.heal(watch)?;
             }
         }
@@ -110,28 +109,32 @@ fn all_runs(plan: &Plan, nodes: &mut Nodes, watch: &mut Watch) -> Result<Vec<Out
     Ok(outcomes)
 }
 
-/// Prints the results, and writes what was asked for.
-fn tell(plan: &Plan, outcomes: &[Outcome], names: &[String]) -> Result<(), Trouble> {
-    let rows: Vec<Row> = results::rows(plan, outcomes);
+/// Prints the results and writes the files that the flags ask for.
+fn write_results(
+    plan: &BenchPlan,
+    outcomes: &[RunResult],
+    names: &[String],
+) -> Result<(), ToolError> {
+    let rows: Vec<ResultRow> = results::rows(plan, outcomes);
     let notes = results::notes(plan, outcomes, names);
     let quiet = [&plan.json, &plan.csv].iter().any(|path| path.as_deref().is_some_and(is_stdout));
     if !quiet {
         let lines: String = notes.iter().map(|note| format!("{note}\n")).collect();
-        say(&format!("\n{}\n{}\n{lines}", results::block(&rows), results::table(&rows)));
+        print_page(&format!("\n{}\n{}\n{lines}", results::block(&rows), results::table(&rows)));
     }
     let wants_facts = plan.json.is_some() || plan.report.is_some();
     let facts = if wants_facts { report::facts(plan) } else { Vec::new() };
     if let Some(path) = &plan.json {
-        put(path, &results::json(&facts, plan, &rows, outcomes, names))?;
+        write_page(path, &results::json(&facts, plan, &rows, outcomes, names))?;
     }
     if let Some(path) = &plan.csv {
-        put(path, &results::csv(&rows))?;
+        write_page(path, &results::csv(&rows))?;
     }
     if let Some(dir) = &plan.report {
         report::write(dir, plan, &facts, (&rows, outcomes, &notes))
             .map_err(|error| (IO, format!("{}: {error}", dir.display())))?;
         if !quiet {
-            say(&format!("report: {}\n", dir.join("RESULTS.md").display()));
+            print_page(&format!("report: {}\n", dir.join("RESULTS.md").display()));
         }
     }
     Ok(())
@@ -141,16 +144,16 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn put(path: &Path, page: &str) -> Result<(), Trouble> {
+fn write_page(path: &Path, page: &str) -> Result<(), ToolError> {
     if is_stdout(path) {
-        say(page);
+        print_page(page);
         return Ok(());
     }
     std::fs::write(path, page).map_err(|error| (IO, format!("{}: {error}", path.display())))
 }
 
-/// Prints; a reader who has gone does not miss anything.
-fn say(page: &str) {
+/// Prints a page. A closed standard output is no error.
+fn print_page(page: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(page.as_bytes()).and_then(|()| out.flush());
 }

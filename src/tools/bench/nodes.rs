@@ -1,5 +1,4 @@
-//! The nodes that are measured: a live cluster, or a throw-away one; who of them leads, and the
-//! keys that are written before the load.
+//! The measured nodes: a live or a temporary cluster, its leader, and the preload of its keys.
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::tools::Port;
-use crate::tools::bench::args::{Plan, To};
+use crate::tools::bench::args::{BenchPlan, To};
 use crate::tools::bench::keys::{KEY_BYTES, write_key};
 use crate::tools::bench::request::value;
-use crate::tools::bench::{IO, Trouble, USAGE};
-use crate::tools::process::{self, Node};
+use crate::tools::exit::{IO, ToolError, USAGE};
+use crate::tools::process::{self, NodeProcess};
 use crate::tools::watch::Watch;
 
-/// How long a new cluster, or one with a node killed, may take until all is well.
+/// Longest time until a new cluster, or one with a killed node, serves at all nodes.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// How long an orderly stop may take.
+/// Longest time for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks.
+/// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(20);
-/// Keys of one MSET, and bytes of requests sent at once.
+/// Most keys of one MSET, and bytes of requests sent at once.
 const PRELOAD_KEYS: u64 = 100;
 const PRELOAD_BYTES: usize = 1 << 20;
 
 /// The nodes, by their places in a list.
 #[derive(Debug)]
 pub struct Nodes {
-    /// As they were named.
+    /// Their names, `HOST:PORT`.
     pub names: Vec<String>,
-    /// Where they are.
+    /// Their addresses.
     pub addresses: Vec<SocketAddr>,
     password: Option<String>,
-    spawned: Option<(Vec<Node>, PathBuf)>,
+    spawned: Option<(Vec<NodeProcess>, PathBuf)>,
 }
 
 impl Nodes {
-    /// Those of the plan, ready to serve.
-    pub fn new(plan: &Plan, watch: &Watch) -> Result<Nodes, Trouble> {
+    /// The nodes of the plan, ready to serve.
+    pub fn new(plan: &BenchPlan, watch: &Watch) -> Result<Nodes, ToolError> {
         let nodes = match plan.spawn {
             Some(count) => Nodes::spawn(plan, count, watch)?,
             None => Nodes::live(plan)?,
@@ -49,8 +48,8 @@ impl Nodes {
         Ok(nodes)
     }
 
-    /// A live cluster. Nodes that do not answer are told and left out.
-    fn live(plan: &Plan) -> Result<Nodes, Trouble> {
+    /// A live cluster. Prints and leaves out nodes that do not answer.
+    fn live(plan: &BenchPlan) -> Result<Nodes, ToolError> {
         let mut nodes = Nodes {
             names: Vec::new(),
             addresses: Vec::new(),
@@ -75,7 +74,7 @@ impl Nodes {
         Ok(nodes)
     }
 
-    fn spawn(plan: &Plan, count: usize, watch: &Watch) -> Result<Nodes, Trouble> {
+    fn spawn(plan: &BenchPlan, count: usize, watch: &Watch) -> Result<Nodes, ToolError> {
         let dir = plan.dir.clone();
         let trouble = |error: std::io::Error| (IO, format!("{}: {error}", plan.dir.display()));
         fs::create_dir_all(&dir).map_err(trouble)?;
@@ -86,7 +85,7 @@ impl Nodes {
             let others = numbers.iter().filter(|number| **number != port.number);
             let peers = others.map(|number| format!("127.0.0.1:{number}")).collect();
             let password = plan.password.as_deref();
-            members.push(Node::new(port, &dir, peers, &plan.node_args, password));
+            members.push(NodeProcess::new(port, &dir, peers, &plan.node_args, password));
         }
         let mut nodes = Nodes {
             names: numbers.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
@@ -114,7 +113,7 @@ impl Nodes {
         reply.error().map_or(Ok(()), |text| Err(text.into()))
     }
 
-    /// The one that leads, as it says itself.
+    /// The node that claims to lead, if any.
     pub fn leader(&self) -> Option<usize> {
         let options = self.options(Duration::from_millis(200));
         self.names.iter().position(|name| {
@@ -125,8 +124,8 @@ impl Nodes {
         })
     }
 
-    /// Waits until one leads.
-    pub fn wait_for_leader(&self, watch: &Watch) -> Result<usize, Trouble> {
+    /// Waits until a node leads.
+    pub fn wait_for_leader(&self, watch: &Watch) -> Result<usize, ToolError> {
         self.within(watch, || self.leader().ok_or("no node leads".into()))
     }
 
@@ -134,12 +133,12 @@ impl Nodes {
         &self,
         watch: &Watch,
         mut attempt: impl FnMut() -> Result<T, String>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ToolError> {
         let started = Instant::now();
         loop {
             match attempt() {
                 Ok(done) => return Ok(done),
-                Err(error) if started.elapsed() > READY_LIMIT || watch.asked_to_stop() => {
+                Err(error) if started.elapsed() > READY_LIMIT || watch.must_stop() => {
                     return Err((IO, format!("the cluster is not ready: {error}")));
                 }
                 Err(_) => std::thread::sleep(RETRY),
@@ -147,7 +146,7 @@ impl Nodes {
         }
     }
 
-    /// The nodes that clients may go to, if this one leads.
+    /// The nodes that clients may connect to while `leader` leads.
     pub fn targets(&self, to: To, leader: usize, killed: Option<usize>) -> Vec<usize> {
         let alive = (0..self.names.len()).filter(|node| Some(*node) != killed);
         alive
@@ -159,17 +158,18 @@ impl Nodes {
             .collect()
     }
 
-    /// Kills one of the throw-away cluster.
-    pub fn kill(&mut self, node: usize) -> Result<(), Trouble> {
+    /// Kills a node of a temporary cluster.
+    pub fn kill(&mut self, node: usize) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
         members[node].kill().map_err(|error| (IO, format!("cannot kill a node: {error}")))
     }
 
-    /// Starts the nodes of the throw-away cluster that do not run, and waits until all take writes
-    /// and the one with the highest port leads, as it always ends up.
-    pub fn heal(&mut self, watch: &Watch) -> Result<(), Trouble> {
+    /// Restarts the killed nodes of a temporary cluster. Waits until all nodes take writes and the
+    /// one with the highest port leads, to which the leadership returns in the end.
+    pub fn heal(&mut self, watch: &Watch) -> Result<(), ToolError> {
         let Some((members, _)) = &mut self.spawned else { return Ok(()) };
-        let start = members.iter_mut().filter(|node| !node.runs()).try_for_each(Node::start);
+        let start =
+            members.iter_mut().filter(|node| !node.is_running()).try_for_each(NodeProcess::start);
         start.map_err(|error| (IO, format!("cannot start a node: {error}")))?;
         let leads = i64::from(members.last().map_or(0, |node| node.port));
         let ready = self.within(watch, || self.all_follow(leads));
@@ -196,7 +196,7 @@ impl Nodes {
     }
 
     /// Writes every key once.
-    pub fn preload(&self, plan: &Plan, watch: &mut Watch) -> Result<(), Trouble> {
+    pub fn preload(&self, plan: &BenchPlan, watch: &mut Watch) -> Result<(), ToolError> {
         let leader = self.wait_for_leader(watch)?;
         watch.begin_to_count(plan.keys, "keys");
         let trouble = |error: String| (IO, format!("preload: {error}"));
@@ -205,11 +205,11 @@ impl Nodes {
             .map_err(|error| trouble(error.to_string()))?;
         let value = value(plan.size);
         let (mut next, mut bytes) = (0, Vec::new());
-        while next < plan.keys && !watch.asked_to_stop() {
+        while next < plan.keys && !watch.must_stop() {
             bytes.clear();
             let mut requests = 0;
             while next < plan.keys && (requests == 0 || bytes.len() < PRELOAD_BYTES) {
-                // Large values go one by one.
+                // Large values: one key for each request.
                 let most = (PRELOAD_BYTES / value.len()).clamp(1, PRELOAD_KEYS as usize) as u64;
                 let end = plan.keys.min(next + most);
                 put_mset(next..end, value.as_bytes(), &mut bytes);
@@ -230,10 +230,10 @@ impl Nodes {
 
     /// Stops the throw-away cluster, and removes all that it has written. What is wrong with how
     /// its nodes end.
-    pub fn finish(mut self) -> Result<Vec<String>, Trouble> {
+    pub fn finish(mut self) -> Result<Vec<String>, ToolError> {
         let Some((mut members, dir)) = self.spawned.take() else { return Ok(Vec::new()) };
         let trouble = |error: std::io::Error| (IO, format!("{}: {error}", dir.display()));
-        members.retain(Node::runs);
+        members.retain(NodeProcess::is_running);
         let complaints = process::stop(&mut members, STOP_LIMIT).map_err(trouble)?;
         drop(members);
         fs::remove_dir_all(&dir).map_err(trouble)?;

@@ -1,24 +1,25 @@
-//! When operations are to start: in a closed loop as soon as a client is free, in an open loop at
-//! fixed moments that wait for nobody, and how many of them there are.
+//! The start times of operations: in a closed loop as soon as a client is idle, in an open loop at
+//! fixed moments, whether or not a client is idle.
 
 use crate::tools::bench::shared::Times;
 
 /// A thread's share of the operations of a run.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Open loop: nanoseconds between two of all threads' operations.
+    /// Open loop: nanoseconds between two operations of all threads together.
     interval: Option<f64>,
     threads: u64,
     thread: u64,
-    /// Operations of the open loop that were taken.
+    /// Number of operations taken, in an open loop.
     taken: u64,
-    /// Operations that may still count, if their number is limited.
+    /// Counted operations still to take, if their number is limited.
     left: Option<u64>,
     times: Times,
 }
 
 impl Pace {
-    /// Of thread `thread` among `threads`, with a rate of all of them, or requests of its own.
+    /// The pace of one thread. `rate` is that of all threads together, `requests` this thread's
+    /// own.
     pub fn new(
         times: Times,
         rate: Option<f64>,
@@ -30,7 +31,7 @@ impl Pace {
         Pace { interval, threads, thread, taken: 0, left: requests, times }
     }
 
-    /// The start of the next operation, seen from now. `None` if there is none any more.
+    /// The start of the next operation; `None` after the last one.
     pub fn next(&self, now: u64) -> Option<u64> {
         let start = match self.interval {
             None => now,
@@ -43,9 +44,8 @@ impl Pace {
         (!over).then_some(start)
     }
 
-    /// The number of this thread's next operation in an open loop. When the measured time has
-    /// begun, what is left of the warm-up is passed over: nobody waits for it, and what counts
-    /// would be late by it.
+    /// The number of this thread's next operation in an open loop. Once the measured time has
+    /// begun, the late operations of the warm-up are skipped: they would delay the counted ones.
     fn number(&self, now: u64) -> u64 {
         let Some(interval) = self.interval.filter(|_| now >= self.times.measured) else {
             return self.taken;
@@ -54,7 +54,7 @@ impl Pace {
         self.taken.max(before.saturating_sub(self.thread).div_ceil(self.threads))
     }
 
-    /// Takes the next operation if it is due: its intended start.
+    /// Takes the next operation if it is due. Returns its intended start.
     #[inline]
     pub fn take(&mut self, now: u64) -> Option<u64> {
         let start = self.next(now).filter(|start| *start <= now)?;
@@ -67,7 +67,7 @@ impl Pace {
         Some(start)
     }
 
-    /// Operations that are due and were not taken.
+    /// Number of due operations that were not taken.
     pub fn due(&self, now: u64) -> u64 {
         if self.interval.is_none() {
             return 0;
@@ -84,7 +84,7 @@ mod tests {
     const TIMES: Times = Times { load: 1000, measured: 1_001_000, end: 5_001_000 };
 
     #[test]
-    fn in_an_open_loop_threads_share_one_even_row_of_starts() {
+    fn in_an_open_loop_threads_share_evenly_spaced_starts() {
         // One each 100 µs.
         let mut threads: Vec<Pace> =
             (0..3).map(|thread| Pace::new(TIMES, Some(10_000.0), (thread, 3), None)).collect();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_of_the_warm_up_is_passed_over() {
+    fn late_operations_of_the_warm_up_are_skipped() {
         for thread in 0..3 {
             let mut pace = Pace::new(TIMES, Some(10_000.0), (thread, 3), None);
             assert!(pace.take(401_000).is_some());

@@ -1,4 +1,4 @@
-//! The report: `RESULTS.md` and two charts in a directory, and what is to be known of the machine.
+//! The report: a directory with `RESULTS.md` and two charts, and facts about the machine.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -7,20 +7,20 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::clock::wall_micros;
-use crate::tools::bench::args::{Mode, Plan};
+use crate::tools::bench::args::{BenchPlan, SessionMode};
 use crate::tools::bench::chart::{Axis, Series, draw};
-use crate::tools::bench::results::{Row, block, table};
-use crate::tools::bench::run::Outcome;
+use crate::tools::bench::results::{ResultRow, block, table};
+use crate::tools::bench::run::RunResult;
 use crate::tools::bench::tally::{POINT_NS, Side};
 
-/// Points of a line of the latency chart.
+/// Number of points of a line in the latency chart.
 const STEPS: u32 = 240;
-/// Synced writes whose median is told, and their size.
+/// Number and size of the synced writes that measure the disk.
 const SYNCS: usize = 60;
 const SYNC_BYTES: usize = 512;
 
-/// What a report carries beside the figures: name and value.
-pub fn facts(plan: &Plan) -> Vec<(&'static str, String)> {
+/// Facts about the command, the machine and its disk, each with a name.
+pub fn facts(plan: &BenchPlan) -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = read("/proc/cpuinfo");
@@ -29,7 +29,7 @@ pub fn facts(plan: &Plan) -> Vec<(&'static str, String)> {
     let dir = if plan.spawn.is_some() { plan.dir.parent() } else { None };
     let sync = sync_ms(dir.unwrap_or(&std::env::temp_dir()));
     let sync = sync.map_or_else(|error| error.to_string(), |ms| format!("{ms:.3} ms"));
-    // A password is no fact.
+    // Hide the password in the command.
     let words = std::env::args().scan(false, |hide, word| {
         let hidden = std::mem::replace(hide, word == "--requirepass");
         let word =
@@ -48,7 +48,7 @@ pub fn facts(plan: &Plan) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The median time of an appended and synced write in this directory.
+/// The median time of an appended and synced write in this directory, in milliseconds.
 fn sync_ms(dir: &Path) -> io::Result<f64> {
     let path = dir.join(format!("nodesync-bench-sync-{}", std::process::id()));
     let mut file = File::create(&path)?;
@@ -65,7 +65,7 @@ fn sync_ms(dir: &Path) -> io::Result<f64> {
     Ok(times[SYNCS / 2])
 }
 
-/// A moment in UTC, from seconds since 1970 (Howard Hinnant's `civil_from_days`).
+/// Date and time in UTC from the seconds since 1970 (Howard Hinnant's `civil_from_days`).
 fn date(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day) = (days / 146_097, days % 146_097);
@@ -82,9 +82,9 @@ fn date(seconds: u64) -> String {
 /// Writes the report.
 pub fn write(
     dir: &Path,
-    plan: &Plan,
+    plan: &BenchPlan,
     facts: &[(&str, String)],
-    (rows, outcomes, notes): (&[Row], &[Outcome], &[String]),
+    (rows, outcomes, notes): (&[ResultRow], &[RunResult], &[String]),
 ) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("latency.svg"), latency_chart(plan, outcomes))?;
@@ -92,7 +92,12 @@ pub fn write(
     fs::write(dir.join("RESULTS.md"), page(plan, facts, rows, notes))
 }
 
-fn page(plan: &Plan, facts: &[(&str, String)], rows: &[Row], notes: &[String]) -> String {
+fn page(
+    plan: &BenchPlan,
+    facts: &[(&str, String)],
+    rows: &[ResultRow],
+    notes: &[String],
+) -> String {
     let mut page = String::from("# Results of `nodesync bench`\n\n| | |\n|---|---|\n");
     for (name, fact) in facts {
         let _ = match *name {
@@ -123,14 +128,14 @@ fn page(plan: &Plan, facts: &[(&str, String)], rows: &[Row], notes: &[String]) -
     page + "\n![Latency by percentile](latency.svg)\n\n![Throughput over time](throughput.svg)\n"
 }
 
-/// The modes' latencies by percentile, over each other.
-fn latency_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
-    let sides: Vec<(Mode, Side)> =
+/// The chart of latencies by percentile, a line for each mode.
+fn latency_chart(plan: &BenchPlan, outcomes: &[RunResult]) -> String {
+    let sides: Vec<(SessionMode, Side)> =
         plan.modes.iter().filter_map(|mode| Some((*mode, side_of(*mode, outcomes)?))).collect();
     let most = sides.iter().map(|(_, side)| side.latencies.len()).max().unwrap_or(0);
-    // One operation in 10^n is the last that can be seen.
+    // With 10^n operations the last percentile with data has n nines.
     let nines = most.max(1).ilog10().clamp(2, 6);
-    let line = |(mode, side): &(Mode, Side)| {
+    let line = |(mode, side): &(SessionMode, Side)| {
         let latencies = &side.latencies;
         let points = (0..=STEPS).map(|step| f64::from(step * nines) / f64::from(STEPS));
         let points = points.map(|at| {
@@ -147,22 +152,22 @@ fn latency_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
     draw("Latency by percentile", (&x, &y), &lines, &[])
 }
 
-/// What a mode has measured in all rounds. `None` without any answer.
-fn side_of(mode: Mode, outcomes: &[Outcome]) -> Option<Side> {
+/// The measurements of a mode over all rounds; `None` without any answer.
+fn side_of(mode: SessionMode, outcomes: &[RunResult]) -> Option<Side> {
     let mut sides = outcomes.iter().filter(|run| run.mode == mode).map(|run| run.tally.both());
     let mut sum = sides.next()?;
     sides.for_each(|side| sum.add(&side));
     (!sum.latencies.is_empty()).then_some(sum)
 }
 
-/// Answers a second over time, of each mode's last round.
-fn throughput_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
-    let last = |mode: &Mode| outcomes.iter().rfind(|outcome| outcome.mode == *mode);
-    let shown: Vec<&Outcome> = plan.modes.iter().filter_map(last).collect();
+/// The chart of answers a second over time, from the last round of each mode.
+fn throughput_chart(plan: &BenchPlan, outcomes: &[RunResult]) -> String {
+    let last = |mode: &SessionMode| outcomes.iter().rfind(|outcome| outcome.mode == *mode);
+    let shown: Vec<&RunResult> = plan.modes.iter().filter_map(last).collect();
     let step = POINT_NS as f64 / 1e9;
-    // What came after the measured time is no whole point.
-    let whole = |outcome: &Outcome| (outcome.seconds / step).round().max(1.0);
-    let line = |outcome: &&Outcome| {
+    // Leave out the incomplete point after the measured time.
+    let whole = |outcome: &RunResult| (outcome.seconds / step).round().max(1.0);
+    let line = |outcome: &&RunResult| {
         let count = |at: usize| outcome.tally.points.get(at).copied().unwrap_or(0) as f64;
         let points = 0..whole(outcome) as usize;
         let points = points.map(|at| ((at as f64 + 0.5) * step, count(at) / step));
@@ -173,12 +178,12 @@ fn throughput_chart(plan: &Plan, outcomes: &[Outcome]) -> String {
     let longest = shown.iter().map(|outcome| whole(outcome) * step).fold(step, f64::max);
     let x = Axis::linear("seconds", longest, 12.0);
     let y = Axis::linear("answers a second", points().map(|(_, up)| *up).fold(0.0, f64::max), 6.0);
-    // Both modes' leaders die at about the same moment of their runs: one mark tells it.
+    // The leader is killed at about the same moment in both modes: one line marks it.
     let kills: Vec<_> = shown.iter().filter_map(|run| Some((run, run.kill.as_ref()?.at))).collect();
     let gaps = kills.iter().map(|(run, _)| format!("{} {:.0} ms", run.mode.name(), run.gap_ms));
     let text = format!("leader killed, longest gap: {}", gaps.collect::<Vec<_>>().join(", "));
-    let marks: Vec<_> = kills.first().map(|(_, at)| (*at, text)).into_iter().collect();
-    draw("Throughput over time", (&x, &y), &lines, &marks)
+    let events: Vec<_> = kills.first().map(|(_, at)| (*at, text)).into_iter().collect();
+    draw("Throughput over time", (&x, &y), &lines, &events)
 }
 
 #[cfg(test)]

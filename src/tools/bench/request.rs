@@ -1,46 +1,46 @@
-//! Requests as bytes. They are encoded once; each one sent is a copy with another key's digits.
+//! Requests as bytes: encoded once; each sent request is a copy with another key.
 
 use crate::client::encode;
 use crate::rng::Rng;
-use crate::tools::bench::args::{Mode, Plan};
+use crate::tools::bench::args::{BenchPlan, SessionMode};
 use crate::tools::bench::keys::{KEY_BYTES, Keys, write_key};
-use crate::tools::bench::scan::Language;
+use crate::tools::bench::scan::WireProtocol;
 
-/// What a connection says before its first operation.
+/// The requests of a connection before its first operation.
 #[derive(Clone, Debug)]
 pub struct Greeting {
     /// The requests.
     pub bytes: Vec<u8>,
-    /// How many they are, at least one.
+    /// Number of requests, and so of replies; at least one.
     pub replies: usize,
 }
 
 impl Greeting {
-    /// For sessions of this kind.
-    pub fn new(language: Language, mode: Mode, password: Option<&str>) -> Greeting {
+    /// The greeting of sessions in this mode.
+    pub fn new(protocol: WireProtocol, mode: SessionMode, password: Option<&str>) -> Greeting {
         let mut requests: Vec<Vec<&str>> = Vec::new();
         requests.extend(password.map(|password| vec!["AUTH", password]));
-        if mode != Mode::Default {
+        if mode != SessionMode::Default {
             requests.push(vec!["CONSISTENCY", mode.name()]);
         }
         requests.push(vec!["PING"]);
         let mut bytes = Vec::new();
-        requests.iter().for_each(|words| put(language, words, &mut bytes));
+        requests.iter().for_each(|words| put(protocol, words, &mut bytes));
         Greeting { bytes, replies: requests.len() }
     }
 }
 
-fn put(language: Language, words: &[&str], out: &mut Vec<u8>) {
-    match language {
-        Language::Resp => encode(words, out),
-        Language::Line => {
+fn put(protocol: WireProtocol, words: &[&str], out: &mut Vec<u8>) {
+    match protocol {
+        WireProtocol::Resp => encode(words, out),
+        WireProtocol::Line => {
             out.extend_from_slice(words.join(" ").as_bytes());
             out.push(b'\n');
         }
     }
 }
 
-/// A request whose key is still to be named.
+/// An encoded request with a placeholder for the key.
 #[derive(Clone, Debug)]
 struct Template {
     bytes: Vec<u8>,
@@ -48,9 +48,9 @@ struct Template {
 }
 
 impl Template {
-    fn new(language: Language, words: &[&str]) -> Template {
+    fn new(protocol: WireProtocol, words: &[&str]) -> Template {
         let mut bytes = Vec::new();
-        put(language, words, &mut bytes);
+        put(protocol, words, &mut bytes);
         let key = words[1].as_bytes();
         let key_at = bytes.windows(key.len()).position(|bytes| bytes == key);
         Template { bytes, key_at: key_at.expect("the key is one of the words") }
@@ -64,26 +64,26 @@ impl Template {
     }
 }
 
-/// Draws operations and encodes them.
+/// The stream of random operations of one thread.
 #[derive(Clone, Debug)]
-pub struct Requests {
+pub struct RequestGenerator {
     write: Template,
     read: Template,
     keys: Keys,
-    /// Of 2^64 operations so many are reads.
+    /// Number of reads in 2^64 operations.
     reads: u128,
     rng: Rng,
 }
 
-impl Requests {
-    /// As the plan says, drawn from this stream.
-    pub fn new(plan: &Plan, keys: Keys, rng: Rng) -> Requests {
+impl RequestGenerator {
+    /// Operations as in the plan, drawn with `rng`.
+    pub fn new(plan: &BenchPlan, keys: Keys, rng: Rng) -> RequestGenerator {
         let mut name = [0; KEY_BYTES];
         write_key(0, &mut name);
         let name = String::from_utf8_lossy(&name).into_owned();
-        Requests {
-            write: Template::new(plan.language, &["SET", &name, &value(plan.size)]),
-            read: Template::new(plan.language, &["GET", &name]),
+        RequestGenerator {
+            write: Template::new(plan.protocol, &["SET", &name, &value(plan.size)]),
+            read: Template::new(plan.protocol, &["GET", &name]),
             keys,
             reads: (plan.ratio * 2f64.powi(64)) as u128,
             rng,
@@ -102,7 +102,7 @@ impl Requests {
     }
 }
 
-/// A value of this many bytes, one line of letters.
+/// A value of this many letters.
 pub fn value(size: usize) -> String {
     (0..size).map(|at| char::from(b'a' + (at % 26) as u8)).collect()
 }
@@ -110,19 +110,19 @@ pub fn value(size: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::bench::args::Args;
+    use crate::tools::bench::args::BenchArgs;
     use clap::Parser;
 
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: BenchArgs,
     }
 
-    fn requests(line: &str) -> Requests {
+    fn requests(line: &str) -> RequestGenerator {
         let args = Line::try_parse_from(line.split_whitespace()).unwrap().args;
-        let plan = Plan::new(&args).unwrap();
-        Requests::new(&plan, Keys::new(plan.distribution, plan.keys), Rng::new(1))
+        let plan = BenchPlan::new(&args).unwrap();
+        RequestGenerator::new(&plan, Keys::new(plan.distribution, plan.keys), Rng::new(1))
     }
 
     #[test]
@@ -144,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_asks_for_what_the_session_needs() {
-        let greeting = Greeting::new(Language::Line, Mode::Eventual, Some("secret"));
+    fn a_greeting_authenticates_and_sets_the_mode() {
+        let greeting = Greeting::new(WireProtocol::Line, SessionMode::Eventual, Some("secret"));
         assert_eq!(greeting.bytes, b"AUTH secret\nCONSISTENCY eventual\nPING\n");
         assert_eq!(greeting.replies, 3);
-        let greeting = Greeting::new(Language::Resp, Mode::Default, None);
+        let greeting = Greeting::new(WireProtocol::Resp, SessionMode::Default, None);
         assert_eq!((&greeting.bytes[..], greeting.replies), (&b"*1\r\n$4\r\nPING\r\n"[..], 1));
     }
 }

@@ -1,76 +1,76 @@
-//! Figures of all runs, and the ways to write them: the block of averages, the table, CSV and JSON.
+//! The figures of all runs, as a block of averages, a table, CSV and JSON.
 //!
-//! With several rounds throughput, average and percentiles are medians of the rounds; requests and
-//! errors are sums, the maximum and the longest gap are those of all.
+//! With several rounds, throughput, average and percentiles are medians over the rounds; requests
+//! and errors are sums; the maximum and the longest gap are maxima.
 
 use std::fmt::Write;
 
-use crate::tools::bench::args::{Mode, Plan};
-use crate::tools::bench::run::Outcome;
+use crate::tools::bench::args::{BenchPlan, SessionMode};
+use crate::tools::bench::run::RunResult;
 use crate::tools::bench::tally::{POINT_NS, Side};
 
-/// What was done.
+/// The kind of operations in a row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum OperationKind {
     /// SET.
     Set,
     /// GET.
     Get,
-    /// Both.
+    /// SET and GET together.
     All,
 }
 
-impl Kind {
+impl OperationKind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Set => "SET",
-            Kind::Get => "GET",
-            Kind::All => "all",
+            OperationKind::Set => "SET",
+            OperationKind::Get => "GET",
+            OperationKind::All => "all",
         }
     }
 
-    /// Those that a run with this plan tells apart.
-    fn of(plan: &Plan) -> &'static [Kind] {
+    /// The kinds that a run with this plan distinguishes.
+    fn of(plan: &BenchPlan) -> &'static [OperationKind] {
         if plan.is_mixed() {
-            &[Kind::Set, Kind::Get, Kind::All]
+            &[OperationKind::Set, OperationKind::Get, OperationKind::All]
         } else if plan.ratio > 0.0 {
-            &[Kind::Get]
+            &[OperationKind::Get]
         } else {
-            &[Kind::Set]
+            &[OperationKind::Set]
         }
     }
 
-    fn side(self, outcome: &Outcome) -> Side {
+    fn side(self, outcome: &RunResult) -> Side {
         match self {
-            Kind::Set => outcome.tally.writes.clone(),
-            Kind::Get => outcome.tally.reads.clone(),
-            Kind::All => outcome.tally.both(),
+            OperationKind::Set => outcome.tally.writes.clone(),
+            OperationKind::Get => outcome.tally.reads.clone(),
+            OperationKind::All => outcome.tally.both(),
         }
     }
 }
 
-/// A line of the table. Times are in milliseconds.
+/// A row of the table. Times are in milliseconds.
 #[derive(Clone, Debug)]
-pub struct Row {
-    /// The kind of sessions.
-    pub mode: Mode,
-    /// What was done.
-    pub kind: Kind,
-    /// Answered, and not with an error.
+pub struct ResultRow {
+    /// The mode of the sessions.
+    pub mode: SessionMode,
+    /// The kind of operations.
+    pub kind: OperationKind,
+    /// Number of answers without an error.
     pub requests: u64,
-    /// Throughput.
+    /// Throughput, in answers a second.
     pub per_second: f64,
     /// Average latency.
     pub mean: f64,
     /// p50, p90, p99 and p99.9.
     pub percentiles: [f64; 4],
-    /// The longest.
+    /// Longest latency.
     pub max: f64,
     /// The longest time without any answer.
     pub gap: f64,
-    /// Failed at nodes that were not killed.
+    /// Operations that failed at nodes that were not killed.
     pub errors: u64,
-    /// Failed at the node that was killed.
+    /// Operations that failed at the killed node.
     pub lost: u64,
 }
 
@@ -90,26 +90,27 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// All lines of the table.
-pub fn rows(plan: &Plan, outcomes: &[Outcome]) -> Vec<Row> {
+/// All rows of the table.
+pub fn rows(plan: &BenchPlan, outcomes: &[RunResult]) -> Vec<ResultRow> {
     let modes = plan.modes.iter();
-    let kinds = modes.flat_map(|mode| Kind::of(plan).iter().map(move |kind| (*mode, *kind)));
+    let kinds =
+        modes.flat_map(|mode| OperationKind::of(plan).iter().map(move |kind| (*mode, *kind)));
     kinds.filter_map(|(mode, kind)| row(mode, kind, outcomes)).collect()
 }
 
-fn row(mode: Mode, kind: Kind, outcomes: &[Outcome]) -> Option<Row> {
-    let rounds: Vec<(&Outcome, Side)> = outcomes
+fn row(mode: SessionMode, kind: OperationKind, outcomes: &[RunResult]) -> Option<ResultRow> {
+    let rounds: Vec<(&RunResult, Side)> = outcomes
         .iter()
         .filter(|outcome| outcome.mode == mode)
         .map(|outcome| (outcome, kind.side(outcome)))
         .collect();
-    let over = |figure: &dyn Fn(&Outcome, &Side) -> f64| {
+    let over = |figure: &dyn Fn(&RunResult, &Side) -> f64| {
         median(rounds.iter().map(|(outcome, side)| figure(outcome, side)).collect())
     };
-    let most = |figure: &dyn Fn(&Outcome, &Side) -> f64| {
+    let most = |figure: &dyn Fn(&RunResult, &Side) -> f64| {
         rounds.iter().map(|(outcome, side)| figure(outcome, side)).fold(0.0, f64::max)
     };
-    (!rounds.is_empty()).then(|| Row {
+    (!rounds.is_empty()).then(|| ResultRow {
         mode,
         kind,
         requests: rounds.iter().map(|(_, side)| side.latencies.len()).sum(),
@@ -124,16 +125,16 @@ fn row(mode: Mode, kind: Kind, outcomes: &[Outcome]) -> Option<Row> {
     })
 }
 
-/// The block that the first NodeSync printed.
-pub fn block(rows: &[Row]) -> String {
+/// The block of averages, in the format of the first NodeSync.
+pub fn block(rows: &[ResultRow]) -> String {
     let mut page = String::from("======== RESULTS ========\n");
-    for mode in [Mode::Eventual, Mode::Strong, Mode::Default] {
-        // Of a mix the line over both; it comes last.
+    for mode in [SessionMode::Eventual, SessionMode::Strong, SessionMode::Default] {
+        // In a mix the row for all operations comes last.
         let Some(row) = rows.iter().rfind(|row| row.mode == mode) else { continue };
         let name = match mode {
-            Mode::Eventual => "Eventual",
-            Mode::Strong => "Strong",
-            Mode::Default => "Default",
+            SessionMode::Eventual => "Eventual",
+            SessionMode::Strong => "Strong",
+            SessionMode::Default => "Default",
         };
         let _ = writeln!(page, "{name} consistency average latency: {:.3} ms", row.mean);
         let _ = writeln!(page, "{name} consistency max latency: {:.3} ms", row.max);
@@ -141,8 +142,8 @@ pub fn block(rows: &[Row]) -> String {
     page + "=========================\n"
 }
 
-/// The table, as Markdown.
-pub fn table(rows: &[Row]) -> String {
+/// The table as Markdown.
+pub fn table(rows: &[ResultRow]) -> String {
     let mut page = String::from(
         "| mode     | operation |   requests | per second |   p50 ms |   p90 ms |   p99 ms | \
          p99.9 ms |   max ms | longest gap ms | errors |\n\
@@ -161,8 +162,8 @@ pub fn table(rows: &[Row]) -> String {
     page
 }
 
-/// The table, as comma-separated values.
-pub fn csv(rows: &[Row]) -> String {
+/// The table as comma-separated values.
+pub fn csv(rows: &[ResultRow]) -> String {
     let mut page = String::from(
         "mode,operation,requests,per_second,mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,\
          longest_gap_ms,errors,lost_with_killed_node\n",
@@ -178,8 +179,8 @@ pub fn csv(rows: &[Row]) -> String {
     page
 }
 
-/// What else is to be known, a line each.
-pub fn notes(plan: &Plan, outcomes: &[Outcome], names: &[String]) -> Vec<String> {
+/// Remarks on the runs, a line each.
+pub fn notes(plan: &BenchPlan, outcomes: &[RunResult], names: &[String]) -> Vec<String> {
     let mut notes = Vec::new();
     for (at, outcome) in outcomes.iter().enumerate() {
         let mut name = outcome.mode.name().to_string();
@@ -193,7 +194,7 @@ pub fn notes(plan: &Plan, outcomes: &[Outcome], names: &[String]) -> Vec<String>
     notes
 }
 
-fn notes_of(plan: &Plan, outcome: &Outcome, names: &[String]) -> Vec<String> {
+fn notes_of(plan: &BenchPlan, outcome: &RunResult, names: &[String]) -> Vec<String> {
     let (tally, mut notes) = (&outcome.tally, Vec::new());
     if let Some(kill) = &outcome.kill {
         let both = tally.both();
@@ -224,17 +225,17 @@ fn notes_of(plan: &Plan, outcome: &Outcome, names: &[String]) -> Vec<String> {
     }
     notes.push(format!("the load generator took {:.2} µs of CPU an answer", outcome.cpu_micros));
     if outcome.cut_short {
-        notes.push("asked to stop before its time".into());
+        notes.push("asked to stop early".into());
     }
     notes
 }
 
-/// Everything, as JSON.
+/// All results as JSON.
 pub fn json(
     facts: &[(&str, String)],
-    plan: &Plan,
-    rows: &[Row],
-    outcomes: &[Outcome],
+    plan: &BenchPlan,
+    rows: &[ResultRow],
+    outcomes: &[RunResult],
     names: &[String],
 ) -> String {
     let mut page = String::from("{\n");
@@ -249,7 +250,7 @@ pub fn json(
     page
 }
 
-fn json_row(row: &Row) -> String {
+fn json_row(row: &ResultRow) -> String {
     let [p50, p90, p99, p999] = row.percentiles;
     format!(
         "    {{\"mode\": \"{}\", \"operation\": \"{}\", \"requests\": {}, \"per_second\": {:.1}, \
@@ -268,7 +269,7 @@ fn json_row(row: &Row) -> String {
     )
 }
 
-fn json_run(outcome: &Outcome, names: &[String]) -> String {
+fn json_run(outcome: &RunResult, names: &[String]) -> String {
     let tally = &outcome.tally;
     let killed = outcome.kill.as_ref().map_or("null".to_string(), |kill| {
         format!("{{\"node\": {}, \"at_s\": {:.3}}}", quoted(&names[kill.node]), kill.at)
@@ -304,7 +305,7 @@ fn json_run(outcome: &Outcome, names: &[String]) -> String {
     )
 }
 
-/// A JSON text.
+/// A text as a JSON string.
 pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for letter in text.chars() {

@@ -1,5 +1,7 @@
-//! One run: the generator's threads at work, and the thread that guides them. The guide sets them
-//! going, sends them where the leader is, kills it if it must, and shows how it goes.
+//! One run: the threads of the load generator, and the guide, the thread that directs them.
+//!
+//! The guide starts the load, sets the targets as the leader changes, kills the leader if the plan
+//! says so, and shows the progress.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -7,81 +9,82 @@ use std::thread::{Builder, ScopedJoinHandle};
 use std::time::Duration;
 
 use crate::rng::Rng;
-use crate::tools::bench::args::{Mode, Plan, To, Until};
+use crate::tools::bench::args::{BenchPlan, SessionMode, To, Until};
 use crate::tools::bench::keys::Keys;
-use crate::tools::bench::load::{Share, Worker};
+use crate::tools::bench::load::{LoadWorker, Share};
 use crate::tools::bench::nodes::Nodes;
-use crate::tools::bench::request::{Greeting, Requests};
-use crate::tools::bench::shared::{Gap, Shared, Times, nanos};
+use crate::tools::bench::request::{Greeting, RequestGenerator};
+use crate::tools::bench::shared::{AnswerGap, RunShared, Times, nanos};
 use crate::tools::bench::tally::Tally;
-use crate::tools::bench::{IO, Trouble};
+use crate::tools::exit::{IO, ToolError};
 use crate::tools::watch::Watch;
 
-/// Between two looks of the guide.
+/// Time between two steps of the guide.
 const STEP: Duration = Duration::from_millis(20);
-/// While it is in doubt who leads.
+/// The same while the leader is unknown.
 const STEP_IN_DOUBT: Duration = Duration::from_millis(5);
-/// Between two questions who leads, without a reason.
-const ASK_NS: u64 = 1_000_000_000;
-/// How long all connections may take to stand.
-const STAND_NS: u64 = 30_000_000_000;
+/// Time between two routine checks of the leader.
+const LEADER_CHECK_NS: u64 = 1_000_000_000;
+/// Longest time until all connections are ready.
+const READY_NS: u64 = 30_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The leader that was killed.
 #[derive(Clone, Debug)]
 pub struct Kill {
-    /// Which.
+    /// Its place in the list of nodes.
     pub node: usize,
-    /// Seconds into the measured time.
+    /// The time of the kill, in seconds of the measured time.
     pub at: f64,
 }
 
-/// What became of a run.
+/// The result of one run.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The kind of sessions.
-    pub mode: Mode,
-    /// What was measured.
+pub struct RunResult {
+    /// The mode of the sessions.
+    pub mode: SessionMode,
+    /// The measurements of all threads.
     pub tally: Tally,
-    /// To the end of the measured time, or to the last answer, if that was later.
+    /// Seconds until the end of the measured time, or until the last answer, if that was later.
     pub seconds: f64,
     /// The longest time without an answer, in milliseconds.
     pub gap_ms: f64,
-    /// When it began, in seconds of the measured time.
+    /// The start of that gap, in seconds of the measured time.
     pub gap_at: f64,
-    /// Who was killed.
+    /// The leader that was killed, if any.
     pub kill: Option<Kill>,
-    /// CPU time of the generator for each answer, in microseconds, with those of the warm-up.
+    /// CPU time of the generator for each answer, warm-up included, in microseconds.
     pub cpu_micros: f64,
-    /// It was asked to stop.
+    /// True if a signal ended the run early.
     pub cut_short: bool,
 }
 
 /// Runs the load once.
 pub fn run(
-    plan: &Plan,
+    plan: &BenchPlan,
     keys: &Keys,
-    mode: Mode,
+    mode: SessionMode,
     nodes: &mut Nodes,
     watch: &mut Watch,
-) -> Result<Outcome, Trouble> {
+) -> Result<RunResult, ToolError> {
     let leader = nodes.wait_for_leader(watch)?;
-    let shared = Shared::new(nodes.addresses.clone(), nodes.targets(plan.to, leader, None));
-    let greeting = Greeting::new(plan.language, mode, plan.password.as_deref());
+    let shared = RunShared::new(nodes.addresses.clone(), nodes.targets(plan.to, leader, None));
+    let greeting = Greeting::new(plan.protocol, mode, plan.password.as_deref());
     let mut rng = Rng::new(plan.seed);
     std::thread::scope(|scope| {
-        // Also when something fails here: the threads would work for ever.
+        // Stops the threads also when a step here fails; the scope waits for them.
         let abandon = AbandonOnDrop(&shared);
         let mut threads = Vec::new();
         for thread in 0..plan.threads {
-            let requests = Requests::new(plan, keys.clone(), rng.fork());
-            let worker = Worker::new(share(plan, thread), &shared, &greeting, requests);
+            let requests = RequestGenerator::new(plan, keys.clone(), rng.fork());
+            let worker = LoadWorker::new(share(plan, thread), &shared, &greeting, requests);
             let worker = worker.map_err(trouble)?;
             let name = format!("load-{thread}");
             let thread = Builder::new().name(name).spawn_scoped(scope, move || worker.run());
             threads.push(thread.map_err(trouble)?);
         }
-        let mut guide = Guide { plan, shared: &shared, leader, kill: None, asked: 0, cpu: 0.0 };
+        let mut guide =
+            Guide { plan, shared: &shared, leader, kill: None, checked_at: 0, cpu: 0.0 };
         let times = guide.guide(&threads, nodes, watch)?;
         let mut tally = Tally::new();
         for thread in threads {
@@ -90,16 +93,16 @@ pub fn run(
         }
         let cpu = cpu_seconds() - guide.cpu;
         drop(abandon);
-        Ok(outcome(mode, tally, times, &shared, (guide.kill, cpu, watch.asked_to_stop())))
+        Ok(outcome(mode, tally, times, &shared, (guide.kill, cpu, watch.must_stop())))
     })
 }
 
-fn trouble(error: io::Error) -> Trouble {
+fn trouble(error: io::Error) -> ToolError {
     (IO, format!("the load generator: {error}"))
 }
 
-/// The share of one thread.
-fn share(plan: &Plan, thread: usize) -> Share {
+/// The share of the load of one thread.
+fn share(plan: &BenchPlan, thread: usize) -> Share {
     let part = |all: u64| {
         let (thread, threads) = (thread as u64, plan.threads as u64);
         all / threads + u64::from(thread < all % threads)
@@ -114,21 +117,21 @@ fn share(plan: &Plan, thread: usize) -> Share {
             Until::Requests(all) => Some(part(all)),
         },
         spread: plan.to != To::Leader,
-        language: plan.language,
+        protocol: plan.protocol,
     }
 }
 
 fn outcome(
-    mode: Mode,
+    mode: SessionMode,
     tally: Tally,
     times: Times,
-    shared: &Shared,
+    shared: &RunShared,
     (kill, cpu, cut_short): (Option<Kill>, f64, bool),
-) -> Outcome {
-    let Gap { length, since } = shared.gap();
+) -> RunResult {
+    let AnswerGap { length, since } = shared.gap();
     let end = if cut_short || times.end == u64::MAX { 0 } else { times.end - times.measured };
     let answered = shared.answered.load(Ordering::Relaxed);
-    Outcome {
+    RunResult {
         mode,
         seconds: end.max(tally.last_answer) as f64 / 1e9,
         gap_ms: length as f64 / 1e6,
@@ -140,33 +143,36 @@ fn outcome(
     }
 }
 
-/// The one who guides.
+/// The thread that directs the load.
 struct Guide<'a> {
-    plan: &'a Plan,
-    shared: &'a Shared,
+    plan: &'a BenchPlan,
+    shared: &'a RunShared,
     leader: usize,
     kill: Option<Kill>,
-    /// When it has last asked who leads.
-    asked: u64,
-    /// CPU time of the process when the load began.
+    /// The time of its last check of the leader.
+    checked_at: u64,
+    /// CPU time of the process at the start of the load.
     cpu: f64,
 }
 
 impl Guide<'_> {
-    /// Returns when the threads have ended.
+    /// Directs the load until all threads have ended.
     fn guide<T>(
         &mut self,
         threads: &[ScopedJoinHandle<'_, T>],
         nodes: &mut Nodes,
         watch: &mut Watch,
-    ) -> Result<Times, Trouble> {
+    ) -> Result<Times, ToolError> {
         let shared = self.shared;
         while shared.ready.load(Ordering::Relaxed) < self.plan.clients {
             let ended = threads.iter().any(ScopedJoinHandle::is_finished);
-            if ended || shared.now() > STAND_NS || watch.asked_to_stop() {
+            if ended || shared.now() > READY_NS || watch.must_stop() {
                 let ready = shared.ready.load(Ordering::Relaxed);
                 let all = self.plan.clients;
-                return Err((IO, format!("{ready} of {all} connections stand (see ulimit -n)")));
+                return Err((
+                    IO,
+                    format!("{ready} of {all} connections are ready (see ulimit -n)"),
+                ));
             }
             std::thread::sleep(STEP_IN_DOUBT);
         }
@@ -185,12 +191,12 @@ impl Guide<'_> {
         let (mut shown_at, mut shown) = (shared.now(), 0);
         while !threads.iter().all(ScopedJoinHandle::is_finished) {
             let now = shared.now();
-            if watch.asked_to_stop() {
+            if watch.must_stop() {
                 shared.stop.store(true, Ordering::Relaxed);
-                shared.abandon.store(watch.in_a_hurry(), Ordering::Relaxed);
+                shared.abandon.store(watch.must_abort(), Ordering::Relaxed);
             }
             self.kill_if_due(times, now, nodes)?;
-            let in_doubt = self.look_who_leads(now, nodes);
+            let in_doubt = self.follow_leader(now, nodes);
             if now > shown_at + SECOND_NS / 4 {
                 let answered = shared.answered.load(Ordering::Relaxed);
                 let rate = (answered - shown) as f64 * 1e9 / (now - shown_at) as f64;
@@ -200,13 +206,13 @@ impl Guide<'_> {
             }
             std::thread::sleep(if in_doubt { STEP_IN_DOUBT } else { STEP });
         }
-        if time.is_some() && !watch.asked_to_stop() {
+        if time.is_some() && !watch.must_stop() {
             shared.note_answers(times.end);
         }
         Ok(times)
     }
 
-    fn kill_if_due(&mut self, times: Times, now: u64, nodes: &mut Nodes) -> Result<(), Trouble> {
+    fn kill_if_due(&mut self, times: Times, now: u64, nodes: &mut Nodes) -> Result<(), ToolError> {
         let due = self.plan.kill_at.is_some_and(|at| now >= times.measured + nanos(at));
         if !due || self.kill.is_some() || self.shared.stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -221,16 +227,16 @@ impl Guide<'_> {
         Ok(())
     }
 
-    /// Sends clients where they belong, if somebody else leads. True while nobody does.
-    fn look_who_leads(&mut self, now: u64, nodes: &Nodes) -> bool {
+    /// Moves clients to their targets if the leader has changed. True while the leader is in doubt.
+    fn follow_leader(&mut self, now: u64, nodes: &Nodes) -> bool {
         if self.plan.to == To::All {
             return false;
         }
         let in_doubt = self.shared.doubt.load(Ordering::Relaxed);
-        if !in_doubt && now < self.asked + ASK_NS {
+        if !in_doubt && now < self.checked_at + LEADER_CHECK_NS {
             return false;
         }
-        self.asked = now;
+        self.checked_at = now;
         self.shared.doubt.store(false, Ordering::Relaxed);
         let killed = self.kill.as_ref().map(|kill| kill.node);
         let Some(leader) = nodes.leader().filter(|leader| Some(*leader) != killed) else {
@@ -249,8 +255,8 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Ends the threads when the guide fails.
-struct AbandonOnDrop<'a>(&'a Shared);
+/// Stops the threads when the guide fails.
+struct AbandonOnDrop<'a>(&'a RunShared);
 
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {

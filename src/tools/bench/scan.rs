@@ -1,107 +1,109 @@
-//! Finds where replies end, without keeping them: all that a load generator wants to know of a
-//! reply is that it came, and whether it was an error.
+//! A scanner that finds the ends of replies without keeping them: a load generator needs to know
+//! only that a reply came, and whether it was an error.
 //!
-//! Bytes may come in any pieces. Between pieces a [`Scanner`] remembers a few numbers, and of an
-//! error's text at most [`TEXT_MAX`] bytes. Arrays in arrays need no stack: it counts the values
-//! that are still to come, and each array adds its own. Written beside the client's and the
-//! server's parsers, and not with them: those keep what they read.
+//! Bytes may come in any pieces. Between pieces a [`Scanner`] keeps a few numbers, and at most
+//! [`TEXT_MAX`] bytes of an error's text. Nested arrays need no stack: the scanner counts the
+//! missing values, and each array adds its own. It shares no code with the parsers of client and
+//! server, which keep the bytes that they read.
 
-/// How much of an error's text is kept.
+use clap::ValueEnum;
+
+/// Most bytes of an error's text that are kept.
 pub const TEXT_MAX: usize = 200;
-/// No reply has more parts, at all levels together.
+/// Most values of a reply, at all levels together.
 const PARTS_MAX: u64 = 1 << 32;
 
-/// What to expect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Language {
-    /// RESP2 or RESP3.
+/// The protocol of the load's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WireProtocol {
+    /// RESP, the protocol of Redis clients
     Resp,
-    /// One line, one answer.
+    /// The line protocol, for telnet and netcat
     Line,
 }
 
-/// What a reply was.
+/// The kind of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum ReplyKind {
     /// An answer.
     Answer,
-    /// An error, whose text [`Scanner::text`] tells.
+    /// An error; [`Scanner::text`] returns its text.
     Error,
 }
 
-/// These are no replies.
+/// The error for bytes that are no replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Garbage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ScanState {
     /// Before a value.
     Marker,
-    /// In the number of a text or an array.
+    /// In the length of a text or an array.
     Number { marker: u8, number: u64, negative: bool },
-    /// In a line that means nothing here.
+    /// In a line whose content is skipped.
     Line,
     /// In the first line of an error.
     ErrorLine,
-    /// In a text, with so many bytes to go, its line end among them.
+    /// In a text, with this many bytes left, its line end included.
     Text { left: u64, error: bool },
 }
 
-/// Where in a reply a connection is.
+/// The place in the stream of replies of one connection.
 #[derive(Debug)]
 pub struct Scanner {
-    language: Language,
-    state: State,
-    /// Values that are still to come before the reply is complete.
+    protocol: WireProtocol,
+    state: ScanState,
+    /// Number of values that are missing before the reply is complete.
     left: u64,
-    /// In an array or a map.
-    within: bool,
-    seen: Seen,
+    /// True inside an array or a map.
+    is_nested: bool,
+    kind: ReplyKind,
     text: Vec<u8>,
 }
 
 impl Scanner {
-    /// Before the first reply.
-    pub fn new(language: Language) -> Scanner {
+    /// A scanner before the first reply.
+    pub fn new(protocol: WireProtocol) -> Scanner {
         let text = Vec::with_capacity(TEXT_MAX);
-        let (state, seen) = (State::Marker, Seen::Answer);
-        Scanner { language, state, left: 1, within: false, seen, text }
+        let (state, kind) = (ScanState::Marker, ReplyKind::Answer);
+        Scanner { protocol, state, left: 1, is_nested: false, kind, text }
     }
 
-    /// The text of the last reply, if it was an error. In the line protocol, of any reply.
+    /// The text of the last reply: of an error, and in the line protocol of any reply.
     pub fn text(&self) -> &[u8] {
         self.text.trim_ascii_end()
     }
 
-    /// Goes on to the end of the next reply and leaves behind it what comes later. `None` if the
-    /// bytes end before.
+    /// Scans to the end of the next reply and leaves the rest in `input`. `None` if the bytes end
+    /// before.
     #[inline]
-    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Seen>, Garbage> {
-        if self.language == Language::Line {
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<ReplyKind>, Garbage> {
+        if self.protocol == WireProtocol::Line {
             return Ok(self.next_line(input));
         }
-        // By far the most frequent reply.
-        if self.state == State::Marker
-            && !self.within
+        // Fast path for the most frequent reply.
+        if self.state == ScanState::Marker
+            && !self.is_nested
             && let Some(rest) = input.strip_prefix(b"+OK\r\n")
         {
             *input = rest;
-            return Ok(Some(Seen::Answer));
+            return Ok(Some(ReplyKind::Answer));
         }
         while let Some((byte, rest)) = input.split_first() {
             if self.step(*byte, rest, input)? {
                 self.left -= 1;
-                self.state = State::Marker;
+                self.state = ScanState::Marker;
                 if self.left == 0 {
-                    (self.left, self.within) = (1, false);
-                    return Ok(Some(std::mem::replace(&mut self.seen, Seen::Answer)));
+                    (self.left, self.is_nested) = (1, false);
+                    return Ok(Some(std::mem::replace(&mut self.kind, ReplyKind::Answer)));
                 }
             }
         }
         Ok(None)
     }
 
-    /// Takes at least one byte. True at the end of a value.
+    /// Consumes at least one byte. True at the end of a value.
     fn step<'a>(
         &mut self,
         byte: u8,
@@ -109,59 +111,59 @@ impl Scanner {
         input: &mut &'a [u8],
     ) -> Result<bool, Garbage> {
         match self.state {
-            State::Marker => {
+            ScanState::Marker => {
                 *input = rest;
                 self.state = match byte {
-                    b'+' | b':' | b'_' | b',' | b'#' | b'(' => State::Line,
+                    b'+' | b':' | b'_' | b',' | b'#' | b'(' => ScanState::Line,
                     b'-' => {
                         self.text.clear();
-                        State::ErrorLine
+                        ScanState::ErrorLine
                     }
                     b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' => {
-                        State::Number { marker: byte, number: 0, negative: false }
+                        ScanState::Number { marker: byte, number: 0, negative: false }
                     }
                     _ => return Err(Garbage),
                 };
                 Ok(false)
             }
-            State::Number { marker, number, negative } => {
+            ScanState::Number { marker, number, negative } => {
                 *input = rest;
                 match byte {
                     b'\n' => return self.begin(marker, number, negative),
                     b'\r' => {}
-                    b'-' => self.state = State::Number { marker, number, negative: true },
+                    b'-' => self.state = ScanState::Number { marker, number, negative: true },
                     b'0'..=b'9' => {
                         let number = number.checked_mul(10).ok_or(Garbage)?;
                         let number = number.checked_add(u64::from(byte - b'0')).ok_or(Garbage)?;
-                        self.state = State::Number { marker, number, negative };
+                        self.state = ScanState::Number { marker, number, negative };
                     }
                     _ => return Err(Garbage),
                 }
                 Ok(false)
             }
-            State::Line | State::ErrorLine => {
+            ScanState::Line | ScanState::ErrorLine => {
                 let end = input.iter().position(|byte| *byte == b'\n');
-                if self.state == State::ErrorLine {
+                if self.state == ScanState::ErrorLine {
                     self.keep(&input[..end.unwrap_or(input.len())]);
                     self.note_error();
                 }
                 *input = &input[end.map_or(input.len(), |end| end + 1)..];
                 Ok(end.is_some())
             }
-            State::Text { left, error } => {
+            ScanState::Text { left, error } => {
                 let len = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
                 if error {
                     self.keep(&input[..len]);
                 }
                 *input = &input[len..];
                 let left = left - len as u64;
-                self.state = State::Text { left, error };
+                self.state = ScanState::Text { left, error };
                 Ok(left == 0)
             }
         }
     }
 
-    /// A number is complete: what comes behind it. True if nothing does.
+    /// Starts the content behind a complete length. True if there is none.
     fn begin(&mut self, marker: u8, number: u64, negative: bool) -> Result<bool, Garbage> {
         if negative {
             return Ok(true);
@@ -174,11 +176,11 @@ impl Scanner {
                     self.note_error();
                 }
                 let left = number.checked_add(2).ok_or(Garbage)?;
-                self.state = State::Text { left, error };
+                self.state = ScanState::Text { left, error };
                 Ok(false)
             }
             _ => {
-                self.within = true;
+                self.is_nested = true;
                 let parts = number.checked_mul(if marker == b'%' { 2 } else { 1 });
                 let left = parts.and_then(|parts| parts.checked_add(self.left));
                 self.left = left.filter(|left| *left <= PARTS_MAX).ok_or(Garbage)?;
@@ -187,10 +189,10 @@ impl Scanner {
         }
     }
 
-    /// Only a reply that is an error as a whole counts as one.
+    /// Marks the reply as an error. An error inside an array does not count.
     fn note_error(&mut self) {
-        if !self.within {
-            self.seen = Seen::Error;
+        if !self.is_nested {
+            self.kind = ReplyKind::Error;
         }
     }
 
@@ -199,21 +201,21 @@ impl Scanner {
         self.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    fn next_line(&mut self, input: &mut &[u8]) -> Option<Seen> {
-        if self.state == State::Marker {
+    fn next_line(&mut self, input: &mut &[u8]) -> Option<ReplyKind> {
+        if self.state == ScanState::Marker {
             self.text.clear();
-            self.state = State::Line;
+            self.state = ScanState::Line;
         }
         let end = input.iter().position(|byte| *byte == b'\n');
         self.keep(&input[..end.unwrap_or(input.len())]);
         *input = &input[end.map_or(input.len(), |end| end + 1)..];
         end?;
-        self.state = State::Marker;
+        self.state = ScanState::Marker;
         let refused = [&b"ERROR:"[..], b"FAIL", b"UNKNOWN"];
         let refused = refused.iter().any(|start| self.text.starts_with(start));
-        // How the line protocol says that there is nothing.
+        // GET of an absent key is an answer, no failure.
         let error = refused && self.text() != b"ERROR: Key not found";
-        Some(if error { Seen::Error } else { Seen::Answer })
+        Some(if error { ReplyKind::Error } else { ReplyKind::Answer })
     }
 }
 
@@ -241,14 +243,14 @@ mod tests {
         (b"=7\r\ntxt:abc\r\n", None),
     ];
 
-    fn scan(language: Language, pieces: &[&[u8]]) -> Result<Vec<Option<String>>, Garbage> {
-        let mut scanner = Scanner::new(language);
+    fn scan(protocol: WireProtocol, pieces: &[&[u8]]) -> Result<Vec<Option<String>>, Garbage> {
+        let mut scanner = Scanner::new(protocol);
         let mut found = Vec::new();
         for piece in pieces {
             let mut input = *piece;
             while let Some(seen) = scanner.next(&mut input)? {
                 let text = String::from_utf8_lossy(scanner.text()).into_owned();
-                found.push((seen == Seen::Error).then_some(text));
+                found.push((seen == ReplyKind::Error).then_some(text));
             }
             assert!(input.is_empty());
         }
@@ -271,7 +273,7 @@ mod tests {
             let bytes: Vec<u8> = chosen.iter().flat_map(|at| REPLIES[*at].0).copied().collect();
             let expected: Vec<Option<String>> =
                 chosen.iter().map(|at| REPLIES[*at].1.map(String::from)).collect();
-            prop_assert_eq!(scan(Language::Resp, &in_pieces(&bytes, &cuts)).unwrap(), expected);
+            prop_assert_eq!(scan(WireProtocol::Resp, &in_pieces(&bytes, &cuts)).unwrap(), expected);
         }
 
         #[test]
@@ -282,27 +284,27 @@ mod tests {
                           FAIL: quorum not reached\nERROR: Leader unavailable\r\n";
             let expected = [None, None, None, Some("FAIL: quorum not reached"),
                 Some("ERROR: Leader unavailable")].map(|text| text.map(String::from));
-            prop_assert_eq!(scan(Language::Line, &in_pieces(bytes, &cuts)).unwrap(), expected);
+            prop_assert_eq!(scan(WireProtocol::Line, &in_pieces(bytes, &cuts)).unwrap(), expected);
         }
 
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = scan(Language::Resp, &[&bytes]);
-            let _ = scan(Language::Line, &[&bytes]);
+            let _ = scan(WireProtocol::Resp, &[&bytes]);
+            let _ = scan(WireProtocol::Line, &[&bytes]);
         }
     }
 
     #[test]
-    fn garbage_is_told() {
+    fn garbage_is_an_error() {
         for bytes in [&b"HTTP/1.1 200\r\n"[..], b"$x\r\n", b"*99999999999999999999999\r\n"] {
-            assert_eq!(scan(Language::Resp, &[bytes]), Err(Garbage), "{bytes:?}");
+            assert_eq!(scan(WireProtocol::Resp, &[bytes]), Err(Garbage), "{bytes:?}");
         }
     }
 
     #[test]
     fn a_long_error_is_cut() {
         let bytes = [b"-ERR ".to_vec(), vec![b'x'; 1000], b"\r\n+OK\r\n".to_vec()].concat();
-        let found = scan(Language::Resp, &[&bytes[..300], &bytes[300..]]).unwrap();
+        let found = scan(WireProtocol::Resp, &[&bytes[..300], &bytes[300..]]).unwrap();
         assert_eq!(found[0].as_ref().map(String::len), Some(TEXT_MAX));
         assert_eq!(found[1], None);
     }

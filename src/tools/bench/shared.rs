@@ -1,5 +1,4 @@
-//! What the generator's threads and the one who guides them tell each other: where to connect, when
-//! a run begins and ends, and what has been answered so far.
+//! The state that the load threads and the guide share: targets, times of the run, and progress.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -8,69 +7,69 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// No node.
-const NOBODY: usize = usize::MAX;
+/// The value of `killed` while no node is killed.
+const NO_NODE: usize = usize::MAX;
 
-/// When a run begins and ends, in nanoseconds since [`Shared::started`].
+/// The times of a run, in nanoseconds since [`RunShared::started`].
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// The load begins.
     pub load: u64,
     /// The measured time begins.
     pub measured: u64,
-    /// It ends. Without an end: when the requests are used up.
+    /// The measured time ends; `u64::MAX` if the number of requests ends it.
     pub end: u64,
 }
 
 /// The longest time without an answer, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Gap {
-    /// How long.
+pub struct AnswerGap {
+    /// Its length.
     pub length: u64,
-    /// When it began, since [`Shared::started`].
+    /// Its start, since [`RunShared::started`].
     pub since: u64,
 }
 
-/// Where to connect, by the nodes' places in the list.
+/// The nodes to connect to, by their places in the list.
 #[derive(Clone, Debug)]
 pub struct Targets {
-    /// Nodes that take clients, never none.
+    /// The nodes that take clients, at least one.
     pub nodes: Vec<usize>,
     /// Rises with every change.
     pub generation: u64,
 }
 
-/// One for each run.
+/// The shared state of one run.
 #[derive(Debug)]
-pub struct Shared {
+pub struct RunShared {
     /// All nodes.
     pub addresses: Vec<SocketAddr>,
-    /// Zero of all times.
+    /// The zero of all times.
     pub started: Instant,
-    /// Set once all connections stand.
+    /// Set once all connections are ready.
     pub times: OnceLock<Times>,
-    /// Connections that have stood at least once.
+    /// Number of connections that have been ready at least once.
     pub ready: AtomicUsize,
-    /// Answers so far, with those that do not count.
+    /// Number of answers so far, warm-up included.
     pub answered: AtomicU64,
-    /// No more operations.
+    /// True once no further operation may start.
     pub stop: AtomicBool,
-    /// Do not wait for answers, either.
+    /// True once the threads must not wait for answers, either.
     pub abandon: AtomicBool,
-    /// A connection was lost or an error came: does the same node lead?
+    /// True after a lost connection or an error: the leader may have changed.
     pub doubt: AtomicBool,
     killed: AtomicUsize,
     targets: Mutex<Targets>,
     generation: AtomicU64,
     last_answer: AtomicU64,
     longest: AtomicU64,
-    gap: Mutex<Gap>,
+    gap: Mutex<AnswerGap>,
 }
 
-impl Shared {
-    /// Before a run.
-    pub fn new(addresses: Vec<SocketAddr>, nodes: Vec<usize>) -> Shared {
-        Shared {
+impl RunShared {
+    /// The state before the run.
+    pub fn new(addresses: Vec<SocketAddr>, nodes: Vec<usize>) -> RunShared {
+        RunShared {
             addresses,
             started: Instant::now(),
             times: OnceLock::new(),
@@ -79,22 +78,22 @@ impl Shared {
             stop: AtomicBool::new(false),
             abandon: AtomicBool::new(false),
             doubt: AtomicBool::new(false),
-            killed: AtomicUsize::new(NOBODY),
+            killed: AtomicUsize::new(NO_NODE),
             targets: Mutex::new(Targets { nodes, generation: 0 }),
             generation: AtomicU64::new(0),
             last_answer: AtomicU64::new(0),
             longest: AtomicU64::new(0),
-            gap: Mutex::new(Gap::default()),
+            gap: Mutex::new(AnswerGap::default()),
         }
     }
 
-    /// Nanoseconds since it was made.
+    /// Nanoseconds since [`RunShared::started`].
     #[inline]
     pub fn now(&self) -> u64 {
         nanos(self.started.elapsed())
     }
 
-    /// Sets the load going: a warm-up, then the measured time.
+    /// Starts the load: the warm-up, then the measured time.
     pub fn begin(&self, warmup: Duration, time: Option<Duration>) -> Times {
         let load = self.now();
         let measured = load + nanos(warmup);
@@ -103,18 +102,18 @@ impl Shared {
         *self.times.get_or_init(|| Times { load, measured, end })
     }
 
-    /// The targets, if they are not those of `generation`.
+    /// The targets, if they have changed since `generation`.
     pub fn targets_after(&self, generation: u64) -> Option<Targets> {
         let changed = self.generation.load(Ordering::Acquire) != generation;
         changed.then(|| self.targets.lock().clone())
     }
 
-    /// The targets.
+    /// The current targets.
     pub fn targets(&self) -> Targets {
         self.targets.lock().clone()
     }
 
-    /// Sends clients elsewhere from now on. Nothing changes if there would be no target.
+    /// Sets the targets. An empty list changes nothing.
     pub fn set_targets(&self, nodes: Vec<usize>) {
         let mut targets = self.targets.lock();
         if nodes.is_empty() || targets.nodes == nodes {
@@ -122,20 +121,21 @@ impl Shared {
         }
         targets.nodes = nodes;
         targets.generation += 1;
+        // Pairs with the load in `targets_after`; the lock protects the list itself.
         self.generation.store(targets.generation, Ordering::Release);
     }
 
-    /// This node is killed, in a moment.
+    /// Notes the node that is about to be killed.
     pub fn set_killed(&self, node: usize) {
         self.killed.store(node, Ordering::Relaxed);
     }
 
-    /// True if it is the one that was killed.
+    /// True if the node is the killed one.
     pub fn is_killed(&self, node: usize) -> bool {
         self.killed.load(Ordering::Relaxed) == node
     }
 
-    /// Answers came at this time, or the measured time is over.
+    /// Notes answers at this time, or the end of the measured time.
     pub fn note_answers(&self, at: u64) {
         let Some(times) = self.times.get() else { return };
         let at = at.min(times.end);
@@ -144,19 +144,19 @@ impl Shared {
         if length > self.longest.load(Ordering::Relaxed) {
             let mut gap = self.gap.lock();
             if length > gap.length {
-                *gap = Gap { length, since: before };
+                *gap = AnswerGap { length, since: before };
                 self.longest.store(length, Ordering::Relaxed);
             }
         }
     }
 
     /// The longest time without an answer within the measured time.
-    pub fn gap(&self) -> Gap {
+    pub fn gap(&self) -> AnswerGap {
         *self.gap.lock()
     }
 }
 
-/// As nanoseconds; longer than some centuries does not happen.
+/// A duration in nanoseconds; those above five centuries are cut.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_longest_gap_is_found_across_threads_and_within_the_measured_time() {
-        let shared = Shared::new(Vec::new(), vec![0]);
+        let shared = RunShared::new(Vec::new(), vec![0]);
         let Times { measured, end, .. } =
             shared.begin(Duration::from_secs(1), Some(Duration::from_secs(10)));
         shared.note_answers(measured - 500);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn targets_never_become_none() {
-        let shared = Shared::new(Vec::new(), vec![2]);
+        let shared = RunShared::new(Vec::new(), vec![2]);
         shared.set_targets(Vec::new());
         assert!(shared.targets_after(0).is_none());
         shared.set_targets(vec![1]);

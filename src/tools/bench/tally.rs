@@ -1,23 +1,22 @@
-//! What a run has measured: latencies, answers over time, and errors.
+//! The measurements of a run: latencies, answers over time, and errors.
 //!
-//! Times are nanoseconds since the generator began; those of a tally count from the beginning of
-//! the measured time.
+//! Times are in nanoseconds from the beginning of the measured time.
 
 use hdrhistogram::Histogram;
 
 use crate::tools::bench::scan::TEXT_MAX;
 
-/// A point of the chart of throughput.
+/// Length of an interval in the chart of throughput.
 pub const POINT_NS: u64 = 100_000_000;
-/// Longer latencies count as this one.
+/// Longest latency; longer ones count as this.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
-/// Kinds of errors that are told apart.
+/// Most kinds of errors that a tally distinguishes.
 const KINDS_MAX: usize = 64;
 
-/// Reads or writes.
+/// The measurements of reads, or of writes.
 #[derive(Clone, Debug)]
 pub struct Side {
-    /// Latencies of what was answered without an error, in nanoseconds.
+    /// Latencies of answers without an error, in nanoseconds.
     pub latencies: Histogram<u64>,
     /// Operations that failed at nodes that were not killed.
     pub errors: u64,
@@ -32,7 +31,7 @@ impl Side {
         Side { latencies, errors: 0, lost: 0 }
     }
 
-    /// Both sides as one.
+    /// Adds the measurements of another side.
     pub fn add(&mut self, other: &Side) {
         self.latencies.add(&other.latencies).expect("all histograms have the same bounds");
         self.errors += other.errors;
@@ -45,17 +44,17 @@ impl Side {
 pub struct Errors {
     /// The node's place in the list.
     pub node: usize,
-    /// True if it is the one that was killed.
+    /// True if that node was killed.
     pub killed: bool,
-    /// The first word of the reply, or what became of the connection.
+    /// The first word of the reply, or the failure of the connection.
     pub kind: String,
-    /// How many.
+    /// Their number.
     pub count: u64,
-    /// The first one's text.
+    /// The text of the first one.
     pub first: String,
 }
 
-/// What one thread, or all of them, measured in one run.
+/// The measurements of one thread, or of all threads, in one run.
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// SETs.
@@ -66,20 +65,20 @@ pub struct Tally {
     pub points: Vec<u64>,
     /// Errors by node and kind.
     pub errors: Vec<Errors>,
-    /// When the last answer came.
+    /// The time of the last answer.
     pub last_answer: u64,
-    /// Open loop: the longest time by which an operation was sent late, …
+    /// Open loop: the longest delay between the intended start and the sending of an operation.
     pub late: u64,
-    /// … and of that, what was the generator's own fault: a connection was free.
+    /// The longest such delay while a connection was idle, which is the generator's own fault.
     pub late_by_generator: u64,
-    /// Operations that were due and never sent.
+    /// Number of due operations that were never sent.
     pub unsent: u64,
-    /// Connections that were made again.
+    /// Number of connections that were made again.
     pub reconnects: u64,
 }
 
 impl Tally {
-    /// Nothing yet.
+    /// An empty tally.
     pub fn new() -> Tally {
         Tally {
             writes: Side::new(),
@@ -94,13 +93,13 @@ impl Tally {
         }
     }
 
-    /// The reads' side or the writes'.
+    /// The side of reads, or of writes.
     #[inline]
     pub fn side(&mut self, read: bool) -> &mut Side {
         if read { &mut self.reads } else { &mut self.writes }
     }
 
-    /// An answer came at `at`, this long after the operation's start.
+    /// Notes an answer at time `at`.
     #[inline]
     pub fn answer(&mut self, read: bool, at: u64, latency: u64) {
         self.side(read).latencies.saturating_record(latency);
@@ -112,7 +111,7 @@ impl Tally {
         self.points[point] += 1;
     }
 
-    /// An operation failed, at the killed node or at another one.
+    /// Counts a failed operation, at the killed node or at another one.
     pub fn fail(&mut self, read: bool, killed: bool) {
         let side = self.side(read);
         if killed {
@@ -122,7 +121,7 @@ impl Tally {
         }
     }
 
-    /// Something failed with this text: an operation, or the greeting of a connection.
+    /// Notes the error of an operation or of a greeting.
     pub fn error(&mut self, node: usize, killed: bool, text: &str) {
         let kind = text.split([' ', ':']).next().unwrap_or_default();
         let kind = if text.starts_with(char::is_uppercase) { kind } else { text };
@@ -137,7 +136,7 @@ impl Tally {
         }
     }
 
-    /// Both as one.
+    /// Adds the measurements of another tally.
     pub fn add(&mut self, other: &Tally) {
         self.writes.add(&other.writes);
         self.reads.add(&other.reads);
@@ -164,7 +163,7 @@ impl Tally {
         self.reconnects += other.reconnects;
     }
 
-    /// Reads and writes as one side.
+    /// Reads and writes together.
     pub fn both(&self) -> Side {
         let mut both = self.writes.clone();
         both.add(&self.reads);

@@ -1,4 +1,5 @@
-//! What was typed, what it means, and the words that would ask for the same again.
+//! The command line of `nodesync sim`: its flags, their meaning, and the way back from a run to a
+//! command line that repeats it.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
@@ -9,9 +10,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::testing::sim::{Fault, Mutant, Options, Told};
+use crate::testing::sim::{Fault, Mutant, Options, TraceDetail};
 
-/// So many lines before a violation are told where no trace was asked for.
+/// Lines of the trace before a violation that are shown without `--trace`.
 const TAIL: usize = 60;
 
 const ABOUT: &str = "\
@@ -19,34 +20,34 @@ The simulator: a whole cluster in one process, seed by seed.
 
 Replicas, log, snapshots, sessions and failure detectors are the server's own code; clocks, disks, \
 links and clients are simulated. One number, the seed, decides everything: the size of the \
-cluster, its load, and which faults strike when. The same seed gives the same run, event for \
-event, on any machine. Invariants are checked at each step; at the end all must recover, agree, \
-and the history that the clients saw must be linearizable.";
+cluster, its load, and the faults with their times. The same seed gives the same run, event for \
+event, on any machine. Invariants are checked after each step; at the end all nodes must recover \
+and agree, and the history that the clients saw must be linearizable.";
 
 const EXAMPLES: &str = "\
 Examples:
-  nodesync sim --seed 17                 one run, with the hash of all that happened
+  nodesync sim --seed 17                 one run, with the hash of all its events
   nodesync sim --seed 17 --trace         the same as a timeline
   nodesync sim --seeds 1..10000          many runs, on all processors
   nodesync sim --seconds 600             fresh seeds for ten minutes
-  nodesync sim --seed 17 --shrink        of a failing run: a smaller one that fails alike
+  nodesync sim --seed 17 --shrink        a smaller run that breaks the same invariant
 
 Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive";
 
-/// The command line.
+/// The flags of `nodesync sim`.
 #[derive(Debug, clap::Args)]
 #[command(before_long_help = ABOUT, after_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("what").required(true).args(["seed", "seeds", "seconds"]))]
-pub struct Args {
-    /// Runs this seed
+#[command(group = clap::ArgGroup::new("seed_choice").required(true).args(["seed", "seeds", "seconds"]))]
+pub struct SimArgs {
+    /// Run this seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Runs all seeds from A up to B, without B itself (A..=B: with it)
+    /// Run all seeds from A up to, but not including, B (A..=B includes B)
     #[arg(long, value_name = "A..B")]
     seeds: Option<Seeds>,
 
-    /// Runs fresh seeds for so many seconds, and tells which they were
+    /// Run fresh seeds for this many seconds, and report their numbers
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     seconds: Option<u64>,
 
@@ -54,48 +55,48 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: Option<u8>,
 
-    /// Faults end after so many events; then the cluster must recover [default: after some seconds
-    /// of simulated time]
+    /// End the faults after this many events; then the cluster must recover [default: after some
+    /// seconds of simulated time]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
 
-    /// Tells what happened in the one run, or in the failing one: elections, starts, ends and
-    /// faults, or all of it
+    /// Show the events of the one run, or of the failing one: elections, starts, ends and faults,
+    /// or all events
     #[arg(long, value_name = "HOW MUCH", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "headlines")]
     trace: Option<Detail>,
 
-    /// Looks for a smaller run in which the same invariant is broken: fewer nodes, kinds of faults,
+    /// Search for a smaller run that breaks the same invariant: fewer nodes, kinds of faults,
     /// faults and steps
     #[arg(long)]
     shrink: bool,
 
-    /// Kinds of faults that do not strike
+    /// Kinds of faults to leave out
     #[arg(long, value_delimiter = ',', value_name = "KIND,...")]
     without: Vec<Fault>,
 
-    /// Faults that strike, by their numbers in a trace, or `none`
+    /// The only faults to inject, by their numbers in a trace, or `none`
     #[arg(long, value_name = "N,...")]
     only: Option<Numbers>,
 
-    /// No message is lost, doubled, reordered or very late, no client is slow, clocks run alike
+    /// Lose, double, reorder and delay no message; slow clients and drifting clocks are off, too
     #[arg(long)]
     gentle: bool,
 
-    /// No client works in the eventual mode
+    /// Run strong sessions only
     #[arg(long)]
     strong_only: bool,
 
-    /// Runs at the same time [default: one for each processor]
+    /// Number of parallel runs [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
 
-    /// A promise that is broken on purpose
+    /// Inject this bug, to see whether the checks catch it
     #[arg(long, value_name = "NAME", hide = true)]
     mutant: Option<Mutant>,
 }
 
-/// How much a trace tells.
+/// The events in a trace.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Detail {
     /// Elections, starts, ends and faults
@@ -104,7 +105,7 @@ enum Detail {
     All,
 }
 
-/// A range of seeds that is not empty.
+/// A range of seeds, not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seeds(RangeInclusive<u64>);
 
@@ -120,11 +121,11 @@ impl FromStr for Seeds {
             None => (number(first)?, number(end)?.checked_sub(1)),
         };
         let last = last.filter(|last| first <= *last);
-        Ok(Seeds(first..=last.ok_or_else(|| format!("{text}: there is no seed in it"))?))
+        Ok(Seeds(first..=last.ok_or_else(|| format!("{text}: the range has no seed"))?))
     }
 }
 
-/// Numbers of faults.
+/// The numbers of some faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Numbers(BTreeSet<u64>);
 
@@ -136,51 +137,53 @@ impl FromStr for Numbers {
             return Ok(Numbers(BTreeSet::new()));
         }
         let numbers = text.split(',').map(str::parse).collect::<Result<_, _>>();
-        numbers.map(Numbers).map_err(|_| format!("{text}: numbers with commas between, or none"))
+        numbers
+            .map(Numbers)
+            .map_err(|_| format!("{text}: expected numbers separated by commas, or none"))
     }
 }
 
-/// Which seeds are run.
+/// The seeds to run.
 #[derive(Clone, Debug)]
-pub enum What {
-    /// One.
+pub enum SeedChoice {
+    /// One seed.
     Seed(u64),
-    /// These.
+    /// All seeds of a range.
     Seeds(RangeInclusive<u64>),
-    /// Those from this one on, for this time.
+    /// All seeds from this one on, until the time is over.
     Fresh(u64, Duration),
 }
 
-/// What the words mean.
+/// The checked meaning of the flags.
 #[derive(Debug)]
-pub struct Plan {
-    pub what: What,
-    /// As fast as can be: nothing is told.
+pub struct SimPlan {
+    pub seeds: SeedChoice,
+    /// For many runs: without a trace, as fast as possible.
     pub options: Options,
-    /// How much is told of the one run that is shown.
-    pub told: Told,
+    /// The trace of the one run that is shown.
+    pub trace: TraceDetail,
     pub shrink: bool,
     pub jobs: usize,
 }
 
-impl Plan {
-    /// The plan, or what is wrong with the words.
-    pub fn new(args: &Args) -> Result<Plan, String> {
-        let what = match (args.seed, &args.seeds, args.seconds) {
-            (Some(seed), ..) => What::Seed(seed),
-            (_, Some(Seeds(seeds)), _) => What::Seeds(seeds.clone()),
+impl SimPlan {
+    /// Checks the flags. The error is a sentence for the user.
+    pub fn new(args: &SimArgs) -> Result<SimPlan, String> {
+        let seeds = match (args.seed, &args.seeds, args.seconds) {
+            (Some(seed), ..) => SeedChoice::Seed(seed),
+            (_, Some(Seeds(seeds)), _) => SeedChoice::Seeds(seeds.clone()),
             (.., seconds) => {
                 let random = getrandom::u64().map_err(|error| error.to_string())?;
-                // Short enough to be typed.
-                What::Fresh(random >> 32, Duration::from_secs(seconds.unwrap_or(1)))
+                // 32 bits: short enough to type.
+                SeedChoice::Fresh(random >> 32, Duration::from_secs(seconds.unwrap_or(1)))
             }
         };
         let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
-        Ok(Plan {
-            what,
+        Ok(SimPlan {
+            seeds,
             options: Options {
                 mutant: args.mutant,
-                told: Told::Last(0),
+                trace: TraceDetail::Last(0),
                 nodes: args.nodes.map(usize::from),
                 steps: args.steps,
                 without: args.without.iter().copied().collect(),
@@ -189,10 +192,10 @@ impl Plan {
                 strong_only: args.strong_only,
                 ..Options::default()
             },
-            told: match args.trace {
-                None => Told::Last(TAIL),
-                Some(Detail::Headlines) => Told::Headlines,
-                Some(Detail::All) => Told::Everything,
+            trace: match args.trace {
+                None => TraceDetail::Last(TAIL),
+                Some(Detail::Headlines) => TraceDetail::Headlines,
+                Some(Detail::All) => TraceDetail::Everything,
             },
             shrink: args.shrink,
             jobs: args.jobs.map_or_else(processors, usize::from),
@@ -200,23 +203,23 @@ impl Plan {
     }
 }
 
-/// How a kind is called on the command line.
+/// The name of a value on the command line.
 pub fn name_of(kind: impl ValueEnum) -> String {
     kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// The words that run a seed with the same outcome.
-pub struct Replay<'a>(pub u64, pub &'a Options);
+/// The command line that repeats the run of a seed.
+pub struct ReplayCommand<'a>(pub u64, pub &'a Options);
 
-impl Display for Replay<'_> {
+impl Display for ReplayCommand<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Replay(seed, options) = self;
+        let ReplayCommand(seed, options) = self;
         write!(f, "nodesync sim --seed {seed}")?;
         write_options(f, options)
     }
 }
 
-/// The words for what was asked for beside the seed.
+/// Writes the flags for all options except the seed.
 pub fn write_options(f: &mut impl fmt::Write, options: &Options) -> fmt::Result {
     if let Some(nodes) = options.nodes {
         write!(f, " --nodes {nodes}")?;
@@ -252,11 +255,11 @@ mod tests {
     use super::*;
     use crate::tools::{Cli, Tool};
 
-    fn plan(line: &str) -> Plan {
+    fn plan(line: &str) -> SimPlan {
         let Tool::Sim(args) = Cli::parse_from(line.split_whitespace()).tool else {
             panic!("{line} is another tool")
         };
-        Plan::new(&args).unwrap()
+        SimPlan::new(&args).unwrap()
     }
 
     #[test]
@@ -282,17 +285,17 @@ mod tests {
              --gentle --strong-only --mutant ack-before-sync",
         ];
         for line in lines {
-            let Plan { what: What::Seed(seed), options, .. } = plan(line) else {
+            let SimPlan { seeds: SeedChoice::Seed(seed), options, .. } = plan(line) else {
                 panic!("{line} is no seed")
             };
-            assert_eq!(Replay(seed, &options).to_string(), line);
+            assert_eq!(ReplayCommand(seed, &options).to_string(), line);
         }
     }
 
     #[test]
     fn a_trace_tells_headlines_or_all() {
-        assert_eq!(plan("nodesync sim --seed 1").told, Told::Last(TAIL));
-        assert_eq!(plan("nodesync sim --trace --seed 1").told, Told::Headlines);
-        assert_eq!(plan("nodesync sim --trace=all --seed 1").told, Told::Everything);
+        assert_eq!(plan("nodesync sim --seed 1").trace, TraceDetail::Last(TAIL));
+        assert_eq!(plan("nodesync sim --trace --seed 1").trace, TraceDetail::Headlines);
+        assert_eq!(plan("nodesync sim --trace=all --seed 1").trace, TraceDetail::Everything);
     }
 }

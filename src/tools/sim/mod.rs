@@ -1,10 +1,11 @@
-//! `nodesync sim`: seeds on all processors, a summary, and for a violation the way to replay it.
+//! `nodesync sim`: seeds on all processors, a summary, and for a violation the command to replay
+//! it.
 //!
-//! Every run is as fast as can be and keeps no text. The lowest failing seed is run again with as
-//! much text as was asked for: the same seed gives the same run. A panic within a run is a
-//! violation like any other.
+//! The runs write no trace, to be fast. The lowest failing seed runs a second time with the trace
+//! that the flags ask for: the same seed gives the same run. A panic inside a run is a violation
+//! like any other.
 //!
-//! The first signal ends the command after the runs that are under way; the second one at once.
+//! The first signal ends the command after the runs in progress, the second one at once.
 
 mod args;
 mod runs;
@@ -12,23 +13,19 @@ mod runs;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-pub use args::Args;
+pub use args::SimArgs;
 
 use crate::testing::sim::{Options, Violation};
-use args::{Plan, Replay, What, name_of, write_options};
-use runs::{Signals, Tally};
+use crate::tools::exit::{INCONCLUSIVE, IO, USAGE, VIOLATION};
+use args::{ReplayCommand, SeedChoice, SimPlan, name_of, write_options};
+use runs::{RunsSummary, Signals};
 
-const VIOLATION: u8 = 1;
-const USAGE: u8 = 2;
-const INCONCLUSIVE: u8 = 3;
-const IO: u8 = 74;
-
-/// Seeds that are named in a list.
+/// Most seeds that a list names.
 const NAMED_MAX: usize = 20;
 
-/// Runs the command; the exit code.
-pub fn run(args: &Args) -> u8 {
-    let ready = Plan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
+/// Runs the command and returns its exit code.
+pub fn run(args: &SimArgs) -> u8 {
+    let ready = SimPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
         let signals = Signals::catch().map_err(|error| (IO, error.to_string()))?;
         Ok((plan, signals))
     });
@@ -41,15 +38,15 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-fn carry_out(plan: &Plan, signals: &Signals) -> u8 {
-    runs::keep_panics();
-    let (seeds, time, options) = match plan.what.clone() {
-        // The one run is the one that is shown.
-        What::Seed(seed) => {
-            (seed..=seed, None, Options { told: plan.told, ..plan.options.clone() })
+fn carry_out(plan: &SimPlan, signals: &Signals) -> u8 {
+    runs::silence_panics();
+    let (seeds, time, options) = match plan.seeds.clone() {
+        // The only run is also the one that is shown.
+        SeedChoice::Seed(seed) => {
+            (seed..=seed, None, Options { trace: plan.trace, ..plan.options.clone() })
         }
-        What::Seeds(seeds) => (seeds, None, plan.options.clone()),
-        What::Fresh(first, time) => {
+        SeedChoice::Seeds(seeds) => (seeds, None, plan.options.clone()),
+        SeedChoice::Fresh(first, time) => {
             eprintln!("nodesync sim: fresh seeds, from {first} on");
             (first..=u64::MAX, Some(time), plan.options.clone())
         }
@@ -57,22 +54,22 @@ fn carry_out(plan: &Plan, signals: &Signals) -> u8 {
     let tally = runs::run_all(seeds, time, &options, plan.jobs, signals);
     let mut page = tally.sum.lines.join("\n");
     page += if page.is_empty() { "" } else { "\n\n" };
-    let code = tell(&mut page, plan, &tally);
-    say(&page);
+    let code = write_verdict(&mut page, plan, &tally);
+    print_page(&page);
     if let Some(&(seed, _)) = tally.failed.first() {
-        say(&details(seed, plan, signals));
+        print_page(&details(seed, plan, signals));
     }
     code
 }
 
-/// Prints; a reader who has gone does not miss anything.
-fn say(page: &str) {
+/// Prints a page. A closed standard output is no error.
+fn print_page(page: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(page.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The summary and the verdict; the exit code.
-fn tell(page: &mut String, plan: &Plan, tally: &Tally) -> u8 {
+/// Writes the summary and the verdict. Returns the exit code.
+fn write_verdict(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> u8 {
     let _ = write_summary(page, plan, tally);
     if !tally.failed.is_empty() {
         let count = tally.failed.len();
@@ -101,17 +98,17 @@ fn tell(page: &mut String, plan: &Plan, tally: &Tally) -> u8 {
     0
 }
 
-fn counted(count: impl TryInto<u64>, what: &str) -> String {
+fn counted(count: impl TryInto<u64>, noun: &str) -> String {
     let count = count.try_into().unwrap_or(u64::MAX);
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-fn write_summary(page: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result {
+fn write_summary(page: &mut String, plan: &SimPlan, tally: &RunsSummary) -> std::fmt::Result {
     let (runs, sum) = (tally.runs, &tally.sum);
-    let seeds = match &plan.what {
-        What::Seed(seed) => format!("--seed {seed}"),
-        What::Seeds(seeds) => format!("--seeds {}..={}", seeds.start(), seeds.end()),
-        What::Fresh(first, _) => format!("--seeds {first}..{}", first.saturating_add(runs)),
+    let seeds = match &plan.seeds {
+        SeedChoice::Seed(seed) => format!("--seed {seed}"),
+        SeedChoice::Seeds(seeds) => format!("--seeds {}..={}", seeds.start(), seeds.end()),
+        SeedChoice::Fresh(first, _) => format!("--seeds {first}..{}", first.saturating_add(runs)),
     };
     write!(page, "nodesync sim {seeds}")?;
     write_options(page, &plan.options)?;
@@ -121,7 +118,7 @@ fn write_summary(page: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Res
     if tally.failed.len() as u64 == runs {
         return writeln!(page);
     }
-    if let What::Seed(_) = plan.what {
+    if let SeedChoice::Seed(_) = plan.seeds {
         writeln!(page, "nodes           {:>12}", sum.nodes)?;
     }
     writeln!(page, "faults          {:>12}", sum.faults)?;
@@ -134,15 +131,15 @@ fn write_summary(page: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Res
     writeln!(page, "                {:>12}   answered", sum.answered)?;
     writeln!(page, "eventual writes {:>12}", sum.eventual)?;
     writeln!(page, "undecided keys  {:>12}", sum.undecided)?;
-    if let What::Seed(_) = plan.what {
+    if let SeedChoice::Seed(_) = plan.seeds {
         writeln!(page, "trace hash  {:016x}", sum.trace_hash)?;
     }
     writeln!(page)
 }
 
-/// What happened in a failing run, or in a smaller one, and how to replay it.
-fn details(seed: u64, plan: &Plan, signals: &Signals) -> String {
-    let options = Options { told: plan.told, ..plan.options.clone() };
+/// The trace of a failing run, or of a smaller one, and the command to replay it.
+fn details(seed: u64, plan: &SimPlan, signals: &Signals) -> String {
+    let options = Options { trace: plan.trace, ..plan.options.clone() };
     let found = if plan.shrink {
         runs::shrink(seed, &options, signals)
     } else {
@@ -170,6 +167,6 @@ fn page_of(violation: &Violation, options: &Options) -> String {
         let (at_ms, fault) = (struck.at_micros as f64 / 1000.0, name_of(struck.fault));
         let _ = writeln!(page, "{at_ms:>10.3} ms  {:>4} {fault}", struck.number);
     }
-    let _ = writeln!(page, "\nagain: {}", Replay(violation.seed, options));
+    let _ = writeln!(page, "\nagain: {}", ReplayCommand(violation.seed, options));
     page
 }

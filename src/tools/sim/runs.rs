@@ -1,4 +1,4 @@
-//! Many runs at once: each job takes the next seed, the main thread counts and shows.
+//! Parallel runs: each job takes the next seed; the main thread counts results and shows progress.
 
 use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
@@ -10,53 +10,52 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::testing::sim::{self, NO_PANIC, Options, Report, Violation};
+use crate::tools::exit::INCONCLUSIVE;
 
-/// How often what is shown changes.
+/// Time between two updates of the progress bar.
 const TICK: Duration = Duration::from_millis(100);
 
-const INCONCLUSIVE: i32 = 3;
-
-/// Tells whether a signal has come.
+/// The number of signals received.
 #[derive(Clone, Debug, Default)]
 pub struct Signals(Arc<AtomicU32>);
 
 impl Signals {
-    /// Takes SIGINT and SIGTERM over from the system. The second one ends the process.
+    /// Installs a handler for SIGINT and SIGTERM. The second signal ends the process.
     pub fn catch() -> Result<Signals, ctrlc::Error> {
         let signals = Signals::default();
         let counted = signals.clone();
         ctrlc::set_handler(move || {
             if counted.0.fetch_add(1, Ordering::Relaxed) > 0 {
-                std::process::exit(INCONCLUSIVE);
+                std::process::exit(INCONCLUSIVE.into());
             }
         })?;
         Ok(signals)
     }
 
-    /// True if the command is to end early.
-    pub fn came(&self) -> bool {
+    /// True after the first signal: the command must end early.
+    pub fn must_stop(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 }
 
-/// What many runs came to.
+/// The results of many runs.
 #[derive(Debug, Default)]
-pub struct Tally {
-    /// Runs that ended.
+pub struct RunsSummary {
+    /// Number of runs that ended.
     pub runs: u64,
-    /// The sums of the good ones; of a single run, its report.
+    /// The sums over the runs that passed; for a single run, its report.
     pub sum: Report,
-    /// Failed seeds and the invariants that they broke, in order.
+    /// The failed seeds with the invariants that they broke, in order.
     pub failed: Vec<(u64, &'static str)>,
-    /// Seeds with keys that could not be judged, in order.
+    /// The seeds with keys whose history could not be decided, in order.
     pub undecided: Vec<u64>,
-    /// How long it took.
+    /// The time of all runs together.
     pub time: Duration,
-    /// Not all seeds were run.
+    /// True if a signal came before all seeds were run.
     pub cut_short: bool,
 }
 
-impl Tally {
+impl RunsSummary {
     fn add(&mut self, seed: u64, result: Result<Report, Box<Violation>>) {
         self.runs += 1;
         match result {
@@ -83,18 +82,18 @@ impl Tally {
     }
 }
 
-/// Runs seeds until there are no more, the time is over, or a signal has come.
+/// Runs seeds until the range or the time is over, or a signal comes.
 pub fn run_all(
     seeds: RangeInclusive<u64>,
     time: Option<Duration>,
     options: &Options,
     jobs: usize,
     signals: &Signals,
-) -> Tally {
+) -> RunsSummary {
     let (started, stop, taken) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
     let count = (seeds.end() - seeds.start()).saturating_add(1);
     let bar = bar(time, count);
-    let mut tally = Tally::default();
+    let mut tally = RunsSummary::default();
     std::thread::scope(|scope| {
         let (done, results) = bounded(jobs);
         for _ in 0..jobs {
@@ -117,7 +116,7 @@ pub fn run_all(
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let elapsed = started.elapsed();
-            if signals.came() || time.is_some_and(|time| elapsed >= time) {
+            if signals.must_stop() || time.is_some_and(|time| elapsed >= time) {
                 stop.store(true, Ordering::Relaxed);
             }
             let rate = tally.runs as f64 / elapsed.as_secs_f64();
@@ -128,13 +127,13 @@ pub fn run_all(
     });
     bar.finish_and_clear();
     tally.time = started.elapsed();
-    tally.cut_short = signals.came() && (time.is_some() || tally.runs < count);
+    tally.cut_short = signals.must_stop() && (time.is_some() || tally.runs < count);
     tally.failed.sort_unstable();
     tally.undecided.sort_unstable();
     tally
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal; nothing elsewhere.
 fn bar(time: Option<Duration>, count: u64) -> ProgressBar {
     let (length, unit) = time.map_or((count, "seeds"), |time| (time.as_secs(), "s"));
     let bar = if count == 1 { ProgressBar::hidden() } else { ProgressBar::new(length) };
@@ -147,14 +146,14 @@ fn bar(time: Option<Duration>, count: u64) -> ProgressBar {
 }
 
 thread_local! {
-    /// This thread runs a seed.
+    /// True while this thread runs a seed.
     static RUNS: Cell<bool> = const { Cell::new(false) };
-    /// Where it has panicked.
+    /// The place of this thread's last panic inside a run.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on the panics of runs are findings, and tell nothing by themselves.
-pub fn keep_panics() {
+/// Silences panics inside runs from now on: they are violations, which the report shows.
+pub fn silence_panics() {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if RUNS.get() {
@@ -165,12 +164,12 @@ pub fn keep_panics() {
     }));
 }
 
-/// Runs a seed; a panic is told with its place.
+/// Runs a seed. A panic is a violation that names its place.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
     quietly(|| sim::run(seed, options)).map_err(placed)
 }
 
-/// Makes a failing run smaller.
+/// Searches for a smaller run that fails like this one.
 pub fn shrink(
     seed: u64,
     options: &Options,
@@ -181,7 +180,7 @@ pub fn shrink(
         let (faults, steps) = (smallest.struck.len(), smallest.steps);
         bar.set_message(format!("shrinking, attempt {attempts}: {faults} faults, {steps} steps"));
         bar.tick();
-        !signals.came()
+        !signals.must_stop()
     };
     let found = quietly(|| sim::shrink(seed, options, &mut tell));
     bar.finish_and_clear();

@@ -1,5 +1,5 @@
-//! A throw-away cluster on this machine: processes of this very program, and a proxy in every link
-//! between them. What is done to their directories is here too.
+//! A temporary cluster on this machine: processes of this program, a proxy in every link between
+//! them, and damage to their directories.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,27 +12,27 @@ use rustix::process::Signal;
 
 use crate::rng::Rng;
 use crate::tools::Port;
-use crate::tools::process::{self, Node};
-use crate::tools::verify::proxy::{Link, Mode};
+use crate::tools::process::{self, NodeProcess};
+use crate::tools::verify::proxy::{LinkMode, ProxiedLink};
 
-/// Small logs, so that there are sealed segments and images to damage. Short time-outs, because
-/// clients that wait learn nothing.
+/// Small logs, so that there are sealed segments and images to damage; a short time-out, because
+/// clients that wait observe nothing.
 const FLAGS: [&str; 6] =
     ["--segment-size", "64kb", "--snapshot-log", "256kb", "--request-timeout", "3000"];
 
-impl Node {
+impl NodeProcess {
     /// Removes its directory.
     pub fn wipe(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.dir)
     }
 
-    /// Moves its directory away, as its own message tells after damage.
+    /// Moves its directory away, as the node's own message advises after damage.
     pub fn set_aside(&self, number: usize) -> io::Result<()> {
         fs::rename(&self.dir, self.dir.with_extension(format!("damaged-{number}")))
     }
 
-    /// Flips a bit of a sealed segment or of an image, and tells where; `None` if there is no such
-    /// file yet. Bytes that are zero are passed over as far as possible: most of them mean nothing.
+    /// Flips a bit of a sealed segment or of an image. Returns the place, or `None` if there is no
+    /// such file yet. Avoids zero bytes, most of which carry no information.
     pub fn corrupt(&self, rng: &mut Rng) -> io::Result<Option<String>> {
         const TRIES: usize = 64;
         let files = sealed(&self.dir)?;
@@ -56,7 +56,7 @@ impl Node {
     }
 }
 
-/// All images, and all segments of the log but the last.
+/// All images, and all segments of the log except the last.
 fn sealed(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -78,15 +78,15 @@ fn sealed(dir: &Path) -> io::Result<Vec<PathBuf>> {
 #[derive(Debug)]
 pub struct Cluster {
     /// The members, ascending by rank.
-    pub nodes: Vec<Node>,
-    /// From each to each other one.
-    links: Vec<(usize, usize, Link)>,
-    /// Where everything lies.
+    pub nodes: Vec<NodeProcess>,
+    /// A link from each member to each other one.
+    links: Vec<(usize, usize, ProxiedLink)>,
+    /// The directory of all data and logs.
     pub dir: PathBuf,
 }
 
 impl Cluster {
-    /// Members that have not been started, in a new directory.
+    /// A cluster that is not started yet, in a new directory.
     pub fn new(size: usize, dir: PathBuf, password: Option<&str>) -> io::Result<Cluster> {
         fs::create_dir_all(&dir)?;
         let ports = Port::reserve(size)?;
@@ -94,47 +94,48 @@ impl Cluster {
         let mut cluster = Cluster { nodes: Vec::new(), links: Vec::new(), dir };
         for from in 0..size {
             for to in (0..size).filter(|to| *to != from) {
-                cluster.links.push((from, to, Link::new(numbers[to])?));
+                cluster.links.push((from, to, ProxiedLink::new(numbers[to])?));
             }
         }
         let flags = FLAGS.map(String::from);
         for (at, port) in ports.into_iter().enumerate() {
             let links = cluster.links.iter().filter(|(from, _, _)| *from == at);
-            let peer = |to: usize, link: &Link| format!("{}=127.0.0.1:{}", numbers[to], link.port);
+            let peer =
+                |to: usize, link: &ProxiedLink| format!("{}=127.0.0.1:{}", numbers[to], link.port);
             let peers = links.map(|(_, to, link)| peer(*to, link)).collect();
-            cluster.nodes.push(Node::new(port, &cluster.dir, peers, &flags, password));
+            cluster.nodes.push(NodeProcess::new(port, &cluster.dir, peers, &flags, password));
         }
         Ok(cluster)
     }
 
-    /// Starts all members that do not run.
+    /// Starts all members that are not running.
     pub fn start_all(&mut self) -> io::Result<()> {
-        self.nodes.iter_mut().filter(|node| !node.runs()).try_for_each(Node::start)
+        self.nodes.iter_mut().filter(|node| !node.is_running()).try_for_each(NodeProcess::start)
     }
 
-    /// Changes the link on which `from` dials `to`.
-    pub fn set_link(&self, from: usize, to: usize, mode: Mode) {
+    /// Sets the mode of the link on which `from` dials `to`.
+    pub fn set_link(&self, from: usize, to: usize, mode: LinkMode) {
         let found = self.links.iter().find(|(a, b, _)| (*a, *b) == (from, to));
         if let Some((_, _, link)) = found {
             link.set(mode);
         }
     }
 
-    /// Lets everything pass again, wakes who sleeps and starts who was killed.
+    /// Opens all links, continues stopped nodes and restarts killed ones.
     pub fn heal(&mut self) -> io::Result<()> {
-        self.links.iter().for_each(|(_, _, link)| link.set(Mode::Pass));
+        self.links.iter().for_each(|(_, _, link)| link.set(LinkMode::Pass));
         for node in &self.nodes {
             node.signal(Signal::CONT)?;
         }
         self.start_all()
     }
 
-    /// Stops all members in an orderly way. What is wrong with how they end.
+    /// Stops all members in an orderly way. Returns complaints about their ends.
     pub fn stop(&mut self, limit: Duration) -> io::Result<Vec<String>> {
         process::stop(&mut self.nodes, limit)
     }
 
-    /// Removes everything that the cluster has written.
+    /// Kills the members and removes everything that they have written.
     pub fn remove(self) -> io::Result<()> {
         let dir = self.dir.clone();
         drop(self);

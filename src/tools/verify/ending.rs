@@ -1,34 +1,37 @@
-//! Questions to all nodes, before and after the load: are they well, what do they hold, and, on a
-//! live cluster, the removal of what the run has left there.
+//! Requests to all nodes before and after the load: health checks, final reads, and the removal of
+//! the run's keys from a live cluster.
 //!
-//! The final strong reads are part of the history: an acknowledged write that is lost shows there.
+//! The final strong reads are part of the history: they reveal a lost acknowledged write.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::testing::linearizability::Action;
-use crate::tools::verify::history::{Fate, Record, seen};
+use crate::tools::verify::history::{Fate, StrongRecord, seen};
 use crate::tools::verify::judge::Ends;
 use crate::tools::verify::workload::Board;
 use crate::tools::watch::Watch;
 
-/// How long healed nodes may take until they all serve again, and show the same.
+/// Longest time after healing until all nodes serve again and show the same values.
 pub const RECOVERY: Duration = Duration::from_secs(60);
-/// Longest wait for an answer to a question.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Between two attempts.
+/// Time-out of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(50);
-/// Requests of a pipeline.
+/// Number of requests in a pipeline.
 const CHUNK: usize = 64;
-/// Its writes belong to no history.
+/// The key of health checks, whose writes belong to no history.
 const PROBE: &str = "probe";
 
-fn ask(board: &Board, node: usize) -> Result<Client, Error> {
-    Client::connect(&board.addresses[node], &Options { timeout: PATIENCE, ..board.options.clone() })
+fn connect(board: &Board, node: usize) -> Result<Client, Error> {
+    Client::connect(
+        &board.addresses[node],
+        &Options { timeout: REQUEST_TIMEOUT, ..board.options.clone() },
+    )
 }
 
-/// All nodes name one leader and take writes; otherwise what is the matter.
+/// Checks that all nodes take writes and name the same leader.
 pub fn all_well(board: &Board) -> Result<(), String> {
     let mut leaders = BTreeSet::new();
     for node in 0..board.addresses.len() {
@@ -37,10 +40,10 @@ pub fn all_well(board: &Board) -> Result<(), String> {
     if leaders.len() > 1 { Err(format!("the nodes name leaders {leaders:?}")) } else { Ok(()) }
 }
 
-/// One node takes writes. The leader that it names.
+/// Checks that a node takes writes. Returns the leader that it names.
 pub fn well(board: &Board, node: usize) -> Result<i64, String> {
-    let trouble = |what: String| format!("{}: {what}", board.addresses[node]);
-    let mut client = ask(board, node).map_err(|error| trouble(error.to_string()))?;
+    let trouble = |cause: String| format!("{}: {cause}", board.addresses[node]);
+    let mut client = connect(board, node).map_err(|error| trouble(error.to_string()))?;
     let probe = board.full(PROBE);
     match client.call(&["SET", &probe, "1"]) {
         Ok(reply) if reply.is_ok() => {}
@@ -52,7 +55,7 @@ pub fn well(board: &Board, node: usize) -> Result<i64, String> {
     }
 }
 
-/// The leader that some node names.
+/// The leader that the first reachable node names.
 pub fn leader(board: &Board) -> Option<i64> {
     let options = Options { timeout: Duration::from_millis(200), ..board.options.clone() };
     (0..board.addresses.len()).find_map(|node| {
@@ -64,7 +67,8 @@ pub fn leader(board: &Board) -> Option<i64> {
     })
 }
 
-/// Tries until it succeeds, the time is over or somebody is in a hurry; the last error.
+/// Repeats an attempt until it succeeds. Returns the last error once the time is over, or after the
+/// second signal.
 pub fn within<T>(
     watch: &Watch,
     limit: Duration,
@@ -74,43 +78,43 @@ pub fn within<T>(
     loop {
         match attempt() {
             Ok(done) => return Ok(done),
-            Err(error) if started.elapsed() > limit || watch.in_a_hurry() => return Err(error),
+            Err(error) if started.elapsed() > limit || watch.must_abort() => return Err(error),
             Err(_) => std::thread::sleep(RETRY),
         }
     }
 }
 
-/// Which life each node is in. A node that ends and starts again is in another one.
-pub fn lives(board: &Board) -> Result<Vec<String>, String> {
-    let life = |node: usize| {
-        let mut client = ask(board, node)?;
+/// The boot number of each node, which changes with every start of its process.
+pub fn boots(board: &Board) -> Result<Vec<String>, String> {
+    let boot_of = |node: usize| {
+        let mut client = connect(board, node)?;
         let Reply::Bulk(info) = client.call(&["INFO", "server"])? else { return Ok(None) };
         let info = String::from_utf8_lossy(&info);
         let boot = info.lines().find_map(|line| line.strip_prefix("boot:")).map(str::to_string);
         Ok::<_, Error>(boot)
     };
-    let lives = (0..board.addresses.len()).map(|node| match life(node) {
-        Ok(Some(life)) => Ok(life),
-        Ok(None) => Err(format!("{}: INFO does not tell its boot", board.addresses[node])),
+    let boots = (0..board.addresses.len()).map(|node| match boot_of(node) {
+        Ok(Some(boot)) => Ok(boot),
+        Ok(None) => Err(format!("{}: INFO has no boot number", board.addresses[node])),
         Err(error) => Err(format!("{}: {error}", board.addresses[node])),
     });
-    lives.collect()
+    boots.collect()
 }
 
-/// Reads these keys at one node, in a strong session.
-pub fn read_strong(board: &Board, node: usize, keys: &[&str]) -> Result<Vec<Record>, String> {
+/// Reads these keys at one node in a strong session.
+pub fn read_strong(board: &Board, node: usize, keys: &[&str]) -> Result<Vec<StrongRecord>, String> {
     let mut records = Vec::new();
     for keys in keys.chunks(CHUNK) {
         let mut bytes = Vec::new();
         keys.iter().for_each(|key| encode(&["GET", &board.full(key)], &mut bytes));
-        let trouble = |what: String| format!("{}: final reads: {what}", board.addresses[node]);
-        let mut client = ask(board, node).map_err(|error| trouble(error.to_string()))?;
+        let trouble = |cause: String| format!("{}: final reads: {cause}", board.addresses[node]);
+        let mut client = connect(board, node).map_err(|error| trouble(error.to_string()))?;
         let invoked: Vec<u64> = keys.iter().map(|_| board.tickets.draw()).collect();
         client.send(&bytes).map_err(|error| trouble(error.to_string()))?;
         for (key, invoked) in keys.iter().zip(invoked) {
             let answer = client.receive();
             match Fate::of(answer, |reply| seen(&Action::Get, reply)) {
-                Fate::Done(seen) => records.push(Record {
+                Fate::Done(seen) => records.push(StrongRecord {
                     client: board.clients,
                     node,
                     key: (*key).into(),
@@ -126,8 +130,8 @@ pub fn read_strong(board: &Board, node: usize, keys: &[&str]) -> Result<Vec<Reco
     Ok(records)
 }
 
-/// What each node shows for these keys, to eventual sessions and then to strong ones. Waits until
-/// all agree; when the time is over, what they show then.
+/// The values of these keys at each node, in eventual sessions and then in strong ones. Waits until
+/// all agree; once the time is over, returns the last values.
 pub fn read_ends(board: &Board, watch: &Watch, keys: &BTreeSet<&str>) -> Result<Ends, String> {
     let mut last = Err("nothing was read".to_string());
     let keys: Vec<&str> = keys.iter().copied().collect();
@@ -135,7 +139,7 @@ pub fn read_ends(board: &Board, watch: &Watch, keys: &BTreeSet<&str>) -> Result<
         let mut ends = Ends::new();
         for mode in ["eventual", "strong"] {
             for node in 0..board.addresses.len() {
-                let values = show(board, node, mode, &keys);
+                let values = read_values(board, node, mode, &keys);
                 let values = values.inspect_err(|error| last = Err(error.clone()))?;
                 for (key, value) in keys.iter().zip(values) {
                     ends.entry((*key).into()).or_default().push(value);
@@ -148,19 +152,20 @@ pub fn read_ends(board: &Board, watch: &Watch, keys: &BTreeSet<&str>) -> Result<
         if agree { Ok(()) } else { Err("the nodes differ".into()) }
     });
     match agreed {
-        Err(_) if watch.in_a_hurry() => Err("interrupted".into()),
+        Err(_) if watch.must_abort() => Err("interrupted".into()),
         _ => last,
     }
 }
 
-fn show(
+/// The values of these keys at one node, in this consistency mode.
+fn read_values(
     board: &Board,
     node: usize,
     mode: &str,
     keys: &[&str],
 ) -> Result<Vec<Option<Vec<u8>>>, String> {
-    let trouble = |what: String| format!("{}: final {mode} reads: {what}", board.addresses[node]);
-    let mut client = ask(board, node).map_err(|error| trouble(error.to_string()))?;
+    let trouble = |cause: String| format!("{}: final {mode} reads: {cause}", board.addresses[node]);
+    let mut client = connect(board, node).map_err(|error| trouble(error.to_string()))?;
     let mut values = Vec::new();
     for keys in keys.chunks(CHUNK) {
         let requests: Vec<Vec<String>> = keys
@@ -178,9 +183,9 @@ fn show(
     Ok(values)
 }
 
-/// Deletes these keys, and the probe.
+/// Deletes these keys, and the key of health checks.
 pub fn delete(board: &Board, keys: &BTreeSet<&str>) -> Result<(), String> {
-    let mut client = ask(board, 0).map_err(|error| error.to_string())?;
+    let mut client = connect(board, 0).map_err(|error| error.to_string())?;
     let keys: Vec<String> = keys.iter().chain([&PROBE]).map(|key| board.full(key)).collect();
     for keys in keys.chunks(CHUNK) {
         let words = ["WITH", "strong", "DEL"].into_iter().chain(keys.iter().map(String::as_str));

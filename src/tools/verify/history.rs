@@ -1,12 +1,13 @@
-//! What clients did and saw, in the order of one global counter.
+//! The history: all operations of the clients with their results, ordered by one global counter.
 //!
-//! A number is drawn before a request is sent, and another one after its reply has come: if one
-//! operation's return has a lower number than another's call, it was over before the other began.
-//! Clients keep their own records and hand them in at the end; only the counter is shared.
+//! A client draws a number before it sends a request and another one after the reply: if the return
+//! of one operation has a lower number than the call of another, the first was over before the
+//! second began. Clients keep their own records and hand them in at the end; they share only the
+//! counter.
 //!
-//! What became of a request ([`Fate`]) follows the error contract: `CLUSTERDOWN`, `TRYAGAIN`,
-//! `LOADING` and `MISCONF` say that it is certainly not done; `UNKNOWN`, a lost connection and a
-//! time-out leave it open for ever. Any other error is not expected and is itself a finding.
+//! The fate of a request ([`Fate`]) follows the error contract: after `CLUSTERDOWN`, `TRYAGAIN`,
+//! `LOADING` and `MISCONF` it is certainly not done; after `UNKNOWN`, a lost connection or a
+//! time-out it may take effect at any later moment. Any other error is itself a finding.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +15,7 @@ use crate::client::{Error, Reply};
 use crate::testing::linearizability::{Action, Operation, Seen};
 use crate::types::When;
 
-/// The order of all calls and returns.
+/// The global counter that orders all calls and returns.
 #[derive(Debug, Default)]
 pub struct Tickets(AtomicU64);
 
@@ -25,21 +26,21 @@ impl Tickets {
     }
 }
 
-/// What became of a request.
+/// The fate of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate<T> {
-    /// Answered with this.
+    /// Done, with this result.
     Done(T),
     /// Certainly not done.
     Refused,
-    /// May or may not be done, now or later.
+    /// It may or may not be done, now or later.
     Unknown,
-    /// Answered with something that no such request may get.
+    /// Answered with a reply that such a request must not get.
     Unexpected(String),
 }
 
 impl<T> Fate<T> {
-    /// The fate by the answer; `read` says what a reply that is no error means.
+    /// The fate that follows from the answer. `read` turns a reply that is no error into a result.
     pub fn of(answer: Result<Reply, Error>, read: impl FnOnce(&Reply) -> Option<T>) -> Fate<T> {
         match answer {
             Ok(Reply::Error(text)) => match text.split(' ').next() {
@@ -60,25 +61,25 @@ impl<T> Fate<T> {
 
 /// A strong operation on one key.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct StrongRecord {
     /// The client.
     pub client: usize,
-    /// The node that it asked, by its place in the list of nodes.
+    /// The node that served it, by its place in the list of nodes.
     pub node: usize,
     /// The key, without the run's prefix.
     pub key: String,
-    /// What it asked for.
+    /// The command.
     pub action: Action,
-    /// When it was called.
+    /// The moment of the call.
     pub invoked: u64,
-    /// When its answer came, if one came.
+    /// The moment of the reply, if one came.
     pub returned: Option<u64>,
-    /// What it saw, if it was done for certain.
+    /// The result, if it was certainly done.
     pub seen: Option<Seen>,
 }
 
-impl Record {
-    /// For the checker.
+impl StrongRecord {
+    /// The operation in the checker's form.
     pub fn operation(&self) -> Operation {
         Operation {
             invoked: self.invoked,
@@ -88,58 +89,58 @@ impl Record {
     }
 }
 
-/// What an eventual session did with a key.
+/// A command of an eventual session on a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deed {
-    /// SET to this value, or DEL.
+pub enum EventualAction {
+    /// SET to this value; DEL without a value.
     Write(Option<Vec<u8>>),
-    /// GET, which showed this.
+    /// GET, with the value that it returned.
     Read(Option<Vec<u8>>),
 }
 
-/// A step of an eventual session; refused ones are left out.
+/// An operation of an eventual session; refused ones are left out.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct EventualRecord {
     /// The client.
     pub client: usize,
-    /// The node that it asked.
+    /// The node that served it.
     pub node: usize,
-    /// The key. A key of a session's own has that session's number in it.
+    /// The key. A session's own key has the session's number in it.
     pub key: String,
     /// True if no other session writes the key.
     pub own: bool,
-    /// What it did.
-    pub deed: Deed,
-    /// False if nobody knows whether it is done.
+    /// The operation.
+    pub action: EventualAction,
+    /// False if it may or may not be done.
     pub certain: bool,
 }
 
-/// All that the clients have handed in.
+/// The operations of all clients.
 #[derive(Debug, Default)]
 pub struct History {
     /// Strong operations, refused ones left out.
-    pub records: Vec<Record>,
-    /// Eventual sessions; the steps of each in order.
-    pub steps: Vec<Step>,
-    /// What came of requests, of both kinds.
-    pub tally: Tally,
+    pub records: Vec<StrongRecord>,
+    /// Eventual operations; those of each session in order.
+    pub eventual: Vec<EventualRecord>,
+    /// The fates of all requests, strong and eventual.
+    pub fates: FateCounts,
 }
 
-/// Requests by what became of them.
+/// The number of requests by fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct FateCounts {
     /// Done.
     pub ok: u64,
     /// Certainly not done.
     pub failed: u64,
-    /// Nobody knows.
+    /// May or may not be done.
     pub unknown: u64,
-    /// Writes of strong sessions among the done.
+    /// Writes of strong sessions that are done.
     pub strong_writes: u64,
 }
 
-impl Tally {
-    /// Counts one.
+impl FateCounts {
+    /// Counts a request.
     pub fn count<T>(&mut self, fate: &Fate<T>) {
         match fate {
             Fate::Done(_) => self.ok += 1,
@@ -150,14 +151,14 @@ impl Tally {
 }
 
 impl History {
-    /// Takes in what another one holds.
+    /// Adds the operations of another history.
     pub fn add(&mut self, other: History) {
         self.records.extend(other.records);
-        self.steps.extend(other.steps);
-        self.tally.ok += other.tally.ok;
-        self.tally.failed += other.tally.failed;
-        self.tally.unknown += other.tally.unknown;
-        self.tally.strong_writes += other.tally.strong_writes;
+        self.eventual.extend(other.eventual);
+        self.fates.ok += other.fates.ok;
+        self.fates.failed += other.fates.failed;
+        self.fates.unknown += other.fates.unknown;
+        self.fates.strong_writes += other.fates.strong_writes;
     }
 }
 
@@ -166,7 +167,7 @@ pub fn changes(action: &Action) -> bool {
     !matches!(action, Action::Get)
 }
 
-/// The words of the request that does `action`.
+/// The words of the request for `action`.
 pub fn words(action: &Action, key: &str) -> Vec<Vec<u8>> {
     let (name, rest): (&str, Vec<&[u8]>) = match action {
         Action::Get => ("GET", vec![]),
@@ -189,7 +190,7 @@ pub fn words(action: &Action, key: &str) -> Vec<Vec<u8>> {
     [name.as_bytes(), key.as_bytes()].into_iter().chain(rest).map(<[u8]>::to_vec).collect()
 }
 
-/// What a reply to `action` shows; `None` if no such reply belongs to it.
+/// The result that a reply to `action` carries; `None` if `action` must not get such a reply.
 pub fn seen(action: &Action, reply: &Reply) -> Option<Seen> {
     Some(match (action, reply) {
         (Action::Get | Action::Take | Action::Set { get: true, .. }, Reply::Bulk(value)) => {
@@ -202,8 +203,8 @@ pub fn seen(action: &Action, reply: &Reply) -> Option<Seen> {
     })
 }
 
-/// The operation as one would type it, with what it saw.
-pub fn describe(record: &Record) -> String {
+/// The operation as a user would type it, with its result.
+pub fn describe(record: &StrongRecord) -> String {
     let words = words(&record.action, &record.key);
     let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
     let result = match (&record.seen, record.returned) {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn error_words_say_what_became_of_a_request() {
+    fn the_first_word_of_an_error_decides_the_fate() {
         for word in ["CLUSTERDOWN", "TRYAGAIN", "LOADING", "MISCONF"] {
             assert_eq!(fate(Ok(Reply::Error(format!("{word} why")))), Fate::Refused);
         }

@@ -1,40 +1,39 @@
-//! The judge: from what clients did and saw to what was proven. Knows no cluster and no clock.
+//! The judge: checks a history against the promises of the product. Knows no cluster and no clock.
 //!
-//! Strong operations must be linearizable, key by key. Of eventual sessions only what is promised
-//! to everybody outside can be held against a node:
+//! Strong operations must be linearizable, key by key. For eventual sessions these promises hold:
 //!
-//! - a session's own key, which nobody else writes, shows that session its last acknowledged
-//!   write, at once; or one of its writes of which nobody knows whether it is done;
-//! - no key ever shows a value that nobody wrote to it, or whose write was certainly refused;
-//! - in the end all nodes show the same;
-//! - and if no process ended during the run, no acknowledged write is lost.
-//!
-//! A process that ends may take writes of its last second with it, so then the last point is not
-//! checked.
+//! - A session reads its own writes: a key that no other session writes shows the last acknowledged
+//!   write, or a write that may or may not be done.
+//! - No key ever shows a value that no client wrote to it, or whose write was refused.
+//! - In the end all nodes show the same values.
+//! - If no process ended during the run, no acknowledged write is lost. (A process that ends may
+//!   lose eventual writes of its last second, so then this is not checked.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::testing::linearizability::{self, Verdict};
-use crate::tools::verify::history::{Deed, History, Record, Step, describe};
+use crate::tools::verify::history::{
+    EventualAction, EventualRecord, History, StrongRecord, describe,
+};
 
 /// States that the search may visit for one key.
 const BUDGET: usize = 1_000_000;
-/// Keys of which a counterexample is sought: the smallest one is told.
+/// Most keys for which the judge searches a counterexample; it reports the smallest one.
 const EXPLAINED_MAX: usize = 5;
-/// Operations of a counterexample, and names of further keys, that are told.
+/// Most operations of a counterexample, and most names of further keys, in the report.
 const SHOWN_MAX: usize = 50;
 const NAMED_MAX: usize = 10;
-/// Findings about eventual keys that are told.
-const TOLD_MAX: usize = 3;
+/// Most findings about eventual keys in the report.
+const REPORTED_MAX: usize = 3;
 
-/// What the nodes show for each eventual key in the end, node by node.
+/// The final values of each eventual key, node by node.
 pub type Ends = BTreeMap<String, Vec<Option<Vec<u8>>>>;
 
-/// What was found.
+/// The findings about a history.
 #[derive(Debug, Default)]
 pub struct Judgement {
-    /// What must not be; each a paragraph.
+    /// Broken promises, each a paragraph.
     pub violations: Vec<String>,
     /// Keys whose histories were too hard to decide.
     pub undecided: Vec<String>,
@@ -44,24 +43,24 @@ pub struct Judgement {
     pub eventual_keys: usize,
 }
 
-/// Judges. `lossless`: no process ended during the run. `names` are the nodes'.
+/// Judges a history. `lossless` is true if no process ended during the run; `names` are the nodes'.
 pub fn judge(history: &History, ends: &Ends, lossless: bool, names: &[String]) -> Judgement {
     let mut judgement = Judgement::default();
     strong(&history.records, names, &mut judgement);
-    eventual(&history.steps, ends, lossless, names, &mut judgement);
+    eventual(&history.eventual, ends, lossless, names, &mut judgement);
     judgement
 }
 
-fn strong(records: &[Record], names: &[String], judgement: &mut Judgement) {
-    let mut keys: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+fn strong(records: &[StrongRecord], names: &[String], judgement: &mut Judgement) {
+    let mut keys: BTreeMap<&str, Vec<&StrongRecord>> = BTreeMap::new();
     for record in records {
         keys.entry(&record.key).or_default().push(record);
     }
     judgement.keys = keys.len();
-    let keys: Vec<(&str, Vec<&Record>)> = keys.into_iter().collect();
+    let keys: Vec<(&str, Vec<&StrongRecord>)> = keys.into_iter().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
-        let part = |part: &[(&str, Vec<&Record>)]| -> Vec<Verdict> {
+        let part = |part: &[(&str, Vec<&StrongRecord>)]| -> Vec<Verdict> {
             part.iter().map(|(_, records)| check(records)).collect()
         };
         let parts = keys.chunks(keys.len().div_ceil(threads).max(1));
@@ -82,9 +81,9 @@ fn strong(records: &[Record], names: &[String], judgement: &mut Judgement) {
     judgement.violations.extend(smallest(impossible, names));
 }
 
-/// The smallest counterexample of those that can be had from the shortest histories, and the names
-/// of the other keys.
-fn smallest(mut impossible: Vec<(&str, Vec<&Record>)>, names: &[String]) -> Option<String> {
+/// The smallest counterexample among the keys with the shortest histories, and the names of the
+/// other keys.
+fn smallest(mut impossible: Vec<(&str, Vec<&StrongRecord>)>, names: &[String]) -> Option<String> {
     impossible.sort_by_key(|(_, records)| records.len());
     let tried = impossible.iter().take(EXPLAINED_MAX);
     let explained = tried.map(|(key, records)| (*key, explain(records)));
@@ -99,23 +98,23 @@ fn smallest(mut impossible: Vec<(&str, Vec<&Record>)>, names: &[String]) -> Opti
     Some(text)
 }
 
-fn check(records: &[&Record]) -> Verdict {
+fn check(records: &[&StrongRecord]) -> Verdict {
     linearizability::check(records.iter().map(|record| record.operation()).collect(), BUDGET)
 }
 
 /// A few of a key's operations that no order explains.
-fn explain<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
+fn explain<'a>(records: &[&'a StrongRecord]) -> Vec<&'a StrongRecord> {
     let operations = records.iter().map(|record| record.operation()).collect();
     let kept: BTreeSet<u64> =
         linearizability::explain(operations, BUDGET).iter().map(|kept| kept.invoked).collect();
-    let mut shown: Vec<&Record> =
+    let mut shown: Vec<&StrongRecord> =
         records.iter().copied().filter(|record| kept.contains(&record.invoked)).collect();
     shown.sort_by_key(|record| record.invoked);
     shown
 }
 
 /// The operations as a table.
-fn counterexample(key: &str, shown: &[&Record], names: &[String]) -> String {
+fn counterexample(key: &str, shown: &[&StrongRecord], names: &[String]) -> String {
     let count = shown.len();
     let mut text = format!("key {key}: not linearizable; no order explains these operations");
     for record in shown.iter().take(SHOWN_MAX) {
@@ -135,22 +134,22 @@ fn counterexample(key: &str, shown: &[&Record], names: &[String]) -> String {
     text
 }
 
-/// What one eventual key has been through.
+/// The past of one eventual key.
 #[derive(Default)]
 struct Past<'a> {
     own: bool,
-    /// Values that someone tried to write, and was not refused.
+    /// Values whose writes were not refused.
     tried: BTreeSet<&'a [u8]>,
     deletes: bool,
     acknowledged: bool,
     /// The last certain write.
     last: Option<&'a [u8]>,
-    /// What the uncertain ones wrote.
+    /// The values of writes that may or may not be done.
     uncertain: BTreeSet<Option<&'a [u8]>>,
 }
 
 impl Past<'_> {
-    /// What the writer of an own key may see.
+    /// True if the session that owns the key may see the value.
     fn is_own(&self, value: Option<&[u8]>) -> bool {
         value == self.last || self.uncertain.contains(&value)
     }
@@ -161,48 +160,48 @@ impl Past<'_> {
 }
 
 fn eventual(
-    steps: &[Step],
+    records: &[EventualRecord],
     ends: &Ends,
     lossless: bool,
     names: &[String],
     judgement: &mut Judgement,
 ) {
     let mut pasts: BTreeMap<&str, Past<'_>> = BTreeMap::new();
-    // Others' values may be seen before their writers have noted that they are written.
-    for step in steps {
-        let past = pasts.entry(&step.key).or_default();
-        if let Deed::Write(Some(value)) = &step.deed {
+    // Collect all written values first: a read may precede the record of the write in this order.
+    for record in records {
+        let past = pasts.entry(&record.key).or_default();
+        if let EventualAction::Write(Some(value)) = &record.action {
             past.tried.insert(value);
         }
     }
     let mut wrong = Vec::new();
-    for step in steps {
-        let past = pasts.entry(&step.key).or_default();
-        past.own = step.own;
-        match &step.deed {
-            Deed::Write(value) => {
+    for record in records {
+        let past = pasts.entry(&record.key).or_default();
+        past.own = record.own;
+        match &record.action {
+            EventualAction::Write(value) => {
                 past.deletes |= value.is_none();
-                if step.certain {
+                if record.certain {
                     past.last = value.as_deref();
                     past.acknowledged |= value.is_some();
                 } else {
                     past.uncertain.insert(value.as_deref());
                 }
             }
-            Deed::Read(value) => {
+            EventualAction::Read(value) => {
                 let value = value.as_deref();
-                let who = format!("client {} at {}", step.client, name(names, step.node));
-                if step.own && !past.is_own(value) {
+                let client = format!("client {} at {}", record.client, name(names, record.node));
+                if record.own && !past.is_own(value) {
                     let (seen, last) = (show(value), show(past.last));
                     wrong.push(format!(
-                        "eventual key {}: {who} read {seen} after its own write of {last}",
-                        step.key
+                        "eventual key {}: {client} read {seen} after its own write of {last}",
+                        record.key
                     ));
                 } else if !past.was_tried(value) {
                     let seen = show(value);
                     wrong.push(format!(
-                        "eventual key {}: {who} read {seen}, which nobody wrote",
-                        step.key
+                        "eventual key {}: {client} read {seen}, which no client wrote",
+                        record.key
                     ));
                 }
             }
@@ -211,13 +210,13 @@ fn eventual(
     judgement.eventual_keys = pasts.len();
     for (key, values) in ends {
         let past = pasts.entry(key).or_default();
-        wrong.extend(end(key, values, past, lossless, names));
+        wrong.extend(final_violation(key, values, past, lossless, names));
     }
-    tell(wrong, judgement);
+    report(wrong, judgement);
 }
 
-/// What is wrong with a key's end, if anything is.
-fn end(
+/// The broken promise that the final values of a key show, if any.
+fn final_violation(
     key: &str,
     values: &[Option<Vec<u8>>],
     past: &Past<'_>,
@@ -231,13 +230,13 @@ fn end(
             .map(|(at, value)| format!("{} at {}", show(value.as_deref()), name(names, at)))
             .collect();
         return Some(format!(
-            "eventual key {key}: the nodes differ for good: {}",
+            "eventual key {key}: the nodes still differ at the end: {}",
             shown.join(", ")
         ));
     }
     let seen = show(first);
     if !past.was_tried(first) {
-        return Some(format!("eventual key {key}: ends as {seen}, which nobody wrote"));
+        return Some(format!("eventual key {key}: ends as {seen}, which no client wrote"));
     }
     let lost = match past.own {
         true => !past.is_own(first),
@@ -249,12 +248,13 @@ fn end(
     })
 }
 
-fn tell(mut wrong: Vec<String>, judgement: &mut Judgement) {
-    let more = wrong.len().saturating_sub(TOLD_MAX);
-    wrong.truncate(TOLD_MAX);
+/// Adds findings about eventual keys, not more than the report has room for.
+fn report(mut wrong: Vec<String>, judgement: &mut Judgement) {
+    let more = wrong.len().saturating_sub(REPORTED_MAX);
+    wrong.truncate(REPORTED_MAX);
     judgement.violations.extend(wrong);
     if more > 0 {
-        judgement.violations.push(format!("and {more} more like these, of eventual keys"));
+        judgement.violations.push(format!("and {more} more findings about eventual keys"));
     }
 }
 
@@ -272,17 +272,17 @@ mod tests {
     use crate::testing::linearizability::{Action, Seen};
     use crate::types::When;
 
-    fn record(invoked: u64, returned: u64, action: Action, seen: Seen) -> Record {
+    fn record(invoked: u64, returned: u64, action: Action, seen: Seen) -> StrongRecord {
         let (returned, seen) = (Some(returned), Some(seen));
-        Record { client: 1, node: 0, key: "k".into(), action, invoked, returned, seen }
+        StrongRecord { client: 1, node: 0, key: "k".into(), action, invoked, returned, seen }
     }
 
     fn set(value: &str) -> Action {
         Action::Set { value: value.into(), when: When::Always, get: false }
     }
 
-    fn step(key: &str, own: bool, deed: Deed) -> Step {
-        Step { client: 2, node: 1, key: key.into(), own, deed, certain: true }
+    fn eventual_record(key: &str, own: bool, action: EventualAction) -> EventualRecord {
+        EventualRecord { client: 2, node: 1, key: key.into(), own, action, certain: true }
     }
 
     fn text(value: &str) -> Option<Vec<u8>> {
@@ -294,7 +294,7 @@ mod tests {
         judge(history, ends, lossless, &names).violations
     }
 
-    fn strong(records: Vec<Record>) -> Vec<String> {
+    fn strong(records: Vec<StrongRecord>) -> Vec<String> {
         violations(&History { records, ..History::default() }, &Ends::new(), true)
     }
 
@@ -326,7 +326,9 @@ mod tests {
             let write = record(1, 2, set("a"), Seen::Done);
             let records = std::iter::once(write).chain((0..reads).map(read));
             let key = key.to_string();
-            records.map(move |record| Record { key: key.clone(), ..record }).collect::<Vec<_>>()
+            records
+                .map(move |record| StrongRecord { key: key.clone(), ..record })
+                .collect::<Vec<_>>()
         };
         let records = [wrong("long", 200), wrong("short", 1), wrong("other", 3)].concat();
         let found = strong(records);
@@ -346,7 +348,7 @@ mod tests {
 
     #[test]
     fn an_increment_that_was_done_twice_is_found() {
-        let lost = Record {
+        let lost = StrongRecord {
             returned: None,
             seen: None,
             ..record(3, 4, Action::Increment(1), Seen::Integer(2))
@@ -360,9 +362,9 @@ mod tests {
     #[test]
     fn an_eventual_key_that_differs_between_nodes_is_found() {
         let history = History {
-            steps: vec![
-                step("e", false, Deed::Write(text("a"))),
-                step("e", false, Deed::Write(text("b"))),
+            eventual: vec![
+                eventual_record("e", false, EventualAction::Write(text("a"))),
+                eventual_record("e", false, EventualAction::Write(text("b"))),
             ],
             ..History::default()
         };
@@ -373,18 +375,23 @@ mod tests {
         let found = violations(&history, &ends("a", "b"), false);
         assert!(found[0].contains("\"a\" at first, \"b\" at second"), "{found:?}");
         let found = violations(&history, &ends("c", "c"), false);
-        assert!(found[0].contains("nobody wrote"), "{found:?}");
+        assert!(found[0].contains("no client wrote"), "{found:?}");
     }
 
     #[test]
     fn a_session_that_does_not_see_its_own_write_is_found() {
         let steps = |seen: Option<Vec<u8>>, certain: bool| {
-            let write = Step { certain, ..step("o", true, Deed::Write(text("b"))) };
-            let first = step("o", true, Deed::Write(text("a")));
-            vec![first, write, step("o", true, Deed::Read(seen))]
+            let write = EventualRecord {
+                certain,
+                ..eventual_record("o", true, EventualAction::Write(text("b")))
+            };
+            let first = eventual_record("o", true, EventualAction::Write(text("a")));
+            vec![first, write, eventual_record("o", true, EventualAction::Read(seen))]
         };
-        let check =
-            |steps| violations(&History { steps, ..History::default() }, &Ends::new(), false).len();
+        let check = |steps| {
+            violations(&History { eventual: steps, ..History::default() }, &Ends::new(), false)
+                .len()
+        };
         assert_eq!(check(steps(text("b"), true)), 0);
         assert_eq!(check(steps(text("a"), true)), 1);
         assert_eq!(check(steps(None, true)), 1);
@@ -393,15 +400,15 @@ mod tests {
 
     #[test]
     fn an_eventual_write_may_be_lost_only_if_a_process_ended() {
-        let write = |own| step("e", own, Deed::Write(text("a")));
+        let write = |own| eventual_record("e", own, EventualAction::Write(text("a")));
         let ends = Ends::from([("e".to_string(), vec![None, None])]);
         for own in [true, false] {
-            let history = History { steps: vec![write(own)], ..History::default() };
+            let history = History { eventual: vec![write(own)], ..History::default() };
             assert_eq!(violations(&history, &ends, true).len(), 1);
             assert_eq!(violations(&history, &ends, false).len(), 0);
         }
-        let deleted = vec![write(false), step("e", false, Deed::Write(None))];
-        let history = History { steps: deleted, ..History::default() };
+        let deleted = vec![write(false), eventual_record("e", false, EventualAction::Write(None))];
+        let history = History { eventual: deleted, ..History::default() };
         assert_eq!(violations(&history, &ends, true).len(), 0);
     }
 }

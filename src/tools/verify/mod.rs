@@ -1,17 +1,18 @@
-//! `nodesync verify`: clients, faults and a verdict on real processes.
+//! `nodesync verify`: clients, faults and a verdict on real processes, in the manner of Jepsen.
 //!
-//! With `--spawn N` it starts a throw-away cluster of this program on this machine and is its
-//! nemesis; with `--peers` it puts a live cluster under load, does it no harm, and removes its keys
-//! afterwards. Either way concurrent clients talk to all nodes (`workload`), everything they see
-//! is written down with its real order (`history`), and in the end `judge` decides whether one
-//! store that does one thing after the other could have shown them the same.
+//! With `--spawn N` it starts a temporary cluster of this program on this machine and injects
+//! faults (`nemesis`); with `--peers` it puts a live cluster under load without faults, and removes
+//! its keys afterwards. In both cases concurrent clients talk to all nodes (`workload`), the
+//! history records every operation with its real-time order (`history`), and `judge` decides
+//! whether the consistency that the product promises explains all results.
 //!
-//! The simulator (`nodesync sim`) sees far more schedules, and every one again; this sees the real
-//! thing: sockets, files, processes, the kernel. A pass proves that this run was sound, no more.
+//! The simulator (`nodesync sim`) covers far more schedules and can repeat each; this command
+//! covers real sockets, files, processes and the kernel. A pass proves that this run was correct,
+//! no more.
 //!
-//! What happens, in order: start and wait until all is well; load and faults for `--seconds`; heal;
-//! wait until all nodes serve; read every key at every node; judge; stop the nodes in an orderly
-//! way; tell. The first signal ends the load early, the second one everything.
+//! The steps of a run: start the nodes and wait until all serve; load and faults for `--seconds`;
+//! heal; wait until all nodes serve; read every key at every node; judge; stop the nodes; report.
+//! The first signal ends the load early, the second one the whole command.
 //!
 //! Left out: machines that lose power (the simulator does that), clocks that jump, full disks,
 //! checks over several keys at once.
@@ -31,65 +32,61 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::client::{Client, Options};
-use crate::config::{Peer, read_password};
+use crate::config::{PeerAddress, read_password};
 use crate::rng::Rng;
+use crate::tools::exit::{INCONCLUSIVE, IO, ToolError, USAGE, VIOLATION};
 use crate::tools::watch::Watch;
 use cluster::Cluster;
 use history::History;
 use judge::{Ends, Judgement};
-use nemesis::{End, Fault, Nemesis};
-use verdict::Verdict;
+use nemesis::{EndCause, FaultKind, Nemesis};
+use verdict::VerdictPage;
 use workload::Board;
 
-const VIOLATION: u8 = 1;
-const USAGE: u8 = 2;
-const INCONCLUSIVE: u8 = 3;
-const IO: u8 = 74;
-
-/// Where no number of clients was given.
+/// The default of `--clients`.
 const CLIENTS_PER_NODE: usize = 4;
 const CLIENTS_MAX: usize = 1000;
-/// A node of a live cluster may take ten seconds to refuse a request by default.
+/// Longer than `--request-timeout` of a live node, 10 s by default, so that its refusal arrives.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(12);
 const SPAWNED_TIMEOUT: Duration = Duration::from_millis(3000);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an orderly stop may take.
+/// Longest time for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// What was typed.
+/// The flags of `nodesync verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive, 74 I/O")]
-pub struct Args {
-    /// Nodes of a live cluster, each as HOST:PORT: load and a verdict, no faults
+pub struct VerifyArgs {
+    /// Nodes of a live cluster, each as HOST:PORT; it gets load, but no faults
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
     #[arg(required_unless_present = "spawn", conflicts_with = "spawn")]
-    peers: Vec<Peer>,
+    peers: Vec<PeerAddress>,
 
-    /// Starts a throw-away cluster of this many nodes on this machine, and lets faults strike it
+    /// Start a temporary cluster of this many nodes on this machine, and inject faults
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     spawn: Option<u8>,
 
-    /// How long the clients work
+    /// Seconds of load
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
 
-    /// Clients in all; one in four is an eventual session [default: 4 for each node]
+    /// Number of clients; one in four is an eventual session [default: 4 for each node]
     #[arg(long)]
     clients: Option<usize>,
 
-    /// Kinds of faults [default: all that a cluster of this size must bear]
+    /// Kinds of faults [default: all that a cluster of this size must survive]
     #[arg(long, value_delimiter = ',', value_enum, conflicts_with = "peers")]
-    faults: Vec<Fault>,
+    faults: Vec<FaultKind>,
 
-    /// Decides about faults and the clients' choices [default: drawn]
+    /// Seed of the faults and of the clients' choices [default: random]
     #[arg(long)]
     seed: Option<u64>,
 
-    /// Where the throw-away cluster has its directory [default: the system's for temporary files]
+    /// Directory for the temporary cluster [default: the system's for temporary files]
     #[arg(long, conflicts_with = "peers")]
     dir: Option<PathBuf>,
 
-    /// Keeps logs and data also after a pass
+    /// Keep logs and data after a pass, too
     #[arg(long, conflicts_with = "peers")]
     keep: bool,
 
@@ -102,21 +99,22 @@ pub struct Args {
     requirepass_file: Option<PathBuf>,
 }
 
-/// What it means.
+/// The checked meaning of the flags.
 #[derive(Debug)]
-struct Plan {
+struct VerifyPlan {
     time: Duration,
     clients: usize,
-    faults: Vec<Fault>,
+    faults: Vec<FaultKind>,
     seed: u64,
     password: Option<String>,
-    /// Names this run among others, on disk and in keys.
+    /// A unique name for this run, on disk and in keys.
     name: String,
+    /// The command that repeats this run.
     again: String,
 }
 
-impl Plan {
-    fn new(args: &Args) -> Result<Plan, String> {
+impl VerifyPlan {
+    fn new(args: &VerifyArgs) -> Result<VerifyPlan, String> {
         let nodes = args.spawn.map_or(args.peers.len(), usize::from);
         let clients = args.clients.unwrap_or(CLIENTS_PER_NODE * nodes);
         if !(1..=CLIENTS_MAX).contains(&clients) {
@@ -126,14 +124,14 @@ impl Plan {
         if let Some(fault) = faults.iter().find(|fault| !fault.fits(nodes)) {
             return Err(format!("--faults {} needs more nodes than {nodes}", fault.name()));
         }
-        if faults.contains(&Fault::None) && faults.len() > 1 {
+        if faults.contains(&FaultKind::None) && faults.len() > 1 {
             return Err("--faults none stands alone".into());
         }
         let mut again = "nodesync verify".to_string();
         match args.spawn {
             Some(nodes) => again += &format!(" --spawn {nodes}"),
             None => {
-                let peers: Vec<_> = args.peers.iter().map(Peer::address).collect();
+                let peers: Vec<_> = args.peers.iter().map(PeerAddress::address).collect();
                 again += &format!(" --peers {}", peers.join(","));
             }
         }
@@ -144,10 +142,10 @@ impl Plan {
             let names: Vec<_> = faults.iter().map(|fault| fault.name()).collect();
             again += &format!(" --faults {}", names.join(","));
         } else if args.spawn.is_some() {
-            faults = Fault::fitting(nodes);
+            faults = FaultKind::fitting(nodes);
         }
-        faults.retain(|fault| *fault != Fault::None);
-        Ok(Plan {
+        faults.retain(|fault| *fault != FaultKind::None);
+        Ok(VerifyPlan {
             time: Duration::from_secs(args.seconds),
             clients,
             faults,
@@ -170,16 +168,13 @@ impl Plan {
     }
 }
 
-/// A failure that is none of the product's: the exit code and what to say.
-type Trouble = (u8, String);
-
-fn io(what: &str) -> impl Fn(std::io::Error) -> Trouble {
-    move |error| (IO, format!("{what}: {error}"))
+fn io(subject: &str) -> impl Fn(std::io::Error) -> ToolError {
+    move |error| (IO, format!("{subject}: {error}"))
 }
 
-/// Runs the command; the exit code.
-pub fn run(args: &Args) -> u8 {
-    let done = Plan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
+/// Runs the command and returns its exit code.
+pub fn run(args: &VerifyArgs) -> u8 {
+    let done = VerifyPlan::new(args).map_err(|error| (USAGE, error)).and_then(|plan| {
         let watch =
             Watch::new().map_err(|error| (IO, format!("cannot handle signals: {error}")))?;
         if args.spawn.is_some() { spawned(args, &plan, watch) } else { live(args, &plan, watch) }
@@ -196,9 +191,9 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-/// On a live cluster.
-fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> {
-    let addresses: Vec<String> = args.peers.iter().map(Peer::address).collect();
+/// Verifies a live cluster.
+fn live(args: &VerifyArgs, plan: &VerifyPlan, mut watch: Watch) -> Result<VerdictPage, ToolError> {
+    let addresses: Vec<String> = args.peers.iter().map(PeerAddress::address).collect();
     let board = plan.board(addresses, LIVE_TIMEOUT);
     for address in &board.addresses {
         Client::connect(address, &board.options)
@@ -208,8 +203,8 @@ fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> 
             .map_err(|error| (IO, format!("cannot talk to {address}: {error}")))?;
     }
     ending::within(&watch, STOP_LIMIT, || ending::all_well(&board))
-        .map_err(|error| (INCONCLUSIVE, format!("the cluster is not well: {error}")))?;
-    let (verdict, keys) = Run { plan, board: &board }.all(&mut watch, None)?;
+        .map_err(|error| (INCONCLUSIVE, format!("the cluster is not healthy: {error}")))?;
+    let (verdict, keys) = VerifyRun { plan, board: &board }.run(&mut watch, None)?;
     let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
     if let Err(error) = ending::within(&watch, STOP_LIMIT, || ending::delete(&board, &keys)) {
         eprintln!("nodesync verify: keys {}* were not deleted: {error}", board.prefix);
@@ -217,8 +212,12 @@ fn live(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> 
     Ok(verdict)
 }
 
-/// On a cluster of its own.
-fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Trouble> {
+/// Verifies a temporary cluster.
+fn spawned(
+    args: &VerifyArgs,
+    plan: &VerifyPlan,
+    mut watch: Watch,
+) -> Result<VerdictPage, ToolError> {
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir).join(&plan.name);
     let nodes = args.spawn.map_or(0, usize::from);
     let kept = dir.display().to_string();
@@ -229,8 +228,8 @@ fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Troubl
     board.impatient = true;
     ending::within(&watch, ending::RECOVERY, || ending::all_well(&board))
         .map_err(|error| (VIOLATION, format!("no working cluster: {error}; logs: {kept}")))?;
-    let run = Run { plan, board: &board };
-    let (mut verdict, _) = run.all(&mut watch, Some(&mut cluster))?;
+    let run = VerifyRun { plan, board: &board };
+    let (mut verdict, _) = run.run(&mut watch, Some(&mut cluster))?;
     let complaints = cluster.stop(STOP_LIMIT).map_err(io("stopping the nodes"))?;
     if verdict.judgement.violations.is_empty() {
         verdict.judgement.violations = complaints;
@@ -243,21 +242,21 @@ fn spawned(args: &Args, plan: &Plan, mut watch: Watch) -> Result<Verdict, Troubl
     Ok(verdict)
 }
 
-/// Load, questions and judgement, on either kind of cluster.
-struct Run<'a> {
-    plan: &'a Plan,
+/// The steps that both kinds of cluster share: load, final reads, judgement.
+struct VerifyRun<'a> {
+    plan: &'a VerifyPlan,
     board: &'a Board,
 }
 
-impl Run<'_> {
-    /// Everything up to the verdict, and the keys that were written.
-    fn all(
+impl VerifyRun<'_> {
+    /// Runs all steps. Returns the verdict and the keys that were written.
+    fn run(
         &self,
         watch: &mut Watch,
         cluster: Option<&mut Cluster>,
-    ) -> Result<(Verdict, BTreeSet<String>), Trouble> {
-        let Run { plan, board } = self;
-        let before = ending::within(watch, ending::RECOVERY, || ending::lives(board))
+    ) -> Result<(VerdictPage, BTreeSet<String>), ToolError> {
+        let VerifyRun { plan, board } = self;
+        let before = ending::within(watch, ending::RECOVERY, || ending::boots(board))
             .map_err(|error| (IO, error))?;
         watch.begin(plan.time);
         let (mut history, struck, end) = self.load(watch, cluster);
@@ -265,21 +264,25 @@ impl Run<'_> {
         let mut violations = std::mem::take(&mut *board.findings.lock());
         let cut_short = match end {
             Ok(()) => None,
-            Err(End::Asked) => Some("asked to stop"),
-            Err(End::Finding) => Some("a client has seen what it must not see"),
-            Err(End::Violation(text)) => {
+            Err(EndCause::Asked) => Some("asked to stop"),
+            Err(EndCause::Finding) => Some("a client saw a result that breaks a promise"),
+            Err(EndCause::Violation(text)) => {
                 violations.push(text);
-                Some("a node has done what it must not do")
+                Some("a node broke a promise")
             }
-            Err(End::Io(error)) => return Err((IO, error.to_string())),
+            Err(EndCause::Io(error)) => return Err((IO, error.to_string())),
         };
-        watch.say("the load is over: waiting until all nodes serve, and reading every key at each");
-        let ends = self.ask_all(watch, &mut history, &mut violations);
-        if watch.in_a_hurry() {
-            return Err((INCONCLUSIVE, "stopped before there was a verdict".into()));
+        watch.print(
+            "the load is over; waiting until all nodes serve, then reading every key at each",
+        );
+        let ends = self.read_all(watch, &mut history, &mut violations);
+        if watch.must_abort() {
+            return Err((INCONCLUSIVE, "stopped before a verdict".into()));
         }
-        let after = ending::lives(board);
-        watch.say("judging");
+        let after = ending::boots(board);
+        watch.print("judging");
+        // A process that ends may lose eventual writes of its last second; the same boot numbers
+        // before and after prove that none ended.
         let lossless = after.is_ok_and(|after| after == before);
         let mut names = board.addresses.clone();
         names.extend(board.addresses.iter().map(|address| format!("{address} (strong)")));
@@ -287,14 +290,14 @@ impl Run<'_> {
         violations.append(&mut judgement.violations);
         let judgement = Judgement { violations, ..judgement };
         let strong = history.records.into_iter().map(|record| record.key);
-        let keys = strong.chain(history.steps.into_iter().map(|step| step.key)).collect();
+        let keys = strong.chain(history.eventual.into_iter().map(|record| record.key)).collect();
         let gap = board.gap.lock();
-        let verdict = Verdict {
+        let verdict = VerdictPage {
             nodes: board.addresses.len(),
             clients: plan.clients,
             time,
             seed: plan.seed,
-            tally: history.tally,
+            fates: history.fates,
             gap: gap.longest,
             gap_since: gap.since,
             struck,
@@ -306,13 +309,13 @@ impl Run<'_> {
         Ok((verdict, keys))
     }
 
-    /// The clients at work, and the nemesis, if there is a cluster to strike.
+    /// Runs the clients and, on a temporary cluster, the nemesis.
     fn load(&self, watch: &Watch, cluster: Option<&mut Cluster>) -> Load {
-        let Run { plan, board } = self;
+        let VerifyRun { plan, board } = self;
         let mut rng = Rng::new(plan.seed);
         let strikes = rng.fork();
         std::thread::scope(|scope| {
-            // Also when this thread panics: the clients would work for ever.
+            // Stops the clients also when this thread panics; the scope waits for them.
             let stop = StopOnDrop(&board.stop);
             board.gap.lock().restart();
             let clients: Vec<_> = (0..plan.clients)
@@ -340,15 +343,15 @@ impl Run<'_> {
         })
     }
 
-    /// Lets the clients of a live cluster work.
-    fn wait(&self, watch: &Watch) -> Result<(), End> {
+    /// Waits while the clients of a live cluster work.
+    fn wait(&self, watch: &Watch) -> Result<(), EndCause> {
         while watch.elapsed() < self.plan.time {
             watch.show(self.board.requests(), "");
-            if watch.asked_to_stop() {
-                return Err(End::Asked);
+            if watch.must_stop() {
+                return Err(EndCause::Asked);
             }
             if self.board.has_findings() {
-                return Err(End::Finding);
+                return Err(EndCause::Finding);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -356,7 +359,7 @@ impl Run<'_> {
     }
 
     /// Waits until all nodes serve again, and reads every key at each of them.
-    fn ask_all(&self, watch: &Watch, history: &mut History, violations: &mut Vec<String>) -> Ends {
+    fn read_all(&self, watch: &Watch, history: &mut History, violations: &mut Vec<String>) -> Ends {
         let board = self.board;
         let limit = ending::RECOVERY;
         if let Err(error) = ending::within(watch, limit, || ending::all_well(board)) {
@@ -372,7 +375,7 @@ impl Run<'_> {
                 Err(error) => violations.push(format!("not recovered: {error}")),
             }
         }
-        let keys = history.steps.iter().map(|step| step.key.as_str()).collect();
+        let keys = history.eventual.iter().map(|record| record.key.as_str()).collect();
         ending::read_ends(board, watch, &keys).unwrap_or_else(|error| {
             violations.push(format!("not recovered: {error}"));
             Ends::new()
@@ -380,8 +383,8 @@ impl Run<'_> {
     }
 }
 
-/// What clients have seen, what has struck, and how it ended.
-type Load = (History, Option<BTreeMap<Fault, u64>>, Result<(), End>);
+/// The history of the clients, the faults that struck, and the cause of the end.
+type Load = (History, Option<BTreeMap<FaultKind, u64>>, Result<(), EndCause>);
 
 struct StopOnDrop<'a>(&'a AtomicBool);
 

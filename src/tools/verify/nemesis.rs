@@ -1,13 +1,13 @@
-//! The nemesis: what happens to the nodes and the links while clients work.
+//! The nemesis: faults of nodes and links while clients work.
 //!
-//! The seed shuffles the kinds of faults and draws victims, shapes and times. One strike is one
-//! fault or two; then everything is healed, and after a moment comes the next one. Real processes
-//! do not repeat themselves: the same seed gives the same kind of run, not the same run.
+//! The seed shuffles the kinds of faults and draws victims, shapes and times. A strike is one fault
+//! or two; then everything is healed, and after a pause comes the next strike. Real processes do
+//! not repeat their timing: the same seed gives the same sequence of faults, not the same run.
 //!
-//! A directory is wiped or damaged only while all members are well, at one node at a time, and the
-//! next one only after that node has become a full member again: that is what the product promises
-//! to survive. A node with a damaged file must refuse to start with exit code 65, or serve, if the
-//! damage hit nothing that it needs. A node that ends by itself at any other time is a finding.
+//! A directory is wiped or damaged only while all nodes serve, one node at a time, and the next one
+//! only after that node serves again: the product promises to survive no more. A node with a
+//! damaged file must refuse to start with exit code 65, or serve if it does not need the damaged
+//! bytes. A node that ends by itself at any other time is a violation.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,26 +19,26 @@ use rustix::process::Signal;
 use crate::rng::Rng;
 use crate::tools::verify::cluster::Cluster;
 use crate::tools::verify::ending;
-use crate::tools::verify::proxy::Mode;
+use crate::tools::verify::proxy::LinkMode;
 use crate::tools::verify::workload::Board;
 use crate::tools::watch::Watch;
 
-/// Between two looks at the nodes.
+/// Time between two checks of the nodes.
 const STEP: Duration = Duration::from_millis(20);
-/// Before the first strike.
+/// Time before the first strike.
 const CALM: Duration = Duration::from_millis(800);
-/// The least time for a strike before the end, and for a wiped directory.
+/// Least time before the end of the run for a strike, and for a node to rejoin.
 const STRIKE_MIN: Duration = Duration::from_millis(1000);
 const REJOIN_MIN: Duration = Duration::from_millis(2500);
-/// The exit code of a node that does not trust its data.
+/// The exit code of a node that refuses its data.
 const DATA_REFUSED: i32 = 65;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Fault {
-    /// A node is killed (SIGKILL) and started again
+pub enum FaultKind {
+    /// A node is killed (SIGKILL) and restarted
     Kill,
-    /// A node is stopped (SIGSTOP) and goes on
+    /// A node is stopped (SIGSTOP) and continued
     Pause,
     /// All nodes are killed at once
     All,
@@ -54,53 +54,55 @@ pub enum Fault {
     None,
 }
 
-impl Fault {
-    /// All kinds of faults that a cluster of this size must bear.
-    pub fn fitting(size: usize) -> Vec<Fault> {
-        let all = Fault::value_variants().iter().copied().filter(|fault| *fault != Fault::None);
+impl FaultKind {
+    /// All kinds of faults that a cluster of this size must survive.
+    pub fn fitting(size: usize) -> Vec<FaultKind> {
+        let all =
+            FaultKind::value_variants().iter().copied().filter(|fault| *fault != FaultKind::None);
         all.filter(|fault| fault.fits(size)).collect()
     }
 
-    /// Links need two nodes, and a lost disk three.
+    /// True if a cluster of this size must survive the fault.
     pub fn fits(self, size: usize) -> bool {
         match self {
-            Fault::Kill | Fault::Pause | Fault::All | Fault::None => true,
-            Fault::Cut | Fault::Stall => size >= 2,
-            Fault::Wipe | Fault::Corrupt => size >= 3,
+            FaultKind::Kill | FaultKind::Pause | FaultKind::All | FaultKind::None => true,
+            FaultKind::Cut | FaultKind::Stall => size >= 2,
+            // A lost disk needs a majority without that node: two of three.
+            FaultKind::Wipe | FaultKind::Corrupt => size >= 3,
         }
     }
 
-    /// Its name, as on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Fault::Kill => "kill",
-            Fault::Pause => "pause",
-            Fault::All => "all",
-            Fault::Cut => "cut",
-            Fault::Stall => "stall",
-            Fault::Wipe => "wipe",
-            Fault::Corrupt => "corrupt",
-            Fault::None => "none",
+            FaultKind::Kill => "kill",
+            FaultKind::Pause => "pause",
+            FaultKind::All => "all",
+            FaultKind::Cut => "cut",
+            FaultKind::Stall => "stall",
+            FaultKind::Wipe => "wipe",
+            FaultKind::Corrupt => "corrupt",
+            FaultKind::None => "none",
         }
     }
 }
 
-/// Why a run ended before its time.
+/// The cause of a run's early end.
 #[derive(Debug)]
-pub enum End {
-    /// Somebody asked for it.
+pub enum EndCause {
+    /// A signal.
     Asked,
-    /// A client has reported something.
+    /// A finding of a client.
     Finding,
-    /// A node has done what it must not.
+    /// Behaviour of a node that breaks a promise.
     Violation(String),
-    /// The machine.
+    /// A failure of the machine.
     Io(io::Error),
 }
 
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> End {
-        End::Io(error)
+impl From<io::Error> for EndCause {
+    fn from(error: io::Error) -> EndCause {
+        EndCause::Io(error)
     }
 }
 
@@ -111,51 +113,64 @@ pub struct Nemesis<'a> {
     board: &'a Board,
     watch: &'a Watch,
     rng: Rng,
-    kinds: Vec<Fault>,
-    /// What is left of a shuffled round of all kinds.
-    deck: Vec<Fault>,
+    kinds: Vec<FaultKind>,
+    /// The rest of a shuffled round of all kinds.
+    deck: Vec<FaultKind>,
     time: Duration,
-    doing: String,
+    activity: String,
+    /// Number of directories set aside after damage.
     damaged: usize,
-    /// The node that may end by itself, because its data was damaged.
+    /// The node that may end by itself, because its data is damaged.
     may_end: Option<usize>,
-    /// How often each kind has struck.
-    pub struck: BTreeMap<Fault, u64>,
+    /// The number of strikes of each kind.
+    pub struck: BTreeMap<FaultKind, u64>,
 }
 
 impl<'a> Nemesis<'a> {
-    /// Strikes with these kinds of faults for `time`.
+    /// A nemesis that strikes with these kinds of faults for `time`.
     pub fn new(
         cluster: &'a mut Cluster,
         board: &'a Board,
         watch: &'a Watch,
         rng: Rng,
-        kinds: Vec<Fault>,
+        kinds: Vec<FaultKind>,
         time: Duration,
     ) -> Nemesis<'a> {
         let (deck, struck) = (Vec::new(), BTreeMap::new());
-        let doing = "all well".into();
+        let activity = "all well".into();
         let (damaged, may_end) = (0, None);
-        Nemesis { cluster, board, watch, rng, kinds, deck, time, doing, damaged, may_end, struck }
+        Nemesis {
+            cluster,
+            board,
+            watch,
+            rng,
+            kinds,
+            deck,
+            time,
+            activity,
+            damaged,
+            may_end,
+            struck,
+        }
     }
 
-    /// Goes on until the time is over, and leaves everything healed.
-    pub fn run(&mut self) -> Result<(), End> {
+    /// Strikes until the time is over, and leaves everything healed.
+    pub fn run(&mut self) -> Result<(), EndCause> {
         let result = self.strikes();
         self.cluster.heal()?;
         result
     }
 
-    fn strikes(&mut self) -> Result<(), End> {
+    fn strikes(&mut self) -> Result<(), EndCause> {
         self.wait(CALM)?;
         while let Some(fault) = self.draw() {
-            self.doing = fault.name().into();
+            self.activity = fault.name().into();
             match fault {
-                Fault::Wipe => self.wipe()?,
-                Fault::Corrupt => self.corrupt()?,
+                FaultKind::Wipe => self.wipe()?,
+                FaultKind::Corrupt => self.corrupt()?,
                 fault => self.strike(fault)?,
             }
-            self.doing = "all well".into();
+            self.activity = "all well".into();
             let moment = self.millis(200, 1200);
             self.wait(moment.min(self.left()))?;
         }
@@ -166,14 +181,15 @@ impl<'a> Nemesis<'a> {
         self.time.saturating_sub(self.watch.elapsed())
     }
 
-    /// The next fault for which there is time; `None` if there is none.
-    fn draw(&mut self) -> Option<Fault> {
+    /// The next kind of fault that fits into the remaining time, if any.
+    fn draw(&mut self) -> Option<FaultKind> {
         let left = self.left();
-        let fits = |fault: &Fault| match fault {
-            Fault::None => false,
-            Fault::Wipe | Fault::Corrupt => left > REJOIN_MIN,
+        let fits = |fault: &FaultKind| match fault {
+            FaultKind::None => false,
+            FaultKind::Wipe | FaultKind::Corrupt => left > REJOIN_MIN,
             _ => left > STRIKE_MIN,
         };
+        // Deal from a shuffled deck, so that a short run still sees every kind.
         if !self.deck.iter().any(fits) {
             self.deck = self.kinds.clone();
             for at in (1..self.deck.len()).rev() {
@@ -188,11 +204,11 @@ impl<'a> Nemesis<'a> {
         Duration::from_millis(least + self.rng.below(most - least))
     }
 
-    /// Lets time pass, and looks at the nodes meanwhile.
-    fn wait(&mut self, time: Duration) -> Result<(), End> {
+    /// Waits, and checks the nodes meanwhile.
+    fn wait(&mut self, time: Duration) -> Result<(), EndCause> {
         let until = self.watch.elapsed() + time;
         loop {
-            self.look_around()?;
+            self.check_nodes()?;
             let left = until.saturating_sub(self.watch.elapsed());
             if left.is_zero() {
                 return Ok(());
@@ -201,32 +217,33 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    fn look_around(&mut self) -> Result<(), End> {
-        self.watch.show(self.board.requests(), &self.doing);
-        if self.watch.asked_to_stop() {
-            return Err(End::Asked);
+    /// Ends the run on a signal, a finding, or a node that ended by itself.
+    fn check_nodes(&mut self) -> Result<(), EndCause> {
+        self.watch.show(self.board.requests(), &self.activity);
+        if self.watch.must_stop() {
+            return Err(EndCause::Asked);
         }
         if self.board.has_findings() {
-            return Err(End::Finding);
+            return Err(EndCause::Finding);
         }
         for (at, node) in self.cluster.nodes.iter_mut().enumerate() {
             if self.may_end != Some(at)
-                && let Some(status) = node.ended()?
+                && let Some(status) = node.take_exit_status()?
             {
                 let (port, log) = (node.port, node.last_lines());
-                let what = format!("node {port} ended by itself with {status}; its last lines:");
-                return Err(End::Violation(format!("{what}\n{log}")));
+                let text = format!("node {port} ended by itself with {status}; its last lines:");
+                return Err(EndCause::Violation(format!("{text}\n{log}")));
             }
         }
         Ok(())
     }
 
-    /// Waits until something has succeeded.
+    /// Repeats the attempt until it succeeds. A violation if that takes too long.
     fn until<T>(
         &mut self,
-        what: &str,
+        goal: &str,
         mut attempt: impl FnMut(&mut Self) -> Result<T, String>,
-    ) -> Result<T, End> {
+    ) -> Result<T, EndCause> {
         let started = self.watch.elapsed();
         loop {
             let error = match attempt(self) {
@@ -235,22 +252,23 @@ impl<'a> Nemesis<'a> {
             };
             if self.watch.elapsed() - started > ending::RECOVERY {
                 let limit = ending::RECOVERY.as_secs();
-                return Err(End::Violation(format!("{what}: not within {limit} s: {error}")));
+                return Err(EndCause::Violation(format!("{goal}: not within {limit} s: {error}")));
             }
             self.wait(STEP)?;
         }
     }
 
-    fn until_all_well(&mut self, after: &str) -> Result<(), End> {
+    fn until_all_well(&mut self, after: &str) -> Result<(), EndCause> {
         self.until(&format!("all nodes serve {after}"), |nemesis| ending::all_well(nemesis.board))
     }
 
-    fn note(&mut self, fault: Fault, what: &str) {
+    /// Counts a strike and prints it.
+    fn note(&mut self, fault: FaultKind, target: &str) {
         *self.struck.entry(fault).or_default() += 1;
-        self.watch.say(&format!("{:<8} {what}", fault.name()));
+        self.watch.print(&format!("{:<8} {target}", fault.name()));
     }
 
-    /// A node that runs; every other time the leader, if one is known.
+    /// A running node; in half of the draws the leader, if one is known.
     fn victim(&mut self) -> usize {
         let size = self.cluster.nodes.len();
         let mut at = self.rng.below(size as u64) as usize;
@@ -259,89 +277,93 @@ impl<'a> Nemesis<'a> {
             let named = |port: u16| Some(i64::from(port)) == leader;
             at = self.cluster.nodes.iter().position(|node| named(node.port)).unwrap_or(at);
         }
-        let runs = |at: &usize| self.cluster.nodes[*at].runs();
+        let runs = |at: &usize| self.cluster.nodes[*at].is_running();
         (at..at + size).map(|at| at % size).find(runs).unwrap_or(at)
     }
 
-    /// One fault, sometimes another one beside it, and healing.
-    fn strike(&mut self, fault: Fault) -> Result<(), End> {
-        let together = [Fault::Kill, Fault::Pause, Fault::Cut, Fault::Stall];
-        let others: Vec<Fault> = self
+    /// Injects one fault, sometimes a second one beside it, and heals.
+    fn strike(&mut self, fault: FaultKind) -> Result<(), EndCause> {
+        let together = [FaultKind::Kill, FaultKind::Pause, FaultKind::Cut, FaultKind::Stall];
+        let others: Vec<FaultKind> = self
             .kinds
             .iter()
             .copied()
             .filter(|other| *other != fault && together.contains(other))
             .collect();
-        let longest = if fault == Fault::All { 1000 } else { 3500 };
+        let longest = if fault == FaultKind::All { 1000 } else { 3500 };
         let mut hold = self.millis(300, longest).min(self.left());
         self.begin(fault, hold)?;
+        // Faults in combination find more: a third of the strikes overlaps with another kind.
         if !others.is_empty() && together.contains(&fault) && self.rng.chance(1, 3) {
             let delay = self.millis(0, 500).min(hold);
             self.wait(delay)?;
             hold -= delay;
             let other = others[self.rng.below(others.len() as u64) as usize];
-            self.doing = format!("{} and {}", fault.name(), other.name());
+            self.activity = format!("{} and {}", fault.name(), other.name());
             self.begin(other, hold)?;
         }
         self.wait(hold)?;
         Ok(self.cluster.heal()?)
     }
 
-    fn begin(&mut self, fault: Fault, hold: Duration) -> Result<(), End> {
-        let what = match fault {
-            Fault::Kill => {
+    /// Injects a fault that is to last for `hold`.
+    fn begin(&mut self, fault: FaultKind, hold: Duration) -> Result<(), EndCause> {
+        let target = match fault {
+            FaultKind::Kill => {
                 let victim = self.victim();
                 self.cluster.nodes[victim].kill()?;
                 format!("node {}", self.cluster.nodes[victim].port)
             }
-            Fault::Pause => {
+            FaultKind::Pause => {
                 let victim = self.victim();
                 self.cluster.nodes[victim].signal(Signal::STOP)?;
                 format!("node {}", self.cluster.nodes[victim].port)
             }
-            Fault::All => {
+            FaultKind::All => {
                 for node in &mut self.cluster.nodes {
                     node.kill()?;
                 }
                 "all nodes".into()
             }
-            Fault::Cut => {
+            FaultKind::Cut => {
                 let reset = self.rng.chance(1, 2);
-                self.links(Mode::Cut { reset })
+                self.links(LinkMode::Cut { reset })
             }
             _ => {
                 let mode = match self.rng.below(4) {
-                    0 => Mode::Stall { forth: true, back: true },
-                    1 => Mode::Stall { forth: true, back: false },
-                    2 => Mode::Stall { forth: false, back: true },
-                    _ => Mode::Delay(self.millis(5, 80)),
+                    0 => LinkMode::Stall { forth: true, back: true },
+                    1 => LinkMode::Stall { forth: true, back: false },
+                    2 => LinkMode::Stall { forth: false, back: true },
+                    _ => LinkMode::Delay(self.millis(5, 80)),
                 };
                 self.links(mode)
             }
         };
-        self.note(fault, &format!("{what}, for {} ms", hold.as_millis()));
+        self.note(fault, &format!("{target}, for {} ms", hold.as_millis()));
         Ok(())
     }
 
-    /// Changes some links; which ones.
-    fn links(&mut self, mode: Mode) -> String {
+    /// Sets some links to `mode`. Returns their description.
+    fn links(&mut self, mode: LinkMode) -> String {
         let (size, victim) = (self.cluster.nodes.len(), self.victim());
         let other = (victim + 1 + self.rng.below(size as u64 - 1) as usize) % size;
         let mut half = self.rng.bits();
+        // A split into two halves needs a node on each side.
         if (half >> victim) & 1 == (half >> other) & 1 {
-            half ^= 1 << victim; // Both sides have somebody.
+            half ^= 1 << victim;
         }
         let shape = self.rng.below(5);
         for from in 0..size {
             for to in (0..size).filter(|to| *to != from) {
-                let hit = match shape {
+                // Isolated node, broken pair, one-way pair, one-way node, split in two.
+                let is_hit = match shape {
                     0 => from == victim || to == victim,
                     1 => (from, to) == (victim, other) || (from, to) == (other, victim),
                     2 => (from, to) == (victim, other),
                     3 => from == victim,
                     _ => (half >> from) & 1 != (half >> to) & 1,
                 };
-                if hit {
+                if is_hit {
                     self.cluster.set_link(from, to, mode);
                 }
             }
@@ -362,21 +384,23 @@ impl<'a> Nemesis<'a> {
         format!("{which}: {mode}")
     }
 
-    /// A node loses its directory while it is down, and joins anew.
-    fn wipe(&mut self) -> Result<(), End> {
+    /// Removes the directory of a killed node and restarts it: it must rejoin.
+    fn wipe(&mut self) -> Result<(), EndCause> {
+        // Raft loses no acknowledged write as long as a majority keeps its disks, so the node wiped
+        // before must have rejoined.
         self.until_all_well("before a directory is wiped")?;
         let victim = self.victim();
         let node = &mut self.cluster.nodes[victim];
         node.kill()?;
         node.wipe()?;
         node.start()?;
-        let what = format!("directory of node {}", node.port);
-        self.note(Fault::Wipe, &what);
+        let target = format!("directory of node {}", node.port);
+        self.note(FaultKind::Wipe, &target);
         self.until_all_well("after a directory was wiped")
     }
 
-    /// A bit flips in a file of a node that is down. If the node refuses it, it joins anew.
-    fn corrupt(&mut self) -> Result<(), End> {
+    /// Flips a bit in a file of a killed node and restarts it: it must refuse its data or serve.
+    fn corrupt(&mut self) -> Result<(), EndCause> {
         self.until_all_well("before a file is damaged")?;
         let victim = self.victim();
         let node = &mut self.cluster.nodes[victim];
@@ -385,15 +409,17 @@ impl<'a> Nemesis<'a> {
         let place = node.corrupt(&mut self.rng)?;
         node.start()?;
         let Some(place) = place else {
-            self.watch.say(&format!("corrupt  node {port} has nothing sealed yet"));
+            self.watch.print(&format!("corrupt  node {port} has no sealed file yet"));
             return self.until_all_well("after a kill");
         };
-        self.note(Fault::Corrupt, &format!("node {port}, {place}"));
-        let what = format!("node {port} refuses or serves");
+        self.note(FaultKind::Corrupt, &format!("node {port}, {place}"));
+        let goal = format!("node {port} refuses or serves");
         self.may_end = Some(victim);
-        let refused = self.until(&what, |nemesis| {
+        let refused = self.until(&goal, |nemesis| {
             let node = &mut nemesis.cluster.nodes[victim];
-            match node.ended().map_err(|error| error.to_string())? {
+            // Checksums must catch the damage (exit code 65), unless the node never reads that
+            // place.
+            match node.take_exit_status().map_err(|error| error.to_string())? {
                 Some(status) if status.code() == Some(DATA_REFUSED) => Ok(Ok(true)),
                 Some(status) => Ok(Err(format!(
                     "node {port} ended with {status} after damage to {place}; its last lines:\n{}",
@@ -404,8 +430,10 @@ impl<'a> Nemesis<'a> {
         });
         self.may_end = None;
         let refused = refused?;
-        if refused.map_err(End::Violation)? {
-            self.watch.say(&format!("         node {port} refuses its data, and joins anew"));
+        if refused.map_err(EndCause::Violation)? {
+            self.watch.print(&format!(
+                "         node {port} refuses its data; it rejoins with an empty directory"
+            ));
             self.damaged += 1;
             let node = &mut self.cluster.nodes[victim];
             node.set_aside(self.damaged)?;
@@ -420,11 +448,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_gets_the_faults_that_it_must_bear() {
-        assert_eq!(Fault::fitting(1), [Fault::Kill, Fault::Pause, Fault::All]);
-        assert!(!Fault::fitting(2).contains(&Fault::Wipe));
-        assert_eq!(Fault::fitting(3).len(), 7);
-        for fault in Fault::value_variants() {
+    fn a_cluster_gets_the_faults_that_it_must_survive() {
+        assert_eq!(FaultKind::fitting(1), [FaultKind::Kill, FaultKind::Pause, FaultKind::All]);
+        assert!(!FaultKind::fitting(2).contains(&FaultKind::Wipe));
+        assert_eq!(FaultKind::fitting(3).len(), 7);
+        for fault in FaultKind::value_variants() {
             let name = fault.to_possible_value().unwrap();
             assert_eq!(name.get_name(), fault.name());
         }

@@ -1,13 +1,12 @@
-//! A TCP proxy for one link: what one node dials to reach another one passes through it, and can be
-//! cut, held back or delayed here.
+//! A TCP proxy for one link between two nodes, which can cut, stall or delay the link.
 //!
-//! One thread accepts, and two for each connection copy, one each way. They wait in reads and on
-//! one condition, and end with their connection. Bytes that are held back are delivered after
-//! healing, as TCP does after a partition; a link that is cut closes what is open and whatever is
-//! dialled while it is cut.
+//! One thread accepts; two threads for each connection copy bytes, one for each direction. They
+//! wait in reads and on one condition variable, and end with their connection. Stalled bytes are
+//! delivered after healing, as TCP does after a partition. A cut link closes all open connections
+//! and every new one.
 //!
-//! Left out: loss, doubling and reordering of bytes. TCP does not show them to programs; the
-//! simulator does that to messages.
+//! Left out: loss, doubling and reordering of bytes, which TCP hides from programs. The simulator
+//! does this to messages.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -19,119 +18,127 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
-/// Longest wait for a node that is dialled; it is on this machine.
+/// Longest wait for a connection to a node on this machine.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// After a failed accept (too many open files, say), before the next.
+/// Time after a failed accept (too many open files, say) before the next one.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// Bytes copied at a time.
+/// Size of the buffer for copying.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What a link does with bytes.
+/// The behaviour of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Lets them pass.
+pub enum LinkMode {
+    /// Bytes pass.
     Pass,
-    /// Closes all connections: by a reset, or in the orderly way.
+    /// All connections are closed.
     Cut {
-        /// By a reset.
+        /// True for a reset, false for an orderly close.
         reset: bool,
     },
-    /// Holds them back, without a sign to either end.
+    /// Bytes are held back, without a sign to either end.
     Stall {
-        /// Those from the node that dialled.
+        /// The direction from the node that dialled.
         forth: bool,
-        /// Those to it.
+        /// The direction to it.
         back: bool,
     },
-    /// Lets each piece pass after this time.
+    /// Each piece of bytes passes after this time.
     Delay(Duration),
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for LinkMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Mode::Pass => f.write_str("pass"),
-            Mode::Cut { reset: true } => f.write_str("reset"),
-            Mode::Cut { reset: false } => f.write_str("closed"),
-            Mode::Stall { forth: true, back: true } => f.write_str("silent"),
-            Mode::Stall { forth: true, back: false } => f.write_str("answers pass only"),
-            Mode::Stall { .. } => f.write_str("no answers pass"),
-            Mode::Delay(by) => write!(f, "late by {} ms", by.as_millis()),
+            LinkMode::Pass => f.write_str("pass"),
+            LinkMode::Cut { reset: true } => f.write_str("reset"),
+            LinkMode::Cut { reset: false } => f.write_str("closed"),
+            LinkMode::Stall { forth: true, back: true } => f.write_str("silent"),
+            LinkMode::Stall { forth: true, back: false } => {
+                f.write_str("only the direction back passes")
+            }
+            LinkMode::Stall { .. } => f.write_str("only the direction forth passes"),
+            LinkMode::Delay(by) => write!(f, "delayed by {} ms", by.as_millis()),
         }
     }
 }
 
-impl Mode {
+impl LinkMode {
     fn holds(self, forth: bool) -> bool {
         match self {
-            Mode::Stall { forth: holds, .. } if forth => holds,
-            Mode::Stall { back: holds, .. } if !forth => holds,
+            LinkMode::Stall { forth: holds, .. } if forth => holds,
+            LinkMode::Stall { back: holds, .. } if !forth => holds,
             _ => false,
         }
     }
 }
 
-/// What the threads of a link share.
+/// The state that the threads of a link share.
 #[derive(Debug)]
-struct Shared {
+struct LinkShared {
     target: SocketAddr,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
-    mode: Mode,
-    over: bool,
-    /// Names connections, to forget each when it has ended.
+struct LinkState {
+    mode: LinkMode,
+    /// True once the link is dropped.
+    is_over: bool,
+    /// The number of the next connection.
     next: u64,
-    /// Both sockets of each connection.
+    /// The open connections by number, each with both sockets.
     open: Vec<(u64, [TcpStream; 2])>,
 }
 
 /// A link with its proxy.
 #[derive(Debug)]
-pub struct Link {
-    /// The port that stands for the target.
+pub struct ProxiedLink {
+    /// The port to dial instead of the target's.
     pub port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<LinkShared>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-impl Link {
+impl ProxiedLink {
     /// A link to this port of this machine, on a free port.
-    pub fn new(target: u16) -> io::Result<Link> {
+    pub fn new(target: u16) -> io::Result<ProxiedLink> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LinkShared {
             target: ([127, 0, 0, 1], target).into(),
-            state: Mutex::new(State { mode: Mode::Pass, over: false, next: 0, open: Vec::new() }),
+            state: Mutex::new(LinkState {
+                mode: LinkMode::Pass,
+                is_over: false,
+                next: 0,
+                open: Vec::new(),
+            }),
             changed: Condvar::new(),
         });
         let own = Arc::clone(&shared);
         let acceptor = Some(std::thread::spawn(move || accept(&listener, &own)));
-        Ok(Link { port, shared, acceptor })
+        Ok(ProxiedLink { port, shared, acceptor })
     }
 
-    /// Changes what the link does, at once.
-    pub fn set(&self, mode: Mode) {
+    /// Sets the mode of the link, effective at once.
+    pub fn set(&self, mode: LinkMode) {
         let mut state = self.shared.state.lock();
         state.mode = mode;
-        if let Mode::Cut { reset } = mode {
+        if let LinkMode::Cut { reset } = mode {
             close_all(&mut state, reset);
         }
         self.shared.changed.notify_all();
     }
 }
 
-impl Drop for Link {
+impl Drop for ProxiedLink {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
-        state.over = true;
+        state.is_over = true;
         close_all(&mut state, true);
         drop(state);
         self.shared.changed.notify_all();
-        // Wakes the acceptor. If that fails, its thread stays: better than waiting for it for ever.
+        // A connection wakes the acceptor. If it fails, leave the thread rather than wait for ever.
         let own = ([127, 0, 0, 1], self.port).into();
         if TcpStream::connect_timeout(&own, DIAL_TIMEOUT).is_ok()
             && let Some(acceptor) = self.acceptor.take()
@@ -141,12 +148,12 @@ impl Drop for Link {
     }
 }
 
-/// The copying threads see the end of their reads, and go.
-fn close_all(state: &mut State, reset: bool) {
+/// Closes all connections. Their copying threads see the end of their reads, and return.
+fn close_all(state: &mut LinkState, reset: bool) {
     for (_, ends) in state.open.drain(..) {
         for end in &ends {
             if reset {
-                // The last handle's close then sends the reset; until then nothing is sent.
+                // With a linger of zero the close of the last handle sends a reset.
                 let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
             }
             let _ = end.shutdown(if reset { Shutdown::Read } else { Shutdown::Both });
@@ -154,24 +161,24 @@ fn close_all(state: &mut State, reset: bool) {
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<LinkShared>) {
     loop {
         let accepted = listener.accept();
-        if shared.state.lock().over {
+        if shared.state.lock().is_over {
             return;
         }
         let Ok((stream, _)) = accepted else {
             std::thread::sleep(ACCEPT_RETRY);
             continue;
         };
-        // Failing closes the connection, and that is all that its dialler needs to see.
+        // On a failure the dialler sees a closed connection, as with a node that is down.
         let _ = connect(shared, stream);
     }
 }
 
-fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
+fn connect(shared: &Arc<LinkShared>, near: TcpStream) -> io::Result<()> {
     SockRef::from(&near).set_linger(Some(Duration::ZERO))?;
-    if matches!(shared.state.lock().mode, Mode::Cut { .. }) {
+    if matches!(shared.state.lock().mode, LinkMode::Cut { .. }) {
         return Ok(());
     }
     let far = TcpStream::connect_timeout(&shared.target, DIAL_TIMEOUT)?;
@@ -181,7 +188,7 @@ fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
     let ends = [near.try_clone()?, far.try_clone()?];
     let (far_back, near_back) = (far.try_clone()?, near.try_clone()?);
     let mut state = shared.state.lock();
-    if state.over || matches!(state.mode, Mode::Cut { .. }) {
+    if state.is_over || matches!(state.mode, LinkMode::Cut { .. }) {
         return Ok(());
     }
     let number = state.next;
@@ -194,16 +201,16 @@ fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies one way until either end is over; then ends the whole connection. (A link carries frames
-/// one way, and its nodes never close one half.)
-fn copy(shared: &Shared, number: u64, forth: bool, mut from: TcpStream, mut to: TcpStream) {
+/// Copies in one direction until either end closes; then closes the whole connection, because nodes
+/// never close one half.
+fn copy(shared: &LinkShared, number: u64, forth: bool, mut from: TcpStream, mut to: TcpStream) {
     let mut piece = vec![0; PIECE_BYTES];
     while let Ok(len) = from.read(&mut piece) {
         if len == 0 || !shared.may_pass(number, forth) || to.write_all(&piece[..len]).is_err() {
             break;
         }
     }
-    // Held back is also the news that the other end has gone.
+    // A stalled link holds back the close, too.
     if shared.may_pass(number, forth) {
         shared.state.lock().open.retain(|(open, _)| *open != number);
         let _ = from.shutdown(Shutdown::Both);
@@ -211,23 +218,23 @@ fn copy(shared: &Shared, number: u64, forth: bool, mut from: TcpStream, mut to: 
     }
 }
 
-impl Shared {
-    /// Waits until a piece may pass; false if the connection was closed here meanwhile.
+impl LinkShared {
+    /// Waits until a piece may pass. False if the link has closed the connection meanwhile.
     fn may_pass(&self, number: u64, forth: bool) -> bool {
         let mut state = self.state.lock();
-        if let Mode::Delay(delay) = state.mode {
+        if let LinkMode::Delay(delay) = state.mode {
             drop(state);
             std::thread::sleep(delay);
             state = self.state.lock();
         }
-        while state.mode.holds(forth) && !state.over && is_open(&state, number) {
+        while state.mode.holds(forth) && !state.is_over && is_open(&state, number) {
             self.changed.wait(&mut state);
         }
         is_open(&state, number)
     }
 }
 
-fn is_open(state: &State, number: u64) -> bool {
+fn is_open(state: &LinkState, number: u64) -> bool {
     state.open.iter().any(|(open, _)| *open == number)
 }
 
@@ -241,9 +248,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     /// A link, and the two ends of a connection through it.
-    fn linked() -> (Link, TcpStream, TcpStream) {
+    fn linked() -> (ProxiedLink, TcpStream, TcpStream) {
         let target = TcpListener::bind("127.0.0.1:0").unwrap();
-        let link = Link::new(target.local_addr().unwrap().port()).unwrap();
+        let link = ProxiedLink::new(target.local_addr().unwrap().port()).unwrap();
         let near = TcpStream::connect(("127.0.0.1", link.port)).unwrap();
         let far = target.accept().unwrap().0;
         near.set_read_timeout(Some(LONG)).unwrap();
@@ -269,14 +276,14 @@ mod tests {
     fn a_stalled_direction_holds_back_until_it_is_healed() {
         let (link, mut near, mut far) = linked();
         passes(&mut near, &mut far);
-        link.set(Mode::Stall { forth: true, back: false });
+        link.set(LinkMode::Stall { forth: true, back: false });
         passes(&mut far, &mut near);
         near.write_all(b"y").unwrap();
         far.set_read_timeout(Some(MOMENT)).unwrap();
         let held = far.read(&mut [0]).unwrap_err();
         assert!(matches!(held.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
         far.set_read_timeout(Some(LONG)).unwrap();
-        link.set(Mode::Pass);
+        link.set(LinkMode::Pass);
         let mut byte = [0];
         far.read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"y");
@@ -287,14 +294,14 @@ mod tests {
         for reset in [true, false] {
             let (link, mut near, mut far) = linked();
             passes(&mut near, &mut far);
-            link.set(Mode::Cut { reset });
+            link.set(LinkMode::Cut { reset });
             for end in [&mut near, &mut far] {
                 match end.read(&mut [0]) {
                     Ok(0) => assert!(!reset),
                     Err(error) => {
                         assert!(reset && error.kind() == ErrorKind::ConnectionReset, "{error}");
                     }
-                    Ok(_) => panic!("a byte from nowhere"),
+                    Ok(_) => panic!("a byte through a cut link"),
                 }
             }
             let mut refused = TcpStream::connect(("127.0.0.1", link.port)).unwrap();

@@ -1,46 +1,47 @@
-//! The verdict: one page that says what was tried, what became of it, and what is proven.
+//! The page with the verdict of a run: its load and faults, the fates of its requests, and
+//! findings.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use crate::tools::verify::history::Tally;
+use crate::tools::verify::history::FateCounts;
 use crate::tools::verify::judge::Judgement;
-use crate::tools::verify::nemesis::Fault;
+use crate::tools::verify::nemesis::FaultKind;
 
-/// Undecided keys that are named.
+/// Most undecided keys that the page names.
 const NAMED_MAX: usize = 5;
 
-/// Everything that the page tells.
+/// The content of the page.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct VerdictPage {
     /// Members of the cluster.
     pub nodes: usize,
-    /// Clients at work.
+    /// Number of clients.
     pub clients: usize,
-    /// How long they worked.
+    /// Time of the load.
     pub time: Duration,
-    /// Of faults and of choices.
+    /// The seed of faults and of clients' choices.
     pub seed: u64,
-    /// What became of their requests.
-    pub tally: Tally,
+    /// The fates of all requests.
+    pub fates: FateCounts,
     /// The longest time without an acknowledged strong write.
     pub gap: Duration,
-    /// When that began, from the beginning of the load.
+    /// The start of that time, from the beginning of the load.
     pub gap_since: Duration,
-    /// Faults that struck; `None` on a live cluster.
-    pub struck: Option<BTreeMap<Fault, u64>>,
-    /// What the judge and the others found.
+    /// The number of faults of each kind; `None` on a live cluster.
+    pub struck: Option<BTreeMap<FaultKind, u64>>,
+    /// The findings of the judge and of all other steps.
     pub judgement: Judgement,
-    /// Why it ended before its time, if it did.
+    /// The cause of an early end, if any.
     pub cut_short: Option<&'static str>,
-    /// The command that does the same again.
+    /// The command that repeats the run.
     pub again: String,
-    /// Where logs and data are, if they were kept.
+    /// The directory of logs and data, if they were kept.
     pub kept: Option<String>,
 }
 
-impl Verdict {
+impl VerdictPage {
     /// 0 proven, 1 violation, 3 inconclusive.
     pub fn exit_code(&self) -> u8 {
         if !self.judgement.violations.is_empty() {
@@ -52,7 +53,7 @@ impl Verdict {
         }
     }
 
-    /// Why nothing is proven, though nothing wrong was found.
+    /// The reason why a run without violations proves nothing, if there is one.
     fn inconclusive(&self) -> Option<String> {
         let undecided = &self.judgement.undecided;
         if !undecided.is_empty() {
@@ -60,16 +61,16 @@ impl Verdict {
             let count = undecided.len();
             return Some(format!("{count} keys were too hard to decide, such as {named}"));
         }
-        if self.tally.strong_writes == 0 {
+        if self.fates.strong_writes == 0 {
             return Some("no strong write was acknowledged".into());
         }
         None
     }
 }
 
-impl Display for Verdict {
+impl Display for VerdictPage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Tally { ok, failed, unknown, .. } = self.tally;
+        let FateCounts { ok, failed, unknown, .. } = self.fates;
         let (operations, seconds) = (ok + failed + unknown, self.time.as_secs_f64());
         let rate = operations as f64 / seconds.max(0.001);
         writeln!(
@@ -100,7 +101,7 @@ impl Display for Verdict {
     }
 }
 
-impl Verdict {
+impl VerdictPage {
     fn conclude(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let violations = &self.judgement.violations;
         if !violations.is_empty() {
@@ -113,7 +114,7 @@ impl Verdict {
         } else if let Some(why) = self.inconclusive() {
             writeln!(f, "INCONCLUSIVE: {why}")?;
         } else {
-            writeln!(f, "linearizable; eventual sessions got what they are promised")?;
+            writeln!(f, "linearizable; all promises to eventual sessions were kept")?;
         }
         if self.exit_code() != 0 {
             writeln!(f, "again: {}", self.again)?;
@@ -129,16 +130,16 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    fn verdict() -> Verdict {
-        Verdict {
+    fn verdict() -> VerdictPage {
+        VerdictPage {
             nodes: 3,
             clients: 12,
             time: Duration::from_secs(10),
             seed: 7,
-            tally: Tally { ok: 90, failed: 8, unknown: 2, strong_writes: 40 },
+            fates: FateCounts { ok: 90, failed: 8, unknown: 2, strong_writes: 40 },
             gap: Duration::from_millis(650),
             gap_since: Duration::from_millis(3200),
-            struck: Some(BTreeMap::from([(Fault::Kill, 2), (Fault::Cut, 1)])),
+            struck: Some(BTreeMap::from([(FaultKind::Kill, 2), (FaultKind::Cut, 1)])),
             judgement: Judgement { keys: 5, ..Judgement::default() },
             cut_short: None,
             again: "nodesync verify --spawn 3 --seed 7".into(),
@@ -173,9 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_known_nothing_is_claimed() {
+    fn a_run_without_evidence_is_inconclusive() {
         let mut nothing = verdict();
-        nothing.tally.strong_writes = 0;
+        nothing.fates.strong_writes = 0;
         assert_eq!(nothing.exit_code(), 3);
         assert!(nothing.to_string().contains("INCONCLUSIVE: no strong write"));
         let mut hard = verdict();

@@ -1,14 +1,15 @@
-//! The clients: threads that ask all nodes for all kinds of things, and write down what they see.
+//! The clients: threads that send all kinds of commands to all nodes, and record the results.
 //!
-//! Strong clients share keys that live for about a second (so that each key's history stays short
-//! enough to be checked, and old ones are never forgotten), and a few that live through the whole
-//! run. Every value is written once. All values are numbers, so that every command works on every
-//! key. A request is sent once; what became of it is noted and never repeated.
+//! Strong clients share keys. Most keys are in use for about a second, so that the history of each
+//! stays short enough for the checker; a few are in use for the whole run. Every value is written
+//! once. All values are numbers, so that every command works on every key. A client never repeats a
+//! request.
 //!
-//! One in four clients is an eventual session. Its connection has keys of its own, on which it must
-//! see its own writes, and all of them share some more, on which they must agree in the end.
+//! One in four clients is an eventual session. Each of its connections has keys of its own, on
+//! which it must read its own writes; all eventual sessions share further keys, on which the nodes
+//! must agree in the end.
 //!
-//! A client whose node is down or refuses goes on elsewhere, and comes back after a while.
+//! A client whose node is down or refuses moves to the next node, and returns after a while.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,51 +19,53 @@ use parking_lot::Mutex;
 use crate::client::{Client, Error, Options, Reply, encode};
 use crate::rng::Rng;
 use crate::testing::linearizability::{Action, Seen};
-use crate::tools::verify::history::{self, Deed, Fate, History, Record, Step, Tickets};
+use crate::tools::verify::history::{
+    self, EventualAction, EventualRecord, Fate, History, StrongRecord, Tickets,
+};
 use crate::types::When;
 
-/// Keys that live at a time, and the operations after which the next ones take their place.
+/// Number of short-lived keys in use, and the operations on them before new ones replace them.
 const KEYS: u64 = 8;
 const OPERATIONS_PER_GENERATION: u64 = 2400;
-/// Keys for the whole run, and the operations on them that the checker can bear.
+/// Number of keys for the whole run, and the most operations on them that the checker can decide.
 const LONG_KEYS: u64 = 4;
 const LONG_OPERATIONS_MAX: u64 = 8_000;
-/// Operations of a run that memory can bear.
+/// Most operations of a run, to bound the memory of the history.
 const OPERATIONS_MAX: u64 = 2_000_000;
-/// The least mean pause between two requests of a client.
+/// Least mean pause between two requests of a client.
 const PAUSE: Duration = Duration::from_micros(1500);
-/// Keys that all eventual sessions write.
+/// Number of keys that all eventual sessions share.
 const EVENTUAL_KEYS: u64 = 6;
-/// A pipeline of a client has fewer requests than this.
+/// Bound on the requests of a pipeline, exclusive.
 const PIPELINE_MAX: u64 = 6;
-/// How long a client stays away from its own node, and how long an eventual session lasts.
+/// Time that a client stays away from its home node, and the length of an eventual session.
 const AWAY: Duration = Duration::from_secs(1);
 const SESSION: Duration = Duration::from_secs(3);
-/// Values of different writes differ by this, so that increments do not make them equal.
+/// Distance between the values of different writes, so that increments do not make them equal.
 const VALUE_STEP: u64 = 1_000_000;
 
-/// What all clients share.
+/// The state that all clients share.
 #[derive(Debug)]
 pub struct Board {
-    /// Where the nodes are.
+    /// The addresses of the nodes.
     pub addresses: Vec<String>,
-    /// How many clients there are; whoever reads after them has this number.
+    /// Number of clients; also the client number of the final reads.
     pub clients: usize,
-    /// Before each key.
+    /// The prefix of each key.
     pub prefix: String,
-    /// How to connect.
+    /// The options of each connection.
     pub options: Options,
-    /// If time-outs are drawn between a part of `options.timeout` and all of it.
+    /// True if each connection draws its time-out, from a sixth of `options.timeout` upwards.
     pub impatient: bool,
-    /// The order of everything.
+    /// The order of all calls and returns.
     pub tickets: Tickets,
-    /// Set when clients are to finish.
+    /// True once the clients must finish.
     pub stop: AtomicBool,
     requests: AtomicU64,
-    /// What no client may see.
+    /// Observations that no client may make.
     pub findings: Mutex<Vec<String>>,
-    /// Between acknowledged writes.
-    pub gap: Mutex<Gap>,
+    /// The longest gap between acknowledged strong writes.
+    pub gap: Mutex<WriteGap>,
     pause: Duration,
     long_every: u64,
     on_short_keys: AtomicU64,
@@ -72,27 +75,27 @@ pub struct Board {
 
 /// The longest time in which no strong write of any client was acknowledged.
 #[derive(Debug)]
-pub struct Gap {
+pub struct WriteGap {
     began: Instant,
     last: Instant,
-    /// So far, up to the last one.
+    /// The longest gap up to the last write.
     pub longest: Duration,
-    /// When that one began, from the beginning of the run.
+    /// The start of that gap, from the beginning of the run.
     pub since: Duration,
 }
 
-impl Gap {
-    fn new() -> Gap {
+impl WriteGap {
+    fn new() -> WriteGap {
         let now = Instant::now();
-        Gap { began: now, last: now, longest: Duration::ZERO, since: Duration::ZERO }
+        WriteGap { began: now, last: now, longest: Duration::ZERO, since: Duration::ZERO }
     }
 
-    /// Begins to measure.
+    /// Starts the measurement.
     pub fn restart(&mut self) {
-        *self = Gap::new();
+        *self = WriteGap::new();
     }
 
-    /// Notes a write, or the end.
+    /// Notes an acknowledged write, or the end of the run.
     pub fn note(&mut self) {
         let now = Instant::now();
         if now - self.last > self.longest {
@@ -124,7 +127,7 @@ impl Board {
             stop: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             findings: Mutex::default(),
-            gap: Mutex::new(Gap::new()),
+            gap: Mutex::new(WriteGap::new()),
             pause,
             long_every: (expected / LONG_OPERATIONS_MAX).max(30),
             on_short_keys: AtomicU64::new(0),
@@ -133,7 +136,7 @@ impl Board {
         }
     }
 
-    /// The key as the nodes know it.
+    /// The key with its prefix, as the nodes know it.
     pub fn full(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
@@ -154,12 +157,12 @@ impl Board {
         format!("{}.{}", nth / OPERATIONS_PER_GENERATION, rng.below(KEYS))
     }
 
-    /// Requests so far.
+    /// Number of requests so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// True if a client has seen what no client may see.
+    /// True if a client has reported a finding.
     pub fn has_findings(&self) -> bool {
         !self.findings.lock().is_empty()
     }
@@ -173,10 +176,10 @@ impl Board {
     }
 }
 
-/// Works until the board says stop; what the client did and saw.
+/// Runs one client until the board says stop. Returns its part of the history.
 pub fn run(board: &Board, client: usize, rng: Rng) -> History {
     let home = client % board.addresses.len();
-    let mut worker = Worker {
+    let mut client_thread = VerifyClient {
         board,
         client,
         home,
@@ -189,37 +192,37 @@ pub fn run(board: &Board, client: usize, rng: Rng) -> History {
     };
     let eventual = client % 4 == 3;
     while !board.stopped() {
-        if worker.connect(eventual) {
-            if eventual { worker.eventual() } else { worker.strong() }
+        if client_thread.connect(eventual) {
+            if eventual { client_thread.eventual() } else { client_thread.strong() }
         }
-        worker.rest();
+        client_thread.pause();
     }
-    worker.history
+    client_thread.history
 }
 
-struct Worker<'a> {
+struct VerifyClient<'a> {
     board: &'a Board,
     client: usize,
     home: usize,
-    /// The node that it asks now.
+    /// The node that it is connected to, or tries next.
     at: usize,
     rng: Rng,
     connection: Option<Client>,
     /// When the connection was made.
     since: Instant,
-    /// Numbers the connections.
+    /// Number of its connections so far.
     sessions: u64,
     history: History,
 }
 
-impl Worker<'_> {
-    /// Between nothing and twice the mean.
-    fn rest(&mut self) {
+impl VerifyClient<'_> {
+    /// Pauses for a random time, from zero to twice the mean.
+    fn pause(&mut self) {
         let micros = self.rng.below(2 * self.board.pause.as_micros() as u64);
         std::thread::sleep(Duration::from_micros(micros));
     }
 
-    /// Sees to it that there is a connection, if one can be had.
+    /// Connects, unless it is connected already. False if that fails.
     fn connect(&mut self, eventual: bool) -> bool {
         let age = self.since.elapsed();
         if (self.at != self.home && age > AWAY) || (eventual && age > SESSION) {
@@ -249,7 +252,7 @@ impl Worker<'_> {
                 true
             }
             Err(error) => {
-                // A greeting that is refused is no fault that a nemesis can cause.
+                // No fault of the nemesis can make a node refuse the greeting: report it.
                 if matches!(error, Error::Refused(_)) {
                     let node = &self.board.addresses[self.at];
                     self.board.report(format!("client {} at {node}: {error}", self.client));
@@ -260,31 +263,31 @@ impl Worker<'_> {
         }
     }
 
-    /// To the next node, after a moment.
+    /// Moves to the next node after a short pause.
     fn move_on(&mut self) {
         self.connection = None;
         self.at = (self.at + 1) % self.board.addresses.len();
         std::thread::sleep(Duration::from_millis(1 + self.rng.below(20)));
     }
 
-    /// One request, or a small pipeline.
+    /// Sends one strong request, or a small pipeline, and records the results.
     fn strong(&mut self) {
         let count = if self.rng.chance(1, 6) { 2 + self.rng.below(PIPELINE_MAX - 2) } else { 1 };
-        let asked: Vec<(String, Action)> = (0..count)
+        let requests: Vec<(String, Action)> = (0..count)
             .map(|_| (self.board.key(&mut self.rng), action(self.board, &mut self.rng)))
             .collect();
         let mut bytes = Vec::new();
-        for (key, action) in &asked {
+        for (key, action) in &requests {
             encode(&history::words(action, &self.board.full(key)), &mut bytes);
         }
-        let invoked: Vec<u64> = asked.iter().map(|_| self.board.tickets.draw()).collect();
+        let invoked: Vec<u64> = requests.iter().map(|_| self.board.tickets.draw()).collect();
         let Some(connection) = &mut self.connection else { return };
         if let Err(Error::NotSent(_)) = connection.send(&bytes) {
             return self.move_on();
         }
-        // From here on a failed connection answers each receive with `Lost`.
+        // Bytes may have left: if the connection fails now, every `receive` returns `Lost`.
         let mut trouble = false;
-        for ((key, action), invoked) in asked.into_iter().zip(invoked) {
+        for ((key, action), invoked) in requests.into_iter().zip(invoked) {
             let Some(connection) = &mut self.connection else { break };
             let answer = connection.receive();
             trouble |= answer.is_err();
@@ -299,15 +302,16 @@ impl Worker<'_> {
 
     fn note(&mut self, key: String, action: Action, invoked: u64, fate: Fate<Seen>) {
         self.board.requests.fetch_add(1, Ordering::Relaxed);
-        self.history.tally.count(&fate);
+        self.history.fates.count(&fate);
         let (client, node) = (self.client, self.at);
-        let mut record = Record { client, node, key, action, invoked, returned: None, seen: None };
+        let mut record =
+            StrongRecord { client, node, key, action, invoked, returned: None, seen: None };
         match fate {
             Fate::Done(seen) => {
                 record.returned = Some(self.board.tickets.draw());
                 record.seen = Some(seen);
                 if history::changes(&record.action) {
-                    self.history.tally.strong_writes += 1;
+                    self.history.fates.strong_writes += 1;
                     self.board.gap.lock().note();
                 }
             }
@@ -323,7 +327,7 @@ impl Worker<'_> {
         self.board.report(format!("client {} at {node}: {request}: {text}", self.client));
     }
 
-    /// One step of an eventual session.
+    /// Sends one request of an eventual session and records the result.
     fn eventual(&mut self) {
         let own = self.rng.chance(1, 2);
         let key = match own {
@@ -349,28 +353,29 @@ impl Worker<'_> {
             _ => None,
         });
         self.board.requests.fetch_add(1, Ordering::Relaxed);
-        self.history.tally.count(&fate);
+        self.history.fates.count(&fate);
         let certain = matches!(fate, Fate::Done(_));
         let stays = certain || matches!(fate, Fate::Unexpected(_));
         if let Fate::Unexpected(text) = &fate {
             let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
             self.unexpected(&words.join(" "), text);
         }
-        let deed = match (value, fate) {
+        let action = match (value, fate) {
             (_, Fate::Refused) | (None, Fate::Unknown | Fate::Unexpected(_)) => None,
-            (Some(value), _) => Some(Deed::Write(value)),
-            (None, Fate::Done(value)) => Some(Deed::Read(value)),
+            (Some(value), _) => Some(EventualAction::Write(value)),
+            (None, Fate::Done(value)) => Some(EventualAction::Read(value)),
         };
         let (client, node) = (self.client, self.at);
-        let step = deed.map(|deed| Step { client, node, key, own, deed, certain });
-        self.history.steps.extend(step);
+        let record =
+            action.map(|action| EventualRecord { client, node, key, own, action, certain });
+        self.history.eventual.extend(record);
         if !stays {
             self.move_on();
         }
     }
 }
 
-/// What a client asks for: mostly reads and plain writes, and some of everything else.
+/// A random strong command: mostly reads and plain writes, and some of every other kind.
 fn action(board: &Board, rng: &mut Rng) -> Action {
     let set = |when, get| Action::Set { value: board.value(), when, get };
     match rng.below(100) {

@@ -1,4 +1,4 @@
-//! The checker's cases by hand. Random ones are in `oracle.rs`.
+//! Hand-made histories for the checker. Random ones are in `oracle.rs`.
 
 mod oracle;
 
@@ -106,7 +106,7 @@ fn a_search_beyond_its_budget_says_so() {
 }
 
 #[test]
-fn a_value_that_nobody_wrote_needs_no_search() {
+fn an_unwritten_value_is_found_without_a_search() {
     let writes: Vec<_> = (1..40).map(|at| lost(at, set(&at.to_string()))).collect();
     let read = op(100, 101, Action::Get, value("never written"));
     let history: Vec<_> = writes.into_iter().chain([read.clone()]).collect();

@@ -1,15 +1,15 @@
-//! The checker against the plainest one there is: try all orders of all subsets that could be one.
-//! And long histories that a real register could have shown, with and without a fault.
+//! The checker against an oracle that tries all orders of all subsets of operations, and against
+//! long histories of a simulated register, with and without a fault.
 
 use crate::rng::Rng;
-use crate::testing::linearizability::model::{State, act, run};
+use crate::testing::linearizability::model::{KeyState, act, run};
 use crate::testing::linearizability::search::search;
 use crate::testing::linearizability::tests::*;
 
 const BUDGET: usize = 1_000_000;
 
-/// True if the operations that are left can follow `state` in some order.
-fn has_order(left: &[&Operation], state: &State) -> bool {
+/// True if the operations in `left` can follow `state` in some order.
+fn has_order(left: &[&Operation], state: &KeyState) -> bool {
     let first_return = left.iter().filter_map(|op| op.returned).min();
     let Some(first_return) = first_return else { return true };
     left.iter().enumerate().any(|(at, op)| {
@@ -45,7 +45,7 @@ fn action(rng: &mut Rng, flavour: u64, unique: u64) -> Action {
     }
 }
 
-/// Histories that a register did show; every now and then one result is another's, or a lie.
+/// A history of a simulated register in which some results are swapped, and some are lost.
 fn random_history(rng: &mut Rng) -> Vec<Operation> {
     let (flavour, count) = (rng.below(4), 1 + rng.below(7));
     let width = 1 + rng.below(30);
@@ -98,7 +98,7 @@ fn shown(history: &[Operation]) -> String {
     history.iter().map(|op| format!("{op}\n")).collect()
 }
 
-fn assert_is_order(history: &History, order: &[usize]) {
+fn assert_is_order(history: &PreparedHistory, order: &[usize]) {
     let mut state = None;
     for (nth, at) in order.iter().enumerate() {
         let op = &history.operations[*at];
@@ -116,7 +116,7 @@ fn every_verdict_is_that_of_trying_all_orders() {
     for seed in 0..20_000 {
         let history = random_history(&mut Rng::new(seed));
         let expected = is_possible(&history);
-        let mut prepared = History::new(history.clone());
+        let mut prepared = PreparedHistory::new(history.clone());
         let (verdict, _, order) = search(&mut prepared, BUDGET);
         let text = shown(&history);
         let wanted = if expected { Verdict::Linearizable } else { Verdict::Impossible };
@@ -137,8 +137,14 @@ fn every_verdict_is_that_of_trying_all_orders() {
     assert!(possible > 4_000 && impossible > 4_000 && smaller > 2_000, "{counts:?}");
 }
 
-/// What `clients` see of one register that works, `lost` of 10,000 answers being lost.
-fn register(seed: u64, count: usize, clients: usize, lost: u64, kind: Kind) -> Vec<Operation> {
+/// The history that `clients` see of one correct register, with `lost` of 10,000 answers lost.
+fn register(
+    seed: u64,
+    count: usize,
+    clients: usize,
+    lost: u64,
+    kind: WorkloadKind,
+) -> Vec<Operation> {
     let rng = &mut Rng::new(seed);
     let (mut open, mut done): (Vec<(Operation, bool)>, Vec<Operation>) = (Vec::new(), Vec::new());
     let (mut state, mut moment) = (None, 0);
@@ -174,25 +180,25 @@ fn register(seed: u64, count: usize, clients: usize, lost: u64, kind: Kind) -> V
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum WorkloadKind {
     Register,
     Counter,
     Mixed,
     Numbers,
 }
 
-impl Kind {
+impl WorkloadKind {
     fn action(self, rng: &mut Rng, moment: u64) -> Action {
         let value = match self {
-            Kind::Numbers => (100 * moment).to_string(),
+            WorkloadKind::Numbers => (100 * moment).to_string(),
             _ => format!("v{moment}"),
         };
         let set = |when, get| Action::Set { value: value.clone().into(), when, get };
         match (self, rng.below(12)) {
             (_, 0..4) => Action::Get,
-            (Kind::Register, _) => set(When::Always, false),
-            (Kind::Counter, _) => Action::Increment(1),
-            (Kind::Numbers, 4..6) => Action::Increment(1),
+            (WorkloadKind::Register, _) => set(When::Always, false),
+            (WorkloadKind::Counter, _) => Action::Increment(1),
+            (WorkloadKind::Numbers, 4..6) => Action::Increment(1),
             (_, 4..8) => set(When::Always, rng.chance(1, 4)),
             (_, 8) => set(When::Absent, rng.chance(1, 4)),
             (_, 9) => set(When::Present, rng.chance(1, 4)),
@@ -202,11 +208,11 @@ impl Kind {
     }
 }
 
-/// Lets a read in the last third see what was seen long before.
+/// Gives a read in the last third of the history the result of a read in the second third.
 fn plant_stale_read(history: &mut [Operation]) {
     let is_read = |op: &Operation| op.returned.is_some() && op.actions[0].0 == Action::Get;
     let third = history.len() / 3;
-    // Not a value that could come back.
+    // Not a short value, which could come back by chance.
     let is_rare = |seen: &Option<Seen>| matches!(seen, Some(Seen::Value(v)) if v.len() > 2);
     let old = history[third..].iter().find(|op| is_read(op) && is_rare(&op.actions[0].1));
     let seen = old.expect("there are reads").actions[0].1.clone();
@@ -214,14 +220,14 @@ fn plant_stale_read(history: &mut [Operation]) {
     late.expect("there are reads").actions[0].1 = seen;
 }
 
-fn assert_scale(kind: Kind, count: usize, part_max: usize) {
+fn assert_scale(kind: WorkloadKind, count: usize, part_max: usize) {
     let mut history = register(7, count, 30, 100, kind);
     let lost = history.iter().filter(|op| op.returned.is_none()).count();
     assert!(lost > count / 200, "{lost} lost");
-    let found = search(&mut History::new(history.clone()), BUDGET);
+    let found = search(&mut PreparedHistory::new(history.clone()), BUDGET);
     assert_eq!(found.0, Verdict::Linearizable);
     plant_stale_read(&mut history);
-    let found = search(&mut History::new(history.clone()), BUDGET);
+    let found = search(&mut PreparedHistory::new(history.clone()), BUDGET);
     assert_eq!(found.0, Verdict::Impossible);
     let part = explain(history, BUDGET);
     assert_eq!(check(part.clone(), BUDGET), Verdict::Impossible);
@@ -230,22 +236,22 @@ fn assert_scale(kind: Kind, count: usize, part_max: usize) {
 
 #[test]
 fn a_long_history_of_a_register_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Register, 20_000, 10);
+    assert_scale(WorkloadKind::Register, 20_000, 10);
 }
 
 #[test]
 fn a_long_history_of_many_commands_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Mixed, 2_000, 10);
+    assert_scale(WorkloadKind::Mixed, 2_000, 10);
 }
 
 #[test]
 fn a_long_history_of_a_counter_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Counter, 1_000, 1_000);
+    assert_scale(WorkloadKind::Counter, 1_000, 1_000);
 }
 
 #[test]
 fn a_long_history_of_numbers_is_judged_and_its_stale_read_explained() {
-    assert_scale(Kind::Numbers, 1_000, 1_000);
+    assert_scale(WorkloadKind::Numbers, 1_000, 1_000);
 }
 
 #[test]
