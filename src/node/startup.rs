@@ -11,10 +11,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::Node;
 use super::clients::{Clients, Loops, PollLoop, Pool, listener};
 use super::core::Core;
+use super::files::FileWal;
 use super::peers::contacts::{Contacts, Sign};
-use super::peers::link::{Link, LinkNote};
+use super::peers::link::{LinkNote, PeerLink};
 use super::peers::{detector, sender};
-use super::queues::{ApplyJob, Log, Queues, SnapshotWork, WalWork};
+use super::queues::{ApplyJob, Queues, SnapshotWork, WalWork};
 use super::recovery::Recovery;
 use super::shared::{PanicWatch, Shared};
 use super::stop::{Fatal, Stop};
@@ -29,7 +30,7 @@ use crate::service::Shell;
 use crate::store::Writer;
 use crate::types::Index;
 
-/// Starts a node on a socket that is bound and listening: recovers, builds, spawns.
+/// Starts a node on a socket that is bound and listening.
 ///
 /// # Errors
 /// See [`Node::start`].
@@ -83,12 +84,12 @@ pub fn start_on(listener: TcpListener, config: Config, stop: Arc<Stop>) -> Resul
         writer,
     };
     let threads = spawn_all(&shared, owned)?;
-    shared.core.look_for_spare();
+    shared.core.check_spare();
     Ok(Node { shared, threads, signs, heartbeat, _data_dir: data_dir })
 }
 
 /// The receiving ends of [`Queues`].
-struct Work {
+struct QueueEnds {
     wal: Receiver<WalWork>,
     apply: Receiver<ApplyJob>,
     links: Vec<(Peer, Receiver<LinkNote>)>,
@@ -96,29 +97,29 @@ struct Work {
     drain: Receiver<()>,
 }
 
-/// Everything that one thread alone owns, until that thread is there.
+/// Values that one thread each will own, until that thread is spawned.
 struct Owned {
     listener: TcpListener,
     idle_loops: Vec<PollLoop>,
     heartbeat_stop: Receiver<()>,
     sign_queue: Receiver<Sign>,
     snapshot_work: Receiver<SnapshotWork>,
-    work: Work,
-    log: Log,
+    work: QueueEnds,
+    log: FileWal,
     writer: Writer,
 }
 
-fn queues(peers: &[Peer]) -> (Queues, Work) {
+fn queues(peers: &[Peer]) -> (Queues, QueueEnds) {
     let (wal_sender, wal) = unbounded();
     let (apply_sender, apply) = unbounded();
-    // One note says it all: look at the deadline again.
+    // One note is enough, see `Queues::poke`.
     let (election_sender, election) = bounded(1);
     let (drain_sender, drain) = bounded(1);
     let mut links = BTreeMap::new();
     let mut link_work = Vec::new();
     for peer in peers {
         let (notes, work) = unbounded();
-        links.insert(peer.id, Link::new(notes));
+        links.insert(peer.id, PeerLink::new(notes));
         link_work.push((peer.clone(), work));
     }
     let queues = Queues {
@@ -128,7 +129,7 @@ fn queues(peers: &[Peer]) -> (Queues, Work) {
         election: election_sender,
         drain: drain_sender,
     };
-    (queues, Work { wal, apply, links: link_work, election, drain })
+    (queues, QueueEnds { wal, apply, links: link_work, election, drain })
 }
 
 fn loops(config: &Config) -> Result<(Loops, Vec<PollLoop>), Fatal> {
@@ -143,11 +144,12 @@ fn loops(config: &Config) -> Result<(Loops, Vec<PollLoop>), Fatal> {
     Ok((Loops::new(mailboxes), idle))
 }
 
-/// Spawns the dedicated threads, in the order in which they are joined at the end.
+/// Spawns the dedicated threads. They are joined in this order at the end, each after those that
+/// feed it.
 fn spawn_all(shared: &Arc<Shared>, owned: Owned) -> Result<Vec<JoinHandle<()>>, Fatal> {
     let Owned { listener, idle_loops, heartbeat_stop, sign_queue, snapshot_work, .. } = owned;
     let Owned { work, log, writer, .. } = owned;
-    let mut threads = Threads { shared, handles: Vec::new() };
+    let mut threads = Spawner { shared, handles: Vec::new() };
     threads.spawn("listener", move |shared| listener::run(shared, &listener))?;
     for (number, poll_loop) in idle_loops.into_iter().enumerate() {
         threads.spawn(&format!("poll-{number}"), move |shared| poll_loop.run(shared))?;
@@ -174,13 +176,13 @@ fn spawn_all(shared: &Arc<Shared>, owned: Owned) -> Result<Vec<JoinHandle<()>>, 
     Ok(threads.handles)
 }
 
-/// Spawns the dedicated threads. A thread that panics stops the node.
-struct Threads<'a> {
+/// Spawns threads and keeps their handles. A thread that panics stops the node.
+struct Spawner<'a> {
     shared: &'a Arc<Shared>,
     handles: Vec<JoinHandle<()>>,
 }
 
-impl Threads<'_> {
+impl Spawner<'_> {
     fn spawn(
         &mut self,
         name: &str,
@@ -217,8 +219,9 @@ fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
     }
 }
 
-/// How many loops serve clients. By itself one for every two cores: the log, the store and the
-/// links need the others. (On two cores one loop served 20 to 30 % more small requests than two.)
+/// The number of loops that serve clients. The default is one loop for two cores: the log, the
+/// store and the links need the other. (On two cores one loop served 20 to 30 % more small requests
+/// than two.)
 fn io_loops(config: &Config) -> usize {
     match (config.io, config.io_loops) {
         (Io::Threads, _) => 0,
