@@ -53,7 +53,7 @@ pub struct Core {
 /// The queues during one turn, and the links that the turn has given work.
 struct Turn<'a> {
     queues: &'a Queues,
-    /// Links to be driven by this thread after the turn.
+    /// Links to be flushed by this thread after the turn.
     links: BTreeSet<NodeId>,
     /// Leaves pulling to the links' threads, see [`CROWD`].
     links_gather: bool,
@@ -121,7 +121,7 @@ impl Core {
         self.publish_leader(&shell);
         drop(shell);
         // Writing to a socket is I/O, and pulling takes the lock again: both after the unlock.
-        turn.links.into_iter().for_each(|peer| self.drive(peer));
+        turn.links.into_iter().for_each(|peer| self.flush(peer));
         self.complete(after);
         result
     }
@@ -265,7 +265,7 @@ impl Core {
         let links = BTreeSet::new();
         let mut turn = Turn { queues: &self.queues, links, links_gather: false };
         envelopes.into_iter().for_each(|envelope| turn.post(envelope));
-        turn.links.into_iter().for_each(|peer| self.drive(peer));
+        turn.links.into_iter().for_each(|peer| self.flush(peer));
     }
 
     /// Waits until the snapshot that the log relies on is durable, and returns it. `None` if the
@@ -280,9 +280,9 @@ impl Core {
     }
 
     /// Writes waiting messages to a peer, without waiting for it.
-    fn drive(&self, peer: NodeId) {
+    fn flush(&self, peer: NodeId) {
         if let Some(link) = self.link(peer) {
-            link.drive(|bytes_max| self.pull(peer, bytes_max));
+            link.flush(|bytes_max| self.pull(peer, bytes_max));
         }
     }
 

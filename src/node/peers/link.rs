@@ -1,17 +1,17 @@
 //! The outbound link to one peer.
 //!
 //! A message is *posted* under the core's lock. After the unlock, the thread that has posted it
-//! *drives* the link: it writes the message straight to the socket. That spares every write the
-//! wake-up of another thread. No thread waits while it drives. If another thread drives the link at
-//! this moment, that thread takes the new messages along. If the socket is full, or a snapshot is
-//! to be sent, the thread that owns the link (`sender.rs`) takes over.
+//! *flushes* the link: it writes the message straight to the socket. That spares every write the
+//! wake-up of another thread. No thread waits while it flushes. If another thread is flushing the
+//! link, that thread takes the new messages along. If the socket is full, or a snapshot is to be
+//! sent, the thread that owns the link (`sender.rs`) takes over.
 //!
 //! **Order.** Posted messages leave in the order of their posting, pulled messages in the order of
-//! their pulling, and no message that is posted after a pull overtakes what that pull has brought.
-//! The reverse is not promised: a message that is posted between a driver's two looks, at the
-//! posted messages and at the core, leaves behind messages that are pulled then, though those may
-//! have been decided later. Raft needs no more: the replica takes messages in any order (§5.3
-//! compares the logs again; the simulator shuffles them), so order only spares repetitions.
+//! their pulling, and no message that is posted after a pull overtakes the messages of that pull.
+//! The reverse is not promised. A flush takes the posted messages first and then pulls. A message
+//! that is posted between these two leaves behind the pulled ones, though they may have been
+//! decided later. Raft needs no more: the replica takes messages in any order (§5.3 compares the
+//! logs again; the simulator shuffles them), so order only spares repetitions.
 //!
 //! **Locks.** The lock of `output` is the right to write to the socket. Its holder takes the core's
 //! lock, to pull, and the lock of the posted messages. A message is posted under the core's lock.
@@ -19,19 +19,18 @@
 //! output, and only the link's own thread waits for it; all others try it.
 //!
 //! **No message is left behind.** `wanted` says that something was posted, or is to be pulled,
-//! since a driver last looked. Two races could lose a wake-up; the fences in this file rule them
-//! out:
+//! since messages were last gathered. Two races could lose a wake-up:
 //!
-//! *A driver leaves as a message comes.* The poster stores `wanted = true` and tries the output;
-//! the leaving driver unlocks the output and loads `wanted`. Each thread writes one place and reads
-//! the other's (store buffering). With a sequentially consistent fence between the two on both
-//! sides, at least one of them sees the other's write: either the poster finds the output free, or
-//! the driver finds `wanted` set and goes on.
+//! *A flush ends as a message comes.* The poster stores `wanted = true`, then tries the output. The
+//! flushing thread unlocks the output, then loads `wanted`. Each writes one place and reads the
+//! other's (store buffering). With a sequentially consistent fence between the two on both sides,
+//! at least one of them sees the other's write: either the poster finds the output free, or the
+//! flushing thread finds `wanted` set and goes on.
 //!
-//! *A driver looks as a message comes.* The poster stores the message, then `wanted = true`; the
-//! driver stores `wanted = false`, then loads the messages. If the driver's `false` overwrites the
-//! `true`, the driver must see the message, because no other thread will look for it. The poster's
-//! store is a release, and the driver has a fence between its store and its load.
+//! *A flush gathers as a message comes.* The poster stores the message, then `wanted = true`. The
+//! flushing thread stores `wanted = false`, then loads the messages. If its `false` overwrites the
+//! `true`, it must see the message, because no other thread will look for it. The poster's store is
+//! a release, and the flushing thread has a fence between its store and its load.
 
 use std::io;
 use std::net::TcpStream;
@@ -48,7 +47,7 @@ use crate::wire::encode;
 /// Bytes that are written without the link's own thread. More is bulk, and left to that thread.
 const DIRECT_BYTES: usize = 256 << 10;
 
-/// The number of rounds in which a driver takes along messages that others have posted meanwhile.
+/// The number of rounds in which a flush takes along messages that others have posted meanwhile.
 /// Without a bound, a client's thread on a busy node could go on for others without end, while its
 /// own client waits. After that many rounds the link's thread takes over.
 const TURNS_MAX: usize = 8;
@@ -72,7 +71,7 @@ pub struct PeerLink {
     posted: Mutex<Posted>,
     /// The core may have something to pull.
     pull: AtomicBool,
-    /// Something was posted, or is to be pulled, since a driver last looked.
+    /// Something was posted, or is to be pulled, since messages were last gathered.
     wanted: AtomicBool,
     output: Mutex<LinkOutput>,
     notes: Sender<LinkNote>,
@@ -80,7 +79,7 @@ pub struct PeerLink {
     noted: AtomicBool,
 }
 
-/// Messages that no driver has taken yet.
+/// Messages that are not gathered yet.
 #[derive(Default)]
 struct Posted {
     /// There is a stream. Without one no message is kept: it would be out of date when there is
@@ -108,7 +107,7 @@ impl PeerLink {
         let _ = self.notes.send(note);
     }
 
-    /// Keeps a message to be written; without a stream the message is lost. [`PeerLink::drive`]
+    /// Keeps a message to be written; without a stream the message is lost. [`PeerLink::flush`]
     /// must follow.
     pub fn post(&self, envelope: Envelope) {
         let mut posted = self.posted.lock();
@@ -120,26 +119,26 @@ impl PeerLink {
         }
     }
 
-    /// Marks that the core has something to pull. [`PeerLink::drive`] or [`PeerLink::wake_thread`]
+    /// Marks that the core has something to pull. [`PeerLink::flush`] or [`PeerLink::wake_thread`]
     /// must follow.
     pub fn want_pull(&self) {
-        // `pull` before `wanted`: a driver clears them in the opposite order, in `gather`.
+        // `pull` before `wanted`: `gather` clears them in the opposite order.
         self.pull.store(true, Ordering::Release);
         self.wanted.store(true, Ordering::Release);
     }
 
-    /// Writes everything that is wanted, unless another thread is driving: then that thread does.
-    /// `pull` asks the core for at most that many bytes.
-    pub fn drive(&self, mut pull: impl FnMut(usize) -> Option<Pull>) {
+    /// Writes all messages, unless another thread is flushing: then that thread does. `pull` asks
+    /// the core for a message of about that many bytes at most.
+    pub fn flush(&self, mut pull: impl FnMut(usize) -> Option<Pull>) {
         for _ in 0..TURNS_MAX {
-            // The first race above: "a driver leaves". In the first round this is the poster's
-            // fence, between `wanted = true` and the try of the output. In later rounds it is the
-            // leaving driver's fence, between the unlock of the output and the read of `wanted`.
+            // The first race above. In the first round this is the poster's fence, between `wanted
+            // = true` and the try of the output. In later rounds it is the flushing thread's fence,
+            // between the unlock of the output and the load of `wanted`.
             fence(Ordering::SeqCst);
             if !self.wanted.load(Ordering::Acquire) {
                 return;
             }
-            // Another thread is driving. It reads `wanted` after its unlock, and goes on.
+            // Another thread is flushing. It loads `wanted` after its unlock, and goes on.
             let Some(mut output) = self.output.try_lock() else { return };
             // Without a stream nothing can be written. Posted messages are not kept then, and the
             // link's thread pulls once it has connected.
@@ -160,10 +159,10 @@ impl PeerLink {
         self.wake_thread();
     }
 
-    /// Leaves everything that is wanted to the link's thread.
+    /// Leaves all messages to the link's thread.
     pub fn wake_thread(&self) {
-        // If a note is under way, its receiver clears `noted` before it looks for work, in `work`.
-        // So it will see everything that was posted before this swap.
+        // If a note is under way, its receiver clears `noted` before it gathers, in `work`. So it
+        // will gather every message that was posted before this swap.
         if !self.noted.swap(true, Ordering::AcqRel) {
             self.note(LinkNote::Work);
         }
@@ -177,10 +176,10 @@ impl PeerLink {
         bytes_max: usize,
         pull: &mut impl FnMut(usize) -> Option<Pull>,
     ) -> bool {
-        // The second race above: "a driver looks". `wanted` is cleared before the messages are
-        // looked at: one that comes after the look sets it again. The fence keeps the two reads
-        // below from moving up before the store. It pairs with the release stores of `wanted` in
-        // `post` and `want_pull`, which keep the message before its `true`.
+        // The second race above. `wanted` is cleared before the messages are taken: a message that
+        // comes later sets it again. The fence keeps the two loads below behind the store. It pairs
+        // with the release stores of `wanted` in `post` and `want_pull`, which keep the message
+        // before its `true`.
         self.wanted.store(false, Ordering::Release);
         fence(Ordering::SeqCst);
         for envelope in self.posted.lock().envelopes.drain(..) {
@@ -227,7 +226,7 @@ impl PeerLink {
         mut pull: impl FnMut(usize) -> Option<Pull>,
         mut work: impl FnMut(&mut LinkOutput) -> io::Result<()>,
     ) -> io::Result<()> {
-        // Before the look, see `wake_thread`. The fence in `gather` keeps this store before it.
+        // Before messages are gathered, see `wake_thread`. The fence in `gather` keeps that order.
         self.noted.store(false, Ordering::Release);
         loop {
             let mut output = self.output.lock();
@@ -235,8 +234,8 @@ impl PeerLink {
             work(&mut output)?;
             let has_more = output.needs_thread();
             drop(output);
-            // The first race above, from the leaving driver's side: unlock, fence, load. Its
-            // partner is the fence in `drive` of a poster that finds the output locked.
+            // The first race above, from the flushing thread's side: unlock, fence, load. Its
+            // partner is the fence in `flush` of a poster that finds the output locked.
             fence(Ordering::SeqCst);
             if !has_more && !self.wanted.load(Ordering::Acquire) {
                 return Ok(());
@@ -319,7 +318,7 @@ mod tests {
             }
             match rng.below(3) {
                 0 if !posted => link.wake_thread(),
-                _ => link.drive(|_| core.lock().pop_front().map(Pull::Message)),
+                _ => link.flush(|_| core.lock().pop_front().map(Pull::Message)),
             }
         }
     }
@@ -360,16 +359,16 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_posted_during_a_drive_is_written_by_that_driver() {
+    fn a_message_that_is_posted_during_a_flush_is_written_by_that_flush() {
         let got = in_time("it is written", || {
             let (notes, _work) = unbounded();
             let (link, (near, mut far)) = (PeerLink::new(notes), narrow());
             link.connected(&near);
             let mut posted = false;
-            link.drive(|_| {
+            link.flush(|_| {
                 if !std::mem::replace(&mut posted, true) {
                     link.post(message(1, 1));
-                    link.drive(|_| None);
+                    link.flush(|_| None);
                 }
                 None
             });
@@ -389,7 +388,7 @@ mod tests {
         let (near, mut far) = narrow();
         link.connected(&near);
         link.post(message(1, 3));
-        link.drive(|_| None);
+        link.flush(|_| None);
         assert_eq!(read(&mut far, 1, &mut Rng::new(1)), [(1, 3)]);
     }
 }
