@@ -88,12 +88,14 @@ fn role(shared: &Shared) -> Reply {
             ])
         });
         let replicas = replicas.collect();
+        // ROLE of a Redis master: its replication offset, then each replica's.
         return Reply::Array(vec![
             Reply::text("master"),
             number(status.commit),
             Reply::Array(replicas),
         ]);
     }
+    // ROLE of a Redis replica. It reports "connect" while it looks for its master.
     let (host, port) = status.leader.map(|leader| address(shared, leader)).unwrap_or_default();
     let state = if status.leader.is_some() { "connected" } else { "connect" };
     Reply::Array(vec![
@@ -191,6 +193,7 @@ fn line(out: &mut String, name: &str, value: impl std::fmt::Display) {
 }
 
 fn server(shared: &Shared, _: &Status, out: &mut String) {
+    // Clients choose the commands that they send by this version.
     line(out, "redis_version", "7.0.0");
     line(out, "redis_mode", "standalone");
     line(out, "nodesync_version", env!("CARGO_PKG_VERSION"));
@@ -227,6 +230,7 @@ fn resident_bytes() -> u64 {
 }
 
 fn persistence(shared: &Shared, status: &Status, out: &mut String) {
+    // ioredis sends no command while this is 1. It never is: the threads start after recovery.
     line(out, "loading", 0);
     line(out, "aof_enabled", 1);
     line(out, "aof_last_write_status", if status.disk_full { "err" } else { "ok" });
