@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use nodesync::config::{Config, NodeArgs};
-use nodesync::node::{ExternalClient, Node, Step, Stop};
+use nodesync::node::{ExternalClient, ExternalNext, Node, Stop};
 use nodesync::service::{Answer, Inbox, Ticket};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,7 +73,7 @@ impl Serving {
         let mut timer = Timer::new();
         loop {
             let step = external_client.step(&for_the_core);
-            if let Step::Answer(deadline) = step {
+            if let ExternalNext::Answer(deadline) = step {
                 let (ticket, answer) = match inbox.wait(deadline, &mut timer).await {
                     Some(answered) => answered,
                     None if external_client.cancel() => continue,
@@ -87,12 +87,12 @@ impl Serving {
                 external_client.output().clear();
             }
             match step {
-                Step::Close => return stream.shutdown().await,
-                Step::Read => match stream.read(external_client.space()).await? {
+                ExternalNext::Close => return stream.shutdown().await,
+                ExternalNext::Read => match stream.read(external_client.space()).await? {
                     0 => return Ok(()),
                     len => external_client.filled(len),
                 },
-                Step::Flush | Step::Answer(_) => {}
+                ExternalNext::Flush | ExternalNext::Answer(_) => {}
             }
         }
     }

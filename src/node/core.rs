@@ -1,10 +1,14 @@
 //! The core: one lock around the [`Shell`].
 //!
-//! Every thread that has something to tell the replica takes its turn here: lock, step, route,
-//! unlock. Routing happens before the lock is released, and only by sends that cannot block: so no
-//! two threads can reorder what goes to the log, to a peer or to the store. The lock is held for
-//! about a microsecond and never across I/O. After that the same thread writes to the peers what
-//! the system takes at once (`peers/link.rs`), completes stamped writes and wakes clients.
+//! A thread that has news for the replica takes a *turn*: lock, step, route, unlock. Effects are
+//! routed before the lock is released, and only by sends that cannot block. So no two threads can
+//! reorder work for the log, for a peer or for the store. The lock is held for about a microsecond
+//! and never across I/O. After the lock the same thread writes to the peers as much as their
+//! sockets take at once (`peers/link.rs`), completes stamped writes and wakes clients.
+//!
+//! **A panic under the lock.** The lock does not poison: while the panicking thread unwinds, other
+//! threads may still take turns with a half-finished step. The panic stops the node
+//! ([`PanicWatch`](super::shared::PanicWatch)) and its cause is kept, so this lasts for moments.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::clients::Waiter;
 use super::events;
-use super::peers::link::{Link, LinkNote};
+use super::peers::link::{LinkNote, PeerLink};
 use super::queues::{ApplyJob, Queues, WalWork};
 use super::stop::Stop;
 use crate::clock::{Clock, Now};
@@ -27,35 +31,36 @@ use crate::service::{
 use crate::store::{Image, Store};
 use crate::types::{NodeId, Outcome, Rejected, RequestId, SnapshotMeta, Version};
 
-/// From this many waiting requests on, a client's own thread leaves sending to the link's thread:
-/// until that one is awake, others will have added theirs. (64 threads that each sent on their own
-/// served 15 % fewer writes a second.)
+/// From this many waiting requests on, a client's thread leaves sending to the link's thread. By
+/// the time that thread is awake, other clients have added their requests, and it sends all of them
+/// in one message. (64 threads that each sent on their own served 15 % fewer writes a second.)
 const CROWD: usize = 4;
 
 /// Published in [`Core::leader`] while no leader is known.
 const NO_LEADER: u64 = u64::MAX;
 
-/// One lock around the shell, and the queues of the threads that serve it.
+/// One lock around the shell, with the queues of the threads that carry out its decisions.
 pub struct Core {
     shell: Mutex<Shell>,
     queues: Queues,
     clock: Clock,
     store: Arc<Store>,
     stop: Arc<Stop>,
-    /// The leader's id as of the last turn, readable without the lock.
+    /// The leader's id as of the latest turn, readable without the lock.
     leader: AtomicU64,
 }
 
-/// The queues during one turn, and the links that the turn has given something to write.
+/// The queues during one turn, and the links that the turn has given work.
 struct Turn<'a> {
     queues: &'a Queues,
+    /// Links to be flushed by this thread after the turn.
     links: BTreeSet<NodeId>,
-    /// Leave what is to be pulled to the links' threads, see [`CROWD`].
-    others_gather: bool,
+    /// Leaves pulling to the links' threads, see [`CROWD`].
+    links_gather: bool,
 }
 
+// Sends to a thread that has ended are dropped, see `queues.rs`.
 impl Outside for Turn<'_> {
-    // A receiver is gone only when the node has stopped; then nothing is owed to anyone.
     fn persist(&mut self, records: Vec<WalRecord>, after: Vec<Envelope>, job: JobNo) {
         let _ = self.queues.wal.send(WalWork::Job { records, after, job });
     }
@@ -70,8 +75,8 @@ impl Outside for Turn<'_> {
     fn pull(&mut self, peer: NodeId) {
         let Some(link) = self.queues.links.get(&peer) else { return };
         link.want_pull();
-        if self.others_gather {
-            link.have_worked();
+        if self.links_gather {
+            link.wake_thread();
         } else {
             self.links.insert(peer);
         }
@@ -104,35 +109,39 @@ impl Core {
         self.turn_in_crowd(usize::MAX, act)
     }
 
-    /// A turn that leaves sending to others if at least `crowd` requests wait already.
+    /// A turn that leaves pulling to the links' threads if at least `crowd` requests wait already.
     fn turn_in_crowd<T>(&self, crowd: usize, act: impl FnOnce(&mut Shell, Now) -> T) -> T {
         let mut after = AfterStep::default();
         let mut shell = self.shell.lock();
-        let others_gather = shell.waiting().len() >= crowd;
-        let mut turn = Turn { queues: &self.queues, links: BTreeSet::new(), others_gather };
+        let links_gather = shell.waiting().len() >= crowd;
+        let mut turn = Turn { queues: &self.queues, links: BTreeSet::new(), links_gather };
+        // The time is read under the lock, so that the replica never sees it go back.
         let result = act(&mut shell, self.clock.now());
         shell.route(&mut turn, &mut after);
         self.publish_leader(&shell);
         drop(shell);
-        turn.links.into_iter().for_each(|peer| self.drive(peer));
+        // Writing to a socket is I/O, and pulling takes the lock again: both after the unlock.
+        turn.links.into_iter().for_each(|peer| self.flush(peer));
         self.complete(after);
         result
     }
 
     /// The part of a turn that needs no lock.
     fn complete(&self, mut after: AfterStep) {
+        // A broken invariant or a diverged state: this node's decisions cannot be trusted any more.
         if let Some(failure) = after.failure.take() {
             self.stop.fail(events::fatal(&failure));
         }
-        let found = std::mem::take(&mut after.events);
+        let events = std::mem::take(&mut after.events);
         after.complete(&self.store);
-        // Last, because writing a log line may block.
-        found.iter().for_each(events::log);
+        // Last, because a log line may block, and clients wait for their answers.
+        events.iter().for_each(events::log);
     }
 
     fn publish_leader(&self, shell: &Shell) {
         let leader = shell.replica().leader().map_or(NO_LEADER, |leader| leader.0.into());
-        // Compared first: a store would take the cache line from all readers at each turn.
+        // Compare first: a store at every turn would take the cache line from all readers. Relaxed:
+        // the value guides replies and is no proof of leadership, so nothing is ordered by it.
         if self.leader.load(Ordering::Relaxed) != leader {
             self.leader.store(leader, Ordering::Relaxed);
         }
@@ -144,13 +153,13 @@ impl Core {
         self.clock.now()
     }
 
-    /// Tells the replica what has happened.
+    /// Steps the replica with `inputs`, in one turn.
     pub fn step(&self, inputs: impl IntoIterator<Item = Input>) {
         self.turn(|shell, now| inputs.into_iter().for_each(|input| shell.step(now, input)));
     }
 
-    /// Asks for all of `requests` in one turn. Their answers go to their inboxes, and may be there
-    /// before this returns.
+    /// Asks the shell for all of `requests` in one turn. The answers go to their inboxes, some of
+    /// them before this returns.
     pub fn ask(&self, requests: Vec<(Request, ReplyTo)>) -> Vec<RequestHandle> {
         self.turn(|shell, now| {
             let ask = |(request, reply_to)| shell.ask(now, request, reply_to);
@@ -158,17 +167,21 @@ impl Core {
         })
     }
 
-    /// Asks for one thing and waits for its answer until `deadline`.
+    /// Asks the shell for one request and waits for the answer. At `deadline` the request is
+    /// cancelled; the answer then says whether it is certainly not done or may be done.
     pub fn ask_and_wait(&self, request: Request, waiter: &Arc<Waiter>, deadline: Now) -> Answer {
         let reply_to = waiter.open(deadline);
         let handle = self.turn_in_crowd(CROWD, |shell, now| shell.ask(now, request, reply_to));
         let answer = waiter.wait_until(self.clock.instant(deadline));
+        // A time-out alone says nothing about the request. The shell knows whether it has left this
+        // node: if not, it is certainly not done (`Rejected`); else it may be done (`Unknown`).
         let answer = answer.or_else(|| self.cancel(handle));
-        // Neither in time nor cancelled: it is on its way.
+        // Neither answered in time nor cancelled: another thread has taken the request out of the
+        // shell's table and is about to deliver its answer. This wait is short and certain to end.
         answer.unwrap_or_else(|| waiter.wait())
     }
 
-    /// Cancels a request: its answer. `None` if another answer is on its way.
+    /// Cancels a request and returns its answer; `None` if another answer is on its way.
     pub fn cancel(&self, handle: RequestHandle) -> Option<Answer> {
         self.turn(|shell, now| shell.cancel(now, handle))
     }
@@ -181,12 +194,13 @@ impl Core {
         self.shell.lock().trust(self.clock.now(), version)
     }
 
-    /// The store has applied requests of this node's clients.
+    /// Delivers the outcomes of requests of this node's clients that the store has applied.
     pub fn applied(&self, outcomes: &mut Vec<(RequestId, Vec<Outcome>)>) {
         if outcomes.is_empty() {
             return;
         }
         let mut answers = Answers::default();
+        // No turn: nothing is stepped, so there are no effects to route.
         self.shell.lock().applied(outcomes.drain(..), &mut answers);
         answers.deliver();
     }
@@ -198,7 +212,7 @@ impl Core {
         answers.deliver();
     }
 
-    /// A peer's image is verified and durable on this node.
+    /// Tells the replica that a peer's image is verified and durable on this node.
     pub fn snapshot_arrived(&self, from: NodeId, image: Box<Image>) {
         self.turn(|shell, now| shell.snapshot_arrived(now, from, image));
     }
@@ -208,7 +222,7 @@ impl Core {
         self.shell.lock().pull(self.clock.now(), peer, bytes_max)
     }
 
-    /// The time at which the alarm is due, for the one thread that watches it.
+    /// The time at which `alarm` is due, for the one thread that watches it.
     pub fn watch(&self, alarm: Alarm) -> Instant {
         let at = self.shell.lock().watch(alarm);
         self.clock.instant(at)
@@ -219,12 +233,12 @@ impl Core {
         self.shell.lock().replica().status()
     }
 
-    /// The node that this node follows (itself, if it leads).
+    /// The node that this node follows; this node itself, if it leads.
     pub fn leader(&self) -> Option<NodeId> {
         u32::try_from(self.leader.load(Ordering::Relaxed)).ok().map(NodeId)
     }
 
-    /// The members that a node with an empty directory still has to hear from.
+    /// The members that a node with an empty directory still waits to hear from.
     pub fn unanswered(&self) -> Vec<NodeId> {
         self.shell.lock().replica().unanswered()
     }
@@ -234,50 +248,52 @@ impl Core {
         self.shell.lock().is_idle()
     }
 
-    /// The node ends: everyone who still waits is told so.
+    /// Answers every waiting request: the node stops.
     pub fn cancel_all(&self) {
         let mut answers = Answers::default();
         let mut shell = self.shell.lock();
         shell.cancel_all(&mut answers);
-        // Under the lock: no read can be parked behind this.
+        // Reads are parked by sends under this lock. So each read is either in front of this job,
+        // which refuses it, or behind it, and then the apply thread refuses it at once.
         let _ = self.queues.apply.send(ApplyJob::RefuseReads);
         drop(shell);
         answers.deliver();
     }
 
-    /// Sends messages that waited for the log.
+    /// Sends messages that waited until the log was durable.
     pub fn release(&self, envelopes: impl IntoIterator<Item = Envelope>) {
         let links = BTreeSet::new();
-        let mut turn = Turn { queues: &self.queues, links, others_gather: false };
+        let mut turn = Turn { queues: &self.queues, links, links_gather: false };
         envelopes.into_iter().for_each(|envelope| turn.post(envelope));
-        turn.links.into_iter().for_each(|peer| self.drive(peer));
+        turn.links.into_iter().for_each(|peer| self.flush(peer));
     }
 
-    /// The snapshot that the log relies on: waits until that is durable. `None` if the log ends
-    /// before.
+    /// Waits until the snapshot that the log relies on is durable, and returns it. `None` if the
+    /// wal thread ends first.
     pub fn durable_snapshot(&self) -> Option<SnapshotMeta> {
-        // Its record was queued under the lock, and so before the barrier.
+        // The snapshot's record was queued under the lock, so it stands before the barrier.
         let snapshot = self.shell.lock().snapshot();
         let (sender, durable) = bounded(1);
         let _ = self.queues.wal.send(WalWork::Barrier(sender));
+        // If the wal thread has ended, the barrier is dropped with its sender, and this returns.
         durable.recv().ok().map(|()| snapshot)
     }
 
-    /// Writes to a peer what there is for it.
-    fn drive(&self, peer: NodeId) {
+    /// Writes waiting messages to a peer, without waiting for it.
+    fn flush(&self, peer: NodeId) {
         if let Some(link) = self.link(peer) {
-            link.drive(|bytes_max| self.pull(peer, bytes_max));
+            link.flush(|bytes_max| self.pull(peer, bytes_max));
         }
     }
 
-    /// The way to `peer`.
-    pub fn link(&self, peer: NodeId) -> Option<&Link> {
+    /// The link to `peer`; `None` if there is no such peer.
+    pub fn link(&self, peer: NodeId) -> Option<&PeerLink> {
         self.queues.links.get(&peer)
     }
 
-    /// Has the log's thread see whether it wants a spare segment.
-    pub fn look_for_spare(&self) {
-        let _ = self.queues.wal.send(WalWork::LookForSpare);
+    /// Makes the wal thread check whether the log wants a spare segment.
+    pub fn check_spare(&self) {
+        let _ = self.queues.wal.send(WalWork::CheckSpare);
     }
 
     /// Ends the links' threads.
@@ -285,13 +301,13 @@ impl Core {
         self.queues.links.values().for_each(|link| link.note(LinkNote::Stop));
     }
 
-    /// Has the watchers of alarms see that the node has stopped.
+    /// Wakes the watchers of the alarms, so that they see that the node has stopped.
     pub fn poke_alarms(&self) {
         self.queues.poke(Alarm::Election);
         self.queues.poke(Alarm::Drain);
     }
 
-    /// Ends the log's and the store's thread after what they have queued.
+    /// Ends the wal and the apply thread after the work that is queued for them.
     pub fn stop_workers(&self) {
         let _ = self.queues.wal.send(WalWork::Stop);
         let _ = self.queues.apply.send(ApplyJob::Stop);

@@ -1,11 +1,11 @@
-//! Questions that only the node can answer: INFO, ROLE, NODES, LEADER, CLIENT LIST, TIME.
+//! The answers to questions about the node: INFO, ROLE, NODES, LEADER, CLIENT LIST, TIME.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::wall_micros;
-use crate::node::clients::Client;
+use crate::node::clients::ConnectedClient;
 use crate::node::shared::Shared;
 use crate::protocol::{Protocol, Question, Reply};
 use crate::replica::{PeerStatus, RoleName, Status};
@@ -31,13 +31,13 @@ pub fn answer(shared: &Shared, id: u64, question: &Question) -> Reply {
         }
         Question::Time => Reply::time(Duration::from_micros(wall_micros())),
         Question::Wait { .. } => {
-            debug_assert!(false, "WAIT is the driver's own");
+            debug_assert!(false, "the driver answers WAIT itself");
             Reply::Integer(0)
         }
     }
 }
 
-/// Who leads; while fewer nodes than a majority are alive, who takes eventual writes.
+/// The leader; while no majority is alive, the node that stamps eventual writes.
 fn leader(shared: &Shared) -> Option<NodeId> {
     shared.core.leader().or_else(|| {
         let status = shared.core.status();
@@ -45,7 +45,7 @@ fn leader(shared: &Shared) -> Option<NodeId> {
     })
 }
 
-fn client_line(client: &Client) -> String {
+fn client_line(client: &ConnectedClient) -> String {
     let (active, profile) = client.latest();
     let resp = if profile.protocol == Protocol::Resp3 { 3 } else { 2 };
     format!(
@@ -72,7 +72,7 @@ fn address(shared: &Shared, node: NodeId) -> (String, u16) {
     peer.map(|peer| (peer.host.clone(), peer.port)).unwrap_or_default()
 }
 
-/// ROLE (Redis): a leader is a master with its replicas, everyone else a slave of the leader.
+/// ROLE (Redis): a leader is a master with its live replicas, any other node a slave of the leader.
 fn role(shared: &Shared) -> Reply {
     let status = shared.core.status();
     let number = |n: u64| Reply::Integer(i64::try_from(n).unwrap_or(i64::MAX));
@@ -88,12 +88,14 @@ fn role(shared: &Shared) -> Reply {
             ])
         });
         let replicas = replicas.collect();
+        // ROLE of a Redis master: its replication offset, then each replica's.
         return Reply::Array(vec![
             Reply::text("master"),
             number(status.commit),
             Reply::Array(replicas),
         ]);
     }
+    // ROLE of a Redis replica. It reports "connect" while it looks for its master.
     let (host, port) = status.leader.map(|leader| address(shared, leader)).unwrap_or_default();
     let state = if status.leader.is_some() { "connected" } else { "connect" };
     Reply::Array(vec![
@@ -105,8 +107,8 @@ fn role(shared: &Shared) -> Reply {
     ])
 }
 
-/// NODES: a map for each member. `match` and `lag` are what the leader knows of a follower's
-/// durable log; on a follower they are known only of itself.
+/// NODES: a map for each member. `match` and `lag` tell how far a member's durable log reaches. The
+/// leader knows them of every follower, a follower only of itself.
 fn nodes(shared: &Shared) -> Reply {
     let status = shared.core.status();
     let mut members: Vec<(NodeId, Reply)> =
@@ -191,6 +193,7 @@ fn line(out: &mut String, name: &str, value: impl std::fmt::Display) {
 }
 
 fn server(shared: &Shared, _: &Status, out: &mut String) {
+    // Clients choose the commands that they send by this version.
     line(out, "redis_version", "7.0.0");
     line(out, "redis_mode", "standalone");
     line(out, "nodesync_version", env!("CARGO_PKG_VERSION"));
@@ -219,7 +222,7 @@ fn memory(shared: &Shared, status: &Status, out: &mut String) {
     line(out, "maxmemory", 0);
 }
 
-/// Resident memory of this process in bytes; 0 where the system does not tell.
+/// The resident memory of this process in bytes; 0 where the system does not say.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
@@ -227,6 +230,7 @@ fn resident_bytes() -> u64 {
 }
 
 fn persistence(shared: &Shared, status: &Status, out: &mut String) {
+    // ioredis sends no command while this is 1. It never is: the threads start after recovery.
     line(out, "loading", 0);
     line(out, "aof_enabled", 1);
     line(out, "aof_last_write_status", if status.disk_full { "err" } else { "ok" });

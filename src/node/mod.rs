@@ -2,42 +2,81 @@
 //!
 //! # Thread map
 //!
-//! | thread | waits for | does |
-//! |---|---|---|
-//! | `listener` | a connection | hands it to the front end; never reads |
-//! | `client-i` | its client, then its outcomes | serves it (`front/threads.rs`) |
-//! | `poll-i` | clients, answers | serves many clients (`front/poll.rs`), with `--io poll` |
-//! | `reader-p` | the stream of peer p | decodes frames, steps the core (`reader.rs`) |
-//! | `heartbeat` | the heartbeat deadline | raises the alarm (`alarm.rs`) |
-//! | `election` | the election deadline | raises the alarm (`alarm.rs`) |
-//! | `drain` | the drain deadline | raises the alarm: eventual writes go into the log |
-//! | `detector` | a sign, or the next suspicion | says who is alive (`detector.rs`) |
-//! | `replicate-p` | its queue | owns the stream to peer p (`replication.rs`) |
-//! | `wal` | jobs | writes, syncs, releases what waited for it (`wal.rs`) |
-//! | `apply` | committed entries | writes the store, wakes sessions (`apply.rs`) |
-//! | `snapshot` | jobs | image files, spare log segments (`snapshot.rs`) |
+//! | thread | waits for | does | file |
+//! |---|---|---|---|
+//! | `listener` | a connection | gives it to a front end | `clients/listener.rs` |
+//! | `poll-i` | clients, answers | serves many clients (`--io poll`) | `clients/loops.rs` |
+//! | `client-i` | its client, its answer | serves one (`--io threads`) | `clients/threads.rs` |
+//! | `reader-p` | frames of peer p | decodes them, steps the core | `peers/receiver.rs` |
+//! | `replicate-p` | notes of its link | owns the stream to peer p | `peers/sender.rs` |
+//! | `detector` | signs, silence | says which peers are alive | `peers/detector.rs` |
+//! | `heartbeat` | its deadline | raises the alarm, tells the time | `workers/timers.rs` |
+//! | `election` | its deadline | raises the alarm | `workers/timers.rs` |
+//! | `drain` | its deadline | raises the alarm | `workers/timers.rs` |
+//! | `wal` | jobs | writes, syncs, releases messages | `workers/wal.rs` |
+//! | `apply` | committed entries | writes the store, answers clients | `workers/apply.rs` |
+//! | `snapshot` | jobs | image files, spare log segments | `workers/snapshot.rs` |
+//!
+//! `client-i` and `reader-p` are threads of one pool (`clients/pool.rs`); all others are spawned by
+//! `startup.rs`. The thread that calls [`Node::run_until_stopped`] waits for the end.
 //!
 //! ```text
-//!   client-i ──┐                    ┌──▶ wal ──────┐ released messages
-//!   reader-p ──┤                    │              ▼
-//!   heartbeat ─┼──▶ core (a lock) ──┼──▶ replicate-p ──▶ peer p
-//!   election ──┤                    │
-//!   drain ─────┤                    │
-//!   detector ──┘                    └──▶ apply ──▶ client-i woken
+//!   poll-i, client-i ──┐                    ┌──▶ wal ──────┐ released messages
+//!   reader-p ──────────┤                    │              ▼
+//!   heartbeat ─────────┼──▶ core (a lock) ──┼──▶ replicate-p ──▶ peer p
+//!   election, drain ───┤                    │
+//!   detector ──────────┘                    └──▶ apply ──▶ poll-i, client-i woken
 //! ```
-//! Readers and clients are threads of one pool. The arrows have no cycle of waiting: nobody blocks
-//! on a queue that it feeds. Nobody holds two locks at once but the store's slots, in ascending
-//! order, and nobody holds a lock across I/O. Queues are bounded by what the replica admits.
+//!
+//! The waits have no cycle. Clients wait for `apply`, `snapshot` waits for `wal` (`durable_snapshot`
+//! in `core.rs`), and `wal` and `apply` wait for no other thread. Queues are unbounded, so no send
+//! blocks (`queues.rs`).
+//!
+//! # Lock order
+//!
+//! A thread that holds a lock takes only locks further down:
+//!
+//! 1. a link's output (`peers/link.rs`): only the link's thread waits for it, all others try it;
+//! 2. the core's shell (`core.rs`);
+//! 3. a link's posted messages;
+//! 4. the rest, each of them alone: inboxes, the store's slots (several in ascending order), the
+//!    tables of clients, contacts, sockets and pool threads.
+//!
+//! No lock is held across blocking I/O, but for a link's output: its thread holds that while it
+//! writes to the peer, and all other threads pass by.
 //!
 //! # How it ends
 //!
-//! [`Stop`] is the one way: a signal asks, a failure anywhere asks and leaves its cause.
-//! [`Node::run_until_stopped`] then hands the leadership over, lets what is in flight finish, ends
-//! the sessions, the links, the alarms, and at last apply and wal, and joins them all.
+//! [`Stop`] is the one way: a signal asks for it, a failure anywhere asks for it and leaves its
+//! cause. [`Node::run_until_stopped`] hands the leadership over and lets requests in flight finish.
+//! Then it answers those that are left, ends the clients and the readers, the listener and the
+//! loops, the timers and the detector, the links, and at last `apply`, `wal` and `snapshot`. It
+//! joins all of them.
+//!
+//! # Import order
+//!
+//! A file imports only files of the lines above its own, so no two files need each other. (Only
+//! `startup` builds the [`Node`] of this file.)
+//!
+//! ```text
+//!   clients/{registry pool waiter watched}   peers/contacts   files   stop
+//!   clients/mailbox   peers/output   events   recovery
+//!   peers/link
+//!   queues
+//!   core
+//!   shared
+//!   info   workers/*   peers/{dial detector}
+//!   clients/view   peers/{sender receiver}
+//!   clients/connection
+//!   clients/{conn threads external}
+//!   clients/{loops listener}
+//!   startup
+//! ```
 
 pub(crate) mod clients;
 mod core;
 mod events;
+mod files;
 mod info;
 mod peers;
 mod queues;
@@ -61,14 +100,14 @@ use crate::replica::Input;
 use crate::wal::DataDir;
 use clients::listener;
 #[doc(hidden)] // For front ends outside this crate: one benchmark has one.
-pub use clients::{ExternalClient, Step};
+pub use clients::{ExternalClient, ExternalNext};
 use peers::contacts::Sign;
 use queues::SnapshotWork;
 use shared::Shared;
 pub use stop::{Fatal, Stop};
 
-/// The longest time that an orderly stop waits for the leadership to be handed over and for
-/// requests in flight.
+/// The longest time that an orderly stop waits for the hand-over of the leadership and for requests
+/// in flight.
 const FINISH_MAX: Duration = Duration::from_millis(600);
 
 /// A running node.
@@ -77,19 +116,18 @@ pub struct Node {
     /// The dedicated threads, in the order in which they are joined.
     threads: Vec<JoinHandle<()>>,
     signs: Sender<Sign>,
-    /// Ends the heartbeat thread's wait.
+    /// Wakes the heartbeat thread, to end it.
     heartbeat: Sender<()>,
-    /// Held until the end: the directory's lock.
+    /// The directory's lock, held until the end.
     _data_dir: DataDir,
 }
 
 impl Node {
-    /// Starts a node on the address in `config`. `stop` can be asked to stop it, at any time from
-    /// now on.
+    /// Starts a node on the address in `config`. From now on, `stop` stops it.
     ///
     /// # Errors
     /// [`Fatal`], and nothing has been written, if the port is taken or the directory belongs to
-    /// another node or cluster, is in use, or holds what cannot be trusted.
+    /// another node or cluster, is in use, or holds data that cannot be trusted.
     pub fn start(config: Config, stop: Arc<Stop>) -> Result<Node, Fatal> {
         let address = SocketAddr::new(config.bind, config.port);
         let listener = listener::bind(address)
@@ -110,7 +148,7 @@ impl Node {
         self.shared.port
     }
 
-    /// A client that another front end than the node's own serves; `None` if there are too many.
+    /// A client of a front end outside this crate; `None` if there are too many clients.
     pub fn external_client(&self, address: SocketAddr) -> Option<ExternalClient> {
         ExternalClient::new(&self.shared, address)
     }
@@ -134,12 +172,14 @@ impl Node {
         self.run_until_stopped()
     }
 
-    /// Hands the leadership over and lets what is in flight finish.
+    /// Hands the leadership over and lets requests in flight finish.
     fn finish(&self) {
         let shared = &self.shared;
+        // A leader transfers its leadership (thesis §3.10), so that the others need no time-out.
         shared.core.step([Input::Stop]);
         let deadline = Instant::now() + FINISH_MAX;
         let idle = || shared.core.is_idle() && shared.clients.are_idle();
+        // A node that has failed may never become idle: its disk may be the cause.
         while !idle() && Instant::now() < deadline && !shared.stop.has_failed() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -148,6 +188,8 @@ impl Node {
     /// Ends all threads, each after those that feed it.
     fn end(self) -> Result<(), Fatal> {
         let Node { shared, threads, signs, heartbeat, _data_dir } = self;
+        // The sockets are shut down first, so that no thread stays in a read or a write. Then all
+        // waiting requests are answered, so that no thread of the pool stays with one.
         shared.stop.set();
         shared.core.cancel_all();
         shared.loops.wake();
@@ -157,6 +199,7 @@ impl Node {
         let _ = heartbeat.try_send(());
         shared.core.stop_links();
         shared.core.poke_alarms();
+        // Last the workers: no thread that is left gives them work, and they finish their queues.
         shared.core.stop_workers();
         let _ = shared.snapshots.send(SnapshotWork::Stop);
         for thread in threads {
@@ -174,7 +217,8 @@ impl Node {
     }
 }
 
-/// Frees the listener from `accept`: connects to it, by loopback if it listens everywhere.
+/// Frees the listener from `accept` by connecting to it, over loopback if it listens on all
+/// addresses.
 fn wake_listener(shared: &Shared) {
     let bind = shared.config.bind;
     let ip = match bind {

@@ -1,26 +1,26 @@
-//! The queues between the core and the threads that do what the replica decides.
+//! The queues between the core and the threads that carry out the replica's decisions.
+//!
+//! Every queue is unbounded, so that a send never blocks: sends happen under the core's lock. The
+//! replica bounds the work instead: it refuses requests beyond `pending_bytes_max` and
+//! `backlog_bytes_max` of its [`Settings`](crate::replica::Settings). The queues of the two alarms
+//! hold one note each; a second one would say the same.
+//!
+//! A send fails only if the receiving thread has ended. Then the node stops: it was asked to, or
+//! that thread has failed or panicked, and each of these sets [`Stop`](super::stop::Stop). The work
+//! is dropped, which is safe: a job of the log that is never reported never counts as durable, and
+//! a message may always get lost.
 
 use std::collections::BTreeMap;
 
 use crossbeam_channel::Sender;
 
-use super::peers::link::Link;
+use super::files::ImagePart;
+use super::peers::link::PeerLink;
 use crate::replica::{Alarm, Envelope, JobNo, WalRecord};
 use crate::service::ApplyWork;
 use crate::store::Image;
 use crate::types::{NodeId, SnapshotMeta};
-use crate::wal::{self, FileDisk, SpareJob, Wal};
-
-/// The log of a node.
-pub type Log = Wal<FileDisk>;
-/// The images of a node.
-pub type Images = wal::Images<FileDisk>;
-/// One on its way to a peer.
-pub type Outgoing = wal::OutgoingImage<FileDisk>;
-/// One on its way from a peer.
-pub type Incoming = wal::IncomingImage<FileDisk>;
-/// One that has come, or is being written.
-pub type Part = wal::ImageWriter<FileDisk>;
+use crate::wal::{FileDisk, SpareJob};
 
 /// Work for the thread that owns the log.
 pub enum WalWork {
@@ -33,19 +33,19 @@ pub enum WalWork {
         /// See [`Effects::job`](crate::replica::Effects::job).
         job: JobNo,
     },
-    /// See whether a spare segment is wanted.
-    LookForSpare,
-    /// Tell when everything before this is durable.
+    /// Check whether the log wants a spare segment.
+    CheckSpare,
+    /// Report when everything queued before this is durable.
     Barrier(Sender<()>),
-    /// Finish and end.
+    /// Finish the queued work and end.
     Stop,
 }
 
 /// Work for the thread that owns the store.
 pub enum ApplyJob {
-    /// What a step has decided.
+    /// A decision of the replica.
     Work(ApplyWork),
-    /// The node is about to stop: refuse all reads that wait, now and from now on.
+    /// The node is about to stop: refuse all parked reads, and every read from now on.
     RefuseReads,
     /// End.
     Stop,
@@ -55,45 +55,47 @@ pub enum ApplyJob {
 pub enum SnapshotWork {
     /// Write this image.
     Write(Box<Image>),
-    /// All chunks of an image have come.
+    /// Verify an image of which all chunks have arrived.
     Arrived {
-        /// From this peer.
+        /// The peer that has sent it.
         from: NodeId,
-        /// The image it says it is.
+        /// The snapshot that the peer says it is.
         meta: SnapshotMeta,
-        /// The file that they are in.
-        part: Part,
+        /// The file with the chunks.
+        part: ImagePart,
     },
     /// Free the memory of a state that has been replaced.
     Discard(Box<dyn Send>),
     /// Make a spare log segment.
     Spare(SpareJob<FileDisk>),
-    /// The log has a spare segment, however it came by it.
-    SpareThere,
+    /// The log has a spare segment, made here or by the log itself.
+    SpareReady,
     /// End.
     Stop,
 }
 
 /// The queues into which effects are routed.
 pub struct Queues {
-    /// To the log's thread.
+    /// To the thread that owns the log.
     pub wal: Sender<WalWork>,
-    /// To the store's thread.
+    /// To the thread that owns the store.
     pub apply: Sender<ApplyJob>,
     /// To each peer.
-    pub links: BTreeMap<NodeId, Link>,
-    /// Tells the election thread that its deadline has come closer. It holds one note: more would
-    /// say the same.
+    pub links: BTreeMap<NodeId, PeerLink>,
+    /// Tells the election thread that its deadline has come closer.
     pub election: Sender<()>,
-    /// The same for the drain thread.
+    /// Tells the drain thread that its deadline has come closer.
     pub drain: Sender<()>,
 }
 
 impl Queues {
-    /// Has the watcher of `alarm` look at its deadline again.
+    /// Makes the watcher of `alarm` read its deadline again.
     pub fn poke(&self, alarm: Alarm) {
+        // A full queue holds a note that the watcher has not taken yet. The watcher will read the
+        // deadline after taking it, so this note would add nothing.
         let _ = match alarm {
-            Alarm::Heartbeat => return, // Its deadline never comes closer.
+            // The heartbeat's deadline never comes closer; its watcher reads it each time.
+            Alarm::Heartbeat => return,
             Alarm::Election => self.election.try_send(()),
             Alarm::Drain => self.drain.try_send(()),
         };

@@ -1,41 +1,41 @@
-//! Recovery: opens the data directory, the log and the snapshot, and says in which incarnation the
-//! node takes part. Nothing is written before everything has been found sound.
+//! Recovery: opens the data directory, the log and the snapshot, and decides the incarnation in
+//! which the node takes part. Nothing is written before everything has been found sound.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::queues::{Images, Log};
+use super::files::{FileImages, FileWal};
 use super::stop::Fatal;
 use crate::clock::wall_micros;
 use crate::config::Config;
 use crate::replica::{HardState, Recovered, WalRecord};
 use crate::store::{Image, ImageError, Writer};
 use crate::types::{Index, SnapshotMeta};
-use crate::wal::{DataDir, DataDirError, FileDisk, Identity, Wal, WalError, WalOptions};
+use crate::wal::{DataDir, DataDirError, FileDisk, Identity, WalError, WalOptions};
 
 /// A node's durable state, opened.
 pub struct Recovery {
     /// Holds the directory's lock.
     pub data_dir: DataDir,
     /// The log, ready for records.
-    pub log: Log,
+    pub log: FileWal,
     /// The snapshots' files.
-    pub images: Images,
+    pub images: FileImages,
     /// The store as of the snapshot, with the undrained eventual writes in its overlay.
     pub writer: Writer,
-    /// The replica's part.
+    /// The replica's durable state.
     pub recovered: Recovered,
     /// The incarnation in which the node takes part.
     pub incarnation: u64,
     /// The last index of the log.
     pub last: Index,
-    /// The time it took.
+    /// The time that recovery took.
     pub took: Duration,
 }
 
 impl Recovery {
-    /// Opens what `config` names.
+    /// Opens the directory of `config`.
     ///
     /// # Errors
     /// [`Fatal`], and nothing has been written, if the directory belongs to another node or
@@ -54,14 +54,15 @@ impl Recovery {
             ..WalOptions::new(data_dir.incarnation())
         };
         let disk = Arc::new(FileDisk::new(&config.dir));
-        let opened = Wal::open(Arc::clone(&disk), options);
+        let opened = FileWal::open(Arc::clone(&disk), options);
         let (mut log, mut recovered) = opened.map_err(|e| wal_error(config, &e))?;
-        let images = Images::new(disk);
+        let images = FileImages::new(disk);
         let mut writer = Writer::new();
         if recovered.snapshot.index > 0 {
             writer.restore(load(&images, config, recovered.snapshot)?);
         }
         writer.store().put_overlay(&recovered.held);
+        // No version of this node may be below one that it has given or seen before (hybrid clock).
         recovered.clock = recovered.clock.max(writer.latest());
         // Everything is sound: from here on the directory is written to.
         data_dir.claim().map_err(|e| data_dir_error(&e))?;
@@ -70,20 +71,22 @@ impl Recovery {
         if !data_dir.has_begun() {
             data_dir.begin().map_err(|e| data_dir_error(&e))?;
         }
+        // A log without entries after its snapshot ends with the snapshot.
         let last = recovered.entries.last().map_or(recovered.snapshot.index, |entry| entry.index);
         let took = started.elapsed();
         Ok(Recovery { data_dir, log, images, writer, recovered, incarnation, last, took })
     }
 }
 
-/// The directory's incarnation, or a new one if the directory is old but its log is gone: whoever
-/// knew the old one must not take this node for the one that it knew (see
-/// [`crate::replica::joining`]). A new directory's log gets its first record here, before anybody
-/// has heard of the incarnation, so that the two can be told apart.
-fn incarnation(data_dir: &DataDir, log: &mut Log) -> Result<u64, WalError> {
+/// The directory's incarnation; a new one if the directory is old but its log is gone. A node that
+/// has lost its log has lost its votes, so the others must not take it for the member that they
+/// knew ([`crate::replica::joining`]). A new directory's log gets its first record here, before any
+/// other node hears of the incarnation. So later an empty log means a lost log.
+fn incarnation(data_dir: &DataDir, log: &mut FileWal) -> Result<u64, WalError> {
     if !log.is_new() {
         return Ok(data_dir.incarnation());
     }
+    // The first start. One that failed before `DataDir::begin` counts as the first one still.
     if !data_dir.has_begun() {
         log.append(&[WalRecord::Hard(HardState::default())]);
         log.commit()?;
@@ -93,7 +96,7 @@ fn incarnation(data_dir: &DataDir, log: &mut Log) -> Result<u64, WalError> {
     Ok(getrandom::u64().map_err(std::io::Error::other)?)
 }
 
-/// A directory that cannot be used ends the node.
+/// The error that ends a node whose directory cannot be used.
 fn data_dir_error(error: &DataDirError) -> Fatal {
     match error {
         DataDirError::Io { .. } => Fatal::Io(error.to_string()),
@@ -104,7 +107,7 @@ fn data_dir_error(error: &DataDirError) -> Fatal {
     }
 }
 
-/// A log that cannot be used ends the node.
+/// The error that ends a node whose log cannot be used.
 fn wal_error(config: &Config, error: &WalError) -> Fatal {
     let text = format!("{}: {error}", config.dir.display());
     match error {
@@ -115,9 +118,10 @@ fn wal_error(config: &Config, error: &WalError) -> Fatal {
     }
 }
 
-/// Loads the image that the log refers to.
-pub fn load(images: &Images, config: &Config, meta: SnapshotMeta) -> Result<Image, Fatal> {
-    let path = config.dir.join(Images::name(meta));
+/// Loads the image that the log relies on. Without it the node cannot start: the log holds no
+/// entries from before the snapshot.
+pub fn load(images: &FileImages, config: &Config, meta: SnapshotMeta) -> Result<Image, Fatal> {
+    let path = config.dir.join(FileImages::name(meta));
     let path = path.display();
     let remedy = "Move this node's data directory away and start it with an empty one, so that it \
                   learns from its peers";
@@ -148,7 +152,7 @@ mod tests {
     use crate::wal::{FileDisk, Identity, Wal, WalOptions};
 
     #[test]
-    fn a_first_start_that_failed_does_not_pass_for_a_lost_log() {
+    fn a_failed_first_start_is_not_taken_for_a_lost_log() {
         let scratch = tempfile::tempdir().unwrap();
         let identity = Identity { cluster: "c".into(), members: vec![NodeId(1)], node: NodeId(1) };
         let open = || {
@@ -158,7 +162,7 @@ mod tests {
             let (log, _) = Wal::open(disk, WalOptions::new(data_dir.incarnation())).unwrap();
             (data_dir, log)
         };
-        // The directory got its name, and then there was no room for the log.
+        // The first start claims the directory, and then finds no room for the log.
         let (data_dir, _) = open();
         let first = data_dir.incarnation();
         drop(data_dir);
@@ -173,6 +177,6 @@ mod tests {
             }
         }
         let (data_dir, mut log) = open();
-        assert_ne!(incarnation(&data_dir, &mut log).unwrap(), first, "what is lost is lost");
+        assert_ne!(incarnation(&data_dir, &mut log).unwrap(), first, "a lost log was not noticed");
     }
 }

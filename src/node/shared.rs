@@ -7,8 +7,9 @@ use crossbeam_channel::Sender;
 
 use super::clients::{Clients, Loops, Pool};
 use super::core::Core;
+use super::files::FileImages;
 use super::peers::contacts::Contacts;
-use super::queues::{Images, SnapshotWork};
+use super::queues::SnapshotWork;
 use super::stop::{Fatal, Stop};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -25,21 +26,21 @@ pub(crate) struct Shared {
     pub config: Config,
     pub id: NodeId,
     pub boot: u64,
-    /// The port that is listened on.
+    /// The port that the node listens on.
     pub port: u16,
     pub clock: Clock,
     pub started: Instant,
-    /// The time that loading the snapshot and the log has taken.
+    /// The time that recovery took.
     pub recovery: Duration,
     pub core: Core,
     pub store: Arc<Store>,
-    pub images: Images,
+    pub images: FileImages,
     pub snapshots: Sender<SnapshotWork>,
     pub contacts: Contacts,
     pub clients: Clients,
     pub server_info: Arc<ServerInfo>,
     pub pool: Pool,
-    /// The ways into the loops that serve clients, with `--io poll`.
+    /// The loops that serve clients with `--io poll`.
     pub loops: Loops,
     pub stop: Arc<Stop>,
 }
@@ -55,15 +56,16 @@ impl Shared {
         }
     }
 
-    /// The longest frame that a peer may send: one message's worth, with one proposal of the
-    /// greatest length on top.
+    /// The longest frame that a peer may send: a full batch, and one proposal of the greatest
+    /// length on top.
     pub fn frame_bytes_max(&self) -> usize {
         let limits = &self.server_info.limits;
         limits.request_bytes_max + limits.batch_bytes_max + FRAME_SLACK_BYTES
     }
 }
 
-/// Stops the node when the thread that owns this value panics.
+/// Stops the node when the thread that owns this value panics. Without that thread the node could
+/// only seem alive: a node without its wal thread, for example, would never acknowledge a write.
 pub(crate) struct PanicWatch<'a>(pub &'a Arc<Shared>);
 
 impl Drop for PanicWatch<'_> {

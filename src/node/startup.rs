@@ -11,10 +11,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::Node;
 use super::clients::{Clients, Loops, PollLoop, Pool, listener};
 use super::core::Core;
+use super::files::FileWal;
 use super::peers::contacts::{Contacts, Sign};
-use super::peers::link::{Link, LinkNote};
+use super::peers::link::{LinkNote, PeerLink};
 use super::peers::{detector, sender};
-use super::queues::{ApplyJob, Log, Queues, SnapshotWork, WalWork};
+use super::queues::{ApplyJob, Queues, SnapshotWork, WalWork};
 use super::recovery::Recovery;
 use super::shared::{PanicWatch, Shared};
 use super::stop::{Fatal, Stop};
@@ -29,7 +30,7 @@ use crate::service::Shell;
 use crate::store::Writer;
 use crate::types::Index;
 
-/// Starts a node on a socket that is bound and listening: recovers, builds, spawns.
+/// Starts a node on a socket that is bound and listening.
 ///
 /// # Errors
 /// See [`Node::start`].
@@ -37,8 +38,9 @@ pub fn start_on(listener: TcpListener, config: Config, stop: Arc<Stop>) -> Resul
     let started = Instant::now();
     listener::raise_descriptor_limit(config.maxclients);
     let port = listener.local_addr().map_err(|e| Fatal::Io(e.to_string()))?.port();
+    // Clients that connect from now on wait in the listener's backlog until recovery is over.
     let recovery = Recovery::open(&config)?;
-    let (queues, work) = queues(&config.peers);
+    let (queues, queue_ends) = queues(&config.peers);
     let (loops, idle_loops) = loops(&config)?;
     let clock = Clock::start();
     let settings = settings(&config, recovery.data_dir.boot(), recovery.incarnation);
@@ -78,17 +80,17 @@ pub fn start_on(listener: TcpListener, config: Config, stop: Arc<Stop>) -> Resul
         heartbeat_stop,
         sign_queue,
         snapshot_work,
-        work,
+        queue_ends,
         log,
         writer,
     };
     let threads = spawn_all(&shared, owned)?;
-    shared.core.look_for_spare();
+    shared.core.check_spare();
     Ok(Node { shared, threads, signs, heartbeat, _data_dir: data_dir })
 }
 
 /// The receiving ends of [`Queues`].
-struct Work {
+struct QueueEnds {
     wal: Receiver<WalWork>,
     apply: Receiver<ApplyJob>,
     links: Vec<(PeerAddress, Receiver<LinkNote>)>,
@@ -96,29 +98,30 @@ struct Work {
     drain: Receiver<()>,
 }
 
-/// Everything that one thread alone owns, until that thread is there.
+/// Values that one thread each will own, until that thread is spawned.
 struct Owned {
     listener: TcpListener,
     idle_loops: Vec<PollLoop>,
     heartbeat_stop: Receiver<()>,
     sign_queue: Receiver<Sign>,
     snapshot_work: Receiver<SnapshotWork>,
-    work: Work,
-    log: Log,
+    queue_ends: QueueEnds,
+    log: FileWal,
     writer: Writer,
 }
 
-fn queues(peers: &[PeerAddress]) -> (Queues, Work) {
+/// The queues and their receiving ends.
+fn queues(peers: &[PeerAddress]) -> (Queues, QueueEnds) {
     let (wal_sender, wal) = unbounded();
     let (apply_sender, apply) = unbounded();
-    // One note says it all: look at the deadline again.
+    // One note is enough, see `Queues::poke`.
     let (election_sender, election) = bounded(1);
     let (drain_sender, drain) = bounded(1);
     let mut links = BTreeMap::new();
     let mut link_work = Vec::new();
     for peer in peers {
         let (notes, work) = unbounded();
-        links.insert(peer.id, Link::new(notes));
+        links.insert(peer.id, PeerLink::new(notes));
         link_work.push((peer.clone(), work));
     }
     let queues = Queues {
@@ -128,9 +131,10 @@ fn queues(peers: &[PeerAddress]) -> (Queues, Work) {
         election: election_sender,
         drain: drain_sender,
     };
-    (queues, Work { wal, apply, links: link_work, election, drain })
+    (queues, QueueEnds { wal, apply, links: link_work, election, drain })
 }
 
+/// The loops that serve clients, none with `--io threads`.
 fn loops(config: &Config) -> Result<(Loops, Vec<PollLoop>), Fatal> {
     let (mut idle, mut mailboxes) = (Vec::new(), Vec::new());
     for _ in 0..io_loops(config) {
@@ -143,44 +147,47 @@ fn loops(config: &Config) -> Result<(Loops, Vec<PollLoop>), Fatal> {
     Ok((Loops::new(mailboxes), idle))
 }
 
-/// Spawns the dedicated threads, in the order in which they are joined at the end.
+/// Spawns the dedicated threads. They are joined in this order at the end, each after those that
+/// feed it.
 fn spawn_all(shared: &Arc<Shared>, owned: Owned) -> Result<Vec<JoinHandle<()>>, Fatal> {
     let Owned { listener, idle_loops, heartbeat_stop, sign_queue, snapshot_work, .. } = owned;
-    let Owned { work, log, writer, .. } = owned;
-    let mut threads = Threads { shared, handles: Vec::new() };
+    let Owned { queue_ends, log, writer, .. } = owned;
+    let mut threads = Spawner { shared, handles: Vec::new() };
     threads.spawn("listener", move |shared| listener::run(shared, &listener))?;
     for (number, poll_loop) in idle_loops.into_iter().enumerate() {
         threads.spawn(&format!("poll-{number}"), move |shared| poll_loop.run(shared))?;
     }
     threads.spawn("heartbeat", move |shared| timers::run_heartbeat(shared, &heartbeat_stop))?;
-    for (name, alarm, sooner) in
-        [("election", Alarm::Election, work.election), ("drain", Alarm::Drain, work.drain)]
-    {
+    for (name, alarm, sooner) in [
+        ("election", Alarm::Election, queue_ends.election),
+        ("drain", Alarm::Drain, queue_ends.drain),
+    ] {
         threads.spawn(name, move |shared| timers::run(shared, alarm, &sooner))?;
     }
     let timeout = shared.config.election_timeout;
     let peers = shared.config.peers.iter().map(|peer| peer.id);
     let failures = FailureDetector::new(shared.clock.now(), timeout, peers);
     threads.spawn("detector", move |shared| detector::run(shared, failures, &sign_queue))?;
-    for (peer, notes) in work.links {
+    for (peer, notes) in queue_ends.links {
         let name = format!("replicate-{}", peer.id);
         threads.spawn(&name, move |shared| sender::run(shared, &peer, &notes))?;
     }
     let (for_apply, for_wal): (Sender<SnapshotWork>, Sender<SnapshotWork>) =
         (shared.snapshots.clone(), shared.snapshots.clone());
-    threads.spawn("apply", move |shared| apply::run(shared, writer, &work.apply, &for_apply))?;
-    threads.spawn("wal", move |shared| wal::run(shared, log, &work.wal, &for_wal))?;
+    threads
+        .spawn("apply", move |shared| apply::run(shared, writer, &queue_ends.apply, &for_apply))?;
+    threads.spawn("wal", move |shared| wal::run(shared, log, &queue_ends.wal, &for_wal))?;
     threads.spawn("snapshot", move |shared| snapshot::run(shared, &snapshot_work))?;
     Ok(threads.handles)
 }
 
-/// Spawns the dedicated threads. A thread that panics stops the node.
-struct Threads<'a> {
+/// Spawns threads and keeps their handles. A thread that panics stops the node.
+struct Spawner<'a> {
     shared: &'a Arc<Shared>,
     handles: Vec<JoinHandle<()>>,
 }
 
-impl Threads<'_> {
+impl Spawner<'_> {
     fn spawn(
         &mut self,
         name: &str,
@@ -198,6 +205,7 @@ impl Threads<'_> {
     }
 }
 
+/// The replica's settings.
 fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
     Settings {
         boot,
@@ -205,6 +213,7 @@ fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
         heartbeat_interval: config.heartbeat_interval,
         election_timeout: config.election_timeout,
         disk_timeout: config.disk_timeout,
+        // A follower of higher rank must have kept up for this long before it gets the leadership.
         takeover_delay: 2 * config.election_timeout,
         pending_bytes_max: config.pending_bytes_max,
         wall_micros: wall_micros(),
@@ -212,13 +221,15 @@ fn settings(config: &Config, boot: u64, incarnation: u64) -> Settings {
         backlog_bytes_max: config.backlog_bytes_max,
         tombstone_horizon: config.tombstone_horizon,
         snapshot_log_bytes: config.snapshot_log_bytes,
+        // Entries kept behind a snapshot, so that a peer that lags a little needs no image.
         log_retain_bytes: config.snapshot_log_bytes / 4,
         ..Settings::new(config.id, config.members())
     }
 }
 
-/// How many loops serve clients. By itself one for every two cores: the log, the store and the
-/// links need the others. (On two cores one loop served 20 to 30 % more small requests than two.)
+/// The number of loops that serve clients. The default is one loop for two cores: the log, the
+/// store and the links need the other. (On two cores one loop served 20 to 30 % more small requests
+/// than two.)
 fn io_loops(config: &Config) -> usize {
     match (config.io, config.io_loops) {
         (Io::Threads, _) => 0,
@@ -227,12 +238,14 @@ fn io_loops(config: &Config) -> usize {
     }
 }
 
+/// The facts about this node that every session knows.
 fn server_info(config: &Config, port: u16) -> ServerInfo {
     let limits = Limits {
         key_bytes_max: config.key_bytes_max,
         value_bytes_max: config.value_bytes_max,
         ..Limits::default()
     };
+    // With port 0 the system has chosen the port.
     let mut described = config.describe();
     for (name, value) in &mut described {
         if *name == "port" {
@@ -249,6 +262,7 @@ fn server_info(config: &Config, port: u16) -> ServerInfo {
     }
 }
 
+/// Logs that the node is ready, which is after recovery.
 fn announce(shared: &Shared, last: Index) {
     let config = &shared.config;
     let peers: Vec<String> = config.peers.iter().map(PeerAddress::address).collect();

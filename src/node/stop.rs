@@ -1,5 +1,8 @@
-//! How a node stops: one flag that everything looks at, one cause that is kept, and the sockets
-//! that must be shut down so that no thread stays in a read or write.
+//! The end of a node: one flag that every thread reads, one cause that is kept, and the sockets
+//! that are shut down so that no thread stays in a read or a write.
+//!
+//! It comes in two steps. First a stop is *asked for*, by a signal or by a failure; requests in
+//! flight may still finish. Then the flag is *set*, and every thread ends.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
@@ -9,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// Why a node cannot go on. Each kind has its exit code.
+/// The reason why a node cannot go on. Each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
-    /// What is on disk, or came back from it, is not what was written (exit code 65).
+    /// The disk holds or returns other data than was written (exit code 65).
     #[error("{0}")]
     Data(String),
     /// A disk or socket failed (exit code 74).
@@ -38,10 +41,11 @@ impl Fatal {
     }
 }
 
-/// See the module.
+/// The way to end a node, shared by all its threads.
 #[derive(Debug, Default)]
 pub struct Stop {
     stopped: AtomicBool,
+    /// The first failure.
     cause: Mutex<Option<Fatal>>,
     asked: Mutex<bool>,
     wake: Condvar,
@@ -49,7 +53,7 @@ pub struct Stop {
     next_socket: AtomicU64,
 }
 
-/// Keeps a socket known to [`Stop`] as long as it lives.
+/// Keeps a socket registered with [`Stop`] as long as this value lives.
 pub struct Registered<'a> {
     stop: &'a Stop,
     id: u64,
@@ -62,7 +66,7 @@ impl Drop for Registered<'_> {
 }
 
 impl Stop {
-    /// True once everything shall end.
+    /// True once every thread has to end.
     pub fn is_set(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
@@ -73,7 +77,7 @@ impl Stop {
         self.wake.notify_all();
     }
 
-    /// Something cannot go on. The first cause is kept.
+    /// Stops the node because of a failure. The first cause is kept; each is logged.
     pub fn fail(&self, cause: Fatal) {
         log::error!(target: "FAILURE", "fatal: {cause}");
         self.cause.lock().get_or_insert(cause);
@@ -85,7 +89,7 @@ impl Stop {
         self.cause.lock().is_some()
     }
 
-    /// The first cause, if something failed.
+    /// Takes the first cause out, if there was a failure.
     pub fn take_cause(&self) -> Option<Fatal> {
         self.cause.lock().take()
     }
@@ -106,8 +110,9 @@ impl Stop {
         *asked
     }
 
-    /// Ends everything: from here on `is_set` is true, and all registered sockets are dead.
+    /// Ends every thread: from here on `is_set` is true, and all registered sockets are shut down.
     pub fn set(&self) {
+        // The flag before the sockets, see `register`.
         self.stopped.store(true, Ordering::Release);
         self.ask();
         for socket in self.sockets.lock().values() {
@@ -115,11 +120,13 @@ impl Stop {
         }
     }
 
-    /// Makes a socket known, so that the end of the node ends what waits for it.
+    /// Registers a socket, so that the end of the node frees the thread that waits for it.
     pub fn register(&self, socket: &Arc<TcpStream>) -> Registered<'_> {
         let id = self.next_socket.fetch_add(1, Ordering::Relaxed);
         self.sockets.lock().insert(id, Arc::clone(socket));
-        // If the node has ended just now, `set` may have missed this socket.
+        // `set` stores the flag, then locks the table. If its lock came before the one above, it
+        // has missed this socket, but then its flag is visible here. So one of the two shuts it
+        // down.
         if self.is_set() {
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -135,7 +142,7 @@ mod tests {
     use std::thread::scope;
 
     use super::*;
-    use crate::node::tests::in_time;
+    use crate::node::tests::time::in_time;
 
     const THREADS: usize = 200;
 
@@ -144,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn of_hundreds_of_causes_the_first_is_kept() {
+    fn the_first_of_hundreds_of_causes_is_kept() {
         for round in 0..20 {
             let stop = Stop::default();
             let together = Barrier::new(THREADS);
-            // In even rounds one fails before all others, in odd ones nobody knows who is first.
+            // In even rounds the first failure is known, in odd ones any thread may be first.
             if round % 2 == 0 {
                 stop.fail(cause(0));
             }
@@ -174,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_the_end_wakes_whenever_it_is_asked_for() {
+    fn every_thread_that_waits_for_the_end_wakes_whenever_a_stop_is_asked_for() {
         for round in 0..20 {
             let stop = Arc::new(Stop::default());
             let woken = {
@@ -226,7 +233,8 @@ mod tests {
                         let near = Arc::new(near.try_clone().unwrap());
                         let (stop, together) = (&stop, &together);
                         scope.spawn(move || {
-                            // A few are registered long before, some have gone by then.
+                            // Some are registered long before, and some of these are dropped by
+                            // then.
                             let early = (number % 4 == 0).then(|| stop.register(&near));
                             let early = early.filter(|_| number % 8 == 0);
                             together.wait();

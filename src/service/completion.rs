@@ -4,9 +4,9 @@
 //!
 //! | table | keeps, by request | answers the question |
 //! |---|---|---|
-//! | [`replica::pending`](crate::replica::pending) | the encoded commands | which proposals must the next leader get again? |
-//! | [`Shell`](super::Shell) | a [`ReplyTo`] | who gets the outcome that the store computes? |
-//! | [`Rounds`](super::Rounds) | the clients' shares, by [`Ticket`] | how is one answer split among the clients of a round? |
+//! | [`pending`](crate::replica::pending) | the encoded commands | what must the next leader get? |
+//! | [`Shell`](super::Shell) | a [`ReplyTo`] | which client gets the outcome of the store? |
+//! | [`Rounds`](super::Rounds) | the clients' shares | how is an answer split among clients? |
 //!
 //! They cannot be one. The replica forgets a proposal when it *commits*, and the outcome exists
 //! only when the entry *applies*, on another thread and without the core's lock. The shares belong
@@ -14,11 +14,11 @@
 //! because each is changed in the same critical section, or after, the one before it:
 //!
 //! - `Shell::ask` inserts into the shell's table and proposes under one lock. `Shell::cancel`
-//!   removes from both under one lock. So a proposal pends only while someone waits for it; the
+//!   removes from both under one lock. So a proposal pends only while a client waits for it; the
 //!   simulator checks this after each step.
-//! - Whoever removes an entry from the shell's table, and only they, sends the answer. So each
-//!   [`Ticket`] is answered at most once, and `Shell::cancel` returns `None` exactly when an answer
-//!   is on its way.
+//! - The thread that removes an entry from the shell's table sends its answer, and no other thread
+//!   does. So each [`Ticket`] is answered at most once, and `Shell::cancel` returns `None` exactly
+//!   when an answer is on its way.
 //! - `Rounds` keeps a ticket until it takes the answer out of its inbox or has cancelled it. An
 //!   answer to a ticket that it does not know is dropped.
 //!
@@ -146,12 +146,12 @@ impl Answers {
     }
 }
 
-/// An applied entry that somebody on this node waits for.
+/// The part of an applied entry that a client or the replica of this node waits for.
 #[derive(Debug)]
 pub enum Consequence {
     /// The outcomes of a request of this process.
     Outcomes(RequestId, Vec<Outcome>),
-    /// The replica has to know the digest at a checkpoint.
+    /// The digest at a checkpoint, for the replica.
     Tell(Input),
 }
 
@@ -170,7 +170,8 @@ pub fn own_request(entry: &Entry, node: NodeId, boot: u64) -> Option<RequestId> 
     }
 }
 
-/// Relates an applied entry to whoever waits for it. `own` comes from [`own_request`].
+/// The consequence of an applied entry, if this node waits for one. `own` comes from
+/// [`own_request`].
 ///
 /// # Errors
 /// [`Superseded`]: the state machine has seen a later process of this node.

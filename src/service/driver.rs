@@ -87,7 +87,7 @@ pub trait NodeView {
     fn count(&self, _kind: Kind) {}
 }
 
-/// A client's session with what it has under way.
+/// A client's session, with its request that is under way.
 pub struct SessionDriver {
     session: Session,
     request_timeout: Duration,
@@ -158,7 +158,7 @@ impl SessionDriver {
         self.session.commands_under_way()
     }
 
-    /// Does everything that needs no waiting, then says what is needed to go on.
+    /// Does everything that needs no waiting, then returns the client's next need.
     pub fn next(&mut self, view: &impl NodeView) -> Next {
         let mut local_reads = 0;
         loop {

@@ -19,7 +19,7 @@
 //! |---|---|
 //! | `driver` | one client: its session's work becomes requests, answers become replies |
 //! | `rounds` | the clients of a loop: their requests join, an answer is split among them |
-//! | `shell` | one node: steps the replica, knows who waits for what, routes effects |
+//! | `shell` | one node: steps the replica, keeps its waiting requests, routes effects |
 //! | `completion` | answers and their addresses; why three tables keep a waiting request |
 //! | `parked_reads` | reads that wait until their index is applied |
 //! | `outside` | what a node or a simulator does for the shell |

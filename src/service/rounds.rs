@@ -227,8 +227,8 @@ impl Rounds {
             requests.push((request, ReplyTo { inbox: Arc::clone(&self.inbox), ticket, deadline }));
             lists.push(members);
         }
-        // Answers may be in the inbox before `ask` returns. Nothing is lost: this thread alone takes
-        // them out, and knows their tickets by then.
+        // Answers may be in the inbox before `ask` returns. Nothing is lost: this thread alone
+        // takes them out, and knows their tickets by then.
         let handles = ask(requests);
         debug_assert_eq!(handles.len(), lists.len());
         let waiting = handles.into_iter().zip(lists);
@@ -236,7 +236,7 @@ impl Rounds {
         self.waiting.extend(waiting);
     }
 
-    /// An answer from the inbox. `None` if nobody waits for it any more.
+    /// Takes an answer from the inbox. `None` if its request was cancelled.
     pub fn answered(&mut self, ticket: Ticket, answer: Answer) -> Option<Settled> {
         let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
         let Waiting { members, .. } = self.waiting.get_mut(at)?.take()?;

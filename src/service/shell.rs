@@ -1,14 +1,14 @@
 //! The shell: everything between a front end's request and the replica that needs no thread. It
-//! steps the [`Replica`], knows who waits for what, and routes the [`Effects`] of a step to the
-//! [`Outside`] in the order that they demand.
+//! steps the [`Replica`], knows which client waits for which request, and routes the [`Effects`] of
+//! a step to the [`Outside`] in the order that they demand.
 //!
 //! A node keeps its shell behind one lock (`node/core.rs`); the simulator keeps one for each of its
 //! nodes. A caller's turn has three parts:
 //!
 //! 1. under the lock: [`Shell::step`], [`Shell::ask`] and the like, any number of times;
-//! 2. still under the lock: [`Shell::route`], so that no two turns can reorder what goes to the log,
-//!    to a peer or to the store;
-//! 3. after the lock: [`AfterStep::complete`], for what has no order to keep or may take long.
+//! 2. still under the lock: [`Shell::route`], so that no two turns can reorder work for the log, for
+//!    a peer or for the store;
+//! 3. after the lock: [`AfterStep::complete`], for work that has no order to keep or may take long.
 //!
 //! **Stamped writes.** A stamped eventual write belongs into the store's overlay before its client
 //! has its answer; otherwise the session would not read its own write. Part 3 puts it there for
@@ -57,7 +57,7 @@ pub struct Shell {
     replica: Replica,
     effects: Effects,
     store: Arc<Store>,
-    /// Everyone who waits for an answer of this shell. Ordered, so that a simulated run replays.
+    /// The requests that wait for an answer. Ordered, so that a simulated run replays.
     waiting: BTreeMap<RequestHandle, ReplyTo>,
     /// An image that has just arrived, for the `Apply::Restore` that the same step may decide.
     arrived: Option<Box<Image>>,
@@ -140,7 +140,7 @@ impl Shell {
         &self.replica
     }
 
-    /// Tells the replica what has happened.
+    /// Steps the replica.
     pub fn step(&mut self, now: Now, input: Input) {
         self.replica.step(now, input, &mut self.effects);
     }
@@ -181,8 +181,9 @@ impl Shell {
                 if waited {
                     self.step(now, Input::CancelRead(id));
                 }
-                // Also if it waits to be applied, or has just been granted: a read that nobody
-                // performs has done nothing, and a late answer is dropped by its ticket.
+                // Even if its index waits to be applied, or the read has just been granted: a read
+                // that is not performed has done nothing, and a late answer is dropped by its
+                // ticket.
                 Rejected::NoLeader.into()
             }
         };
@@ -232,7 +233,8 @@ impl Shell {
         self.step(now, Input::SnapshotArrived { from, meta });
     }
 
-    /// The node ends: everyone who still waits is told so.
+    /// Answers every waiting request: the node ends. A write may still be done by other nodes, so
+    /// its result is unknown; a read is certainly not done.
     pub fn cancel_all(&mut self, answers: &mut Answers) {
         for (handle, reply_to) in mem::take(&mut self.waiting) {
             let unserved = match handle {
@@ -248,7 +250,8 @@ impl Shell {
         self.replica.pull(now, peer, bytes_max)
     }
 
-    /// May a command that depends on an undrained write of this version travel with it into the log?
+    /// Checks whether a command that depends on an undrained write of this version may travel with
+    /// that write into the log.
     ///
     /// # Errors
     /// The reason why not.

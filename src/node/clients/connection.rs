@@ -1,55 +1,44 @@
-//! A connection before a front end has it, and the rules that both front ends share: admission, the
-//! first byte, time-outs.
+//! The rules for a connection that both front ends share: admission, the first byte, time-outs.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::registry::{Client, Counted};
+use super::registry::{ConnectedClient, NewConnection};
 use crate::node::peers::receiver;
 use crate::node::shared::{PanicWatch, Shared};
 use crate::protocol::Session;
 use crate::service::SessionDriver;
 use crate::wire::handshake;
 
-/// The line for a client that comes when `--maxclients` are there.
+/// The line for a client beyond `--maxclients` (Redis's text).
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// A client that takes nothing of what is written to it for this long is closed.
+/// A client that has taken no byte of its replies for this long is closed.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection beyond `--maxclients` must send its first byte within this time.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection that is being closed is read from for this long, so that the client can still read
-/// its last replies: if bytes of the client were left unread, the system would reset the connection
-/// and discard those replies.
+/// A connection that is being closed is read from for this long. If bytes of the client were left
+/// unread, the system would reset the connection, and the client would lose its last replies (RFC
+/// 9293, §3.6.1; RFC 2525, §2.17).
 pub const LINGER: Duration = Duration::from_millis(200);
 
-/// A new connection.
-pub struct Connection {
-    /// The socket.
-    pub stream: TcpStream,
-    /// The other end's address.
-    pub address: SocketAddr,
-    /// Counts it as long as it lives.
-    pub counted: Counted,
-}
-
-/// Has a thread of the pool serve a connection. If that thread panics, the node stops.
+/// Lets a thread of the pool serve a connection. If that thread panics, the node stops.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub fn by_the_pool(
     shared: &Arc<Shared>,
-    connection: Connection,
+    connection: NewConnection,
     serve: fn(&Shared, TcpStream, SocketAddr),
 ) -> io::Result<()> {
     let for_the_task = Arc::clone(shared);
     let task = move || {
         let watch = PanicWatch(&for_the_task);
-        let Connection { stream, address, counted } = connection;
+        let NewConnection { stream, address, counted } = connection;
         serve(watch.0, stream, address);
         drop(counted);
     };
@@ -63,11 +52,11 @@ pub fn serve_peer(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     receiver::serve(shared, &stream, address);
 }
 
-/// Tells by the first byte whether the other end is a peer: `None` if it has gone. `peek` looks at
-/// the bytes and leaves them there.
+/// Tells by the first byte whether the other end is a peer; `None` if it has closed. `peek` reads
+/// the byte and leaves it in the socket.
 ///
 /// # Errors
-/// Those of `peek`, such as `WouldBlock` while nothing has come.
+/// Those of `peek`: `WouldBlock`, for example, before the first byte has come.
 pub fn is_peer(peek: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Option<bool>> {
     let mut first = [0];
     loop {
@@ -80,23 +69,24 @@ pub fn is_peer(peek: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Opti
     }
 }
 
-/// True if a new connection must not stay silent for long: silent connections beyond the clients'
-/// places must not keep a peer from its own.
+/// True if a new connection must send its first byte soon. Beyond `--maxclients` the places are
+/// kept for peers, and silent connections must not take them.
 pub fn is_crowded(shared: &Shared) -> bool {
     shared.clients.connections() > shared.config.maxclients
 }
 
-/// Takes a client in, or tells it that there are too many.
+/// Registers a client and gives it a driver. Tells the client if there are too many.
 pub fn admit(
     shared: &Shared,
     stream: &mut impl Write,
     address: SocketAddr,
-) -> Option<(Arc<Client>, SessionDriver)> {
+) -> Option<(Arc<ConnectedClient>, SessionDriver)> {
     let max = shared.config.maxclients;
-    // The places beyond the clients' are for peers, each of which has two connections at times.
-    // Once silent connections fill them, no further client is taken in.
-    let full = shared.clients.connections() > max + 2 * shared.config.peers.len();
-    let client = shared.clients.enter(address, if full { 0 } else { max });
+    // Places beyond `max` are for peers, which have up to two connections each. Once more than that
+    // are taken, connections that have not shown whether they are peers fill them. Then no client
+    // is admitted, even if fewer than `max` clients are registered.
+    let is_full = shared.clients.connections() > max + 2 * shared.config.peers.len();
+    let client = shared.clients.enter(address, if is_full { 0 } else { max });
     if client.is_none() {
         let _ = stream.write(TOO_MANY_CLIENTS);
     }
@@ -106,8 +96,8 @@ pub fn admit(
     })
 }
 
-/// A driver with a new session for a client.
-pub fn new_driver(shared: &Shared, client: &Client) -> SessionDriver {
+/// A driver with a new session, for a client that is registered.
+pub fn new_driver(shared: &Shared, client: &ConnectedClient) -> SessionDriver {
     let session = Session::new(client.id, Arc::clone(&shared.server_info));
     SessionDriver::new(session, shared.config.request_timeout)
 }

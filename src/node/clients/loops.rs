@@ -1,17 +1,19 @@
-//! `--io poll`: a few loops, each of which serves many clients through readiness. A loop sleeps
-//! until clients have sent something or answers have come, reads from all clients that are ready,
-//! asks the core once for everything that they brought (`service/rounds.rs`), and writes the
-//! replies. However many answers come at once, it is woken once.
+//! `--io poll`: a few loops, each of which serves many clients through readiness.
 //!
-//! Readiness is reported at its edge: once, when something changes. So a connection remembers that
-//! there may be more to read, and nothing has to be registered again. A client that does not read
-//! its replies is not read from either.
+//! A loop sleeps until clients have sent bytes or answers have come. It reads from all clients that
+//! are ready, asks the core once for all their requests (`service/rounds.rs`), and writes the
+//! replies. It is woken once, however many answers come.
 //!
-//! A connection lives while its request is open, even if the other end has gone.
+//! The system reports readiness at its edge: once, when it changes. So a connection remembers that
+//! there may be more to read, and is registered only once. A client that does not read its replies
+//! is not read from either.
+//!
+//! A connection stays until its request is answered, even if the other end has closed. So the
+//! place of a client, its key in the loop, never names another client when the answer comes.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::mem;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,85 +22,27 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use slab::Slab;
 
-use super::connection::{
-    Connection, FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, by_the_pool, is_crowded, is_peer,
-    serve_peer,
-};
+use super::conn::{Awaits, Conn, ConnClient, Flushed, Stage};
+use super::connection::{FIRST_BYTE_TIMEOUT, LINGER, admit, is_crowded, is_peer};
 use super::mailbox::{Mail, Mailbox};
-use super::registry::{Client, Counted};
-use super::view::View;
+use super::registry::NewConnection;
+use super::view::ClientView;
+use super::watched::{WATCH_INTERVAL, Watched};
 use crate::node::shared::Shared;
 use crate::node::stop::Fatal;
-use crate::service::{
-    Inbox, Next, NodeView, Rounds, SessionDriver, Settled, Share, WAIT_STEP, Wait,
-};
+use crate::service::{Inbox, Next, NodeView, Rounds, Settled, Share, WAIT_STEP, Wait};
 
 /// The waker's token; no connection has it.
 const WAKER: Token = Token(usize::MAX);
 
-/// The interval at which watched connections are looked at.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Events that are taken from the system at once.
+/// The bound on events that one call takes from the system.
 const EVENTS: usize = 256;
 
-/// Times that the core is asked in one turn, at most.
+/// The bound on rounds in one turn.
 const ASKS_MAX: usize = 4;
 
-/// Reads of a closing connection, at most.
+/// The bound on reads from a closing connection.
 const LINGER_READS: u32 = 64;
-
-/// A connection of a loop.
-struct Conn {
-    stream: TcpStream,
-    address: SocketAddr,
-    counted: Counted,
-    /// There may be something to read.
-    readable: bool,
-    /// The other end has gone, or sends nothing more: once all is read, the connection ends.
-    hung_up: bool,
-    stage: Stage,
-}
-
-/// The stages of a connection's life.
-enum Stage {
-    /// No byte has come that tells a peer from a client. If there is a time, it must come by then.
-    New(Option<Instant>),
-    Client(Box<ClientConn>),
-    /// Closing, see [`LINGER`]: until this time, and for this many reads.
-    Lingering(Instant, u32),
-}
-
-/// A client of a loop.
-struct ClientConn {
-    client: Arc<Client>,
-    driver: SessionDriver,
-    state: State,
-    /// Bytes of the output that are written.
-    written: usize,
-    /// While the client waits for replies.
-    busy: Option<Counted>,
-}
-
-enum State {
-    /// Waits for the client.
-    Reading,
-    /// Waits for its next turn: this one was long.
-    Yielding,
-    /// Waits for the core.
-    Asking,
-    /// WAIT waits for time to pass.
-    Waiting(Wait),
-    /// Waits, since then, for the client to take its replies; closes the connection after that, or
-    /// goes on.
-    Writing { since: Instant, closing: bool },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flushed {
-    All,
-    Blocked,
-}
 
 /// A loop that has not begun to serve.
 pub struct PollLoop {
@@ -107,7 +51,7 @@ pub struct PollLoop {
 }
 
 impl PollLoop {
-    /// A loop, and the way into it.
+    /// A loop and its mailbox.
     ///
     /// # Errors
     /// If the system has no descriptors for it.
@@ -122,28 +66,28 @@ impl PollLoop {
         let PollLoop { mut poll, mailbox } = self;
         let inbox = Arc::clone(&mailbox) as Arc<dyn Inbox>;
         let rounds = Rounds::new(inbox, shared.config.request_timeout, &shared.server_info.limits);
-        let mut serving = Serving {
+        let mut serving = ServingLoop {
             shared,
             mailbox: &mailbox,
             mail: Mail::default(),
             conns: Slab::new(),
             rounds,
             ready: Vec::new(),
-            watched: Vec::new(),
-            watch_at: Instant::now(),
+            watched: Watched::new(),
         };
         let mut events = Events::with_capacity(EVENTS);
         while !shared.stop.is_set() {
             match poll.poll(&mut events, serving.timeout()) {
+                // Without readiness no client of this loop can be served any more.
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
                     shared.stop.fail(Fatal::Io(format!("cannot wait for clients: {error}")));
                     break;
                 }
                 _ => {}
             }
-            serving.open_mail(poll.registry());
+            serving.take_mail(poll.registry());
             events.iter().for_each(|event| serving.note(event));
-            serving.look_after_watched();
+            serving.check_watched();
             serving.serve(poll.registry());
         }
         mailbox.close();
@@ -152,41 +96,40 @@ impl PollLoop {
 }
 
 /// A loop at work.
-struct Serving<'a> {
+struct ServingLoop<'a> {
     shared: &'a Arc<Shared>,
     mailbox: &'a Mailbox,
     mail: Mail,
     conns: Slab<Conn>,
     rounds: Rounds,
-    /// Connections that may have something to read, for the next turn.
+    /// Connections that may have bytes to read, for the next turn.
     ready: Vec<usize>,
-    /// Connections that have a deadline, or had one when they were last looked at; and the time of
-    /// the next look.
-    watched: Vec<usize>,
-    watch_at: Instant,
+    watched: Watched,
 }
 
-impl Serving<'_> {
+impl ServingLoop<'_> {
     /// The longest time to sleep.
     fn timeout(&self) -> Option<Duration> {
+        // `may_sleep` last: it announces the sleep to other threads.
         if !self.ready.is_empty() || self.rounds.has_gathered() || !self.mailbox.may_sleep() {
             return Some(Duration::ZERO);
         }
-        let watch_at = (!self.watched.is_empty()).then_some(self.watch_at);
         let deadline = self.rounds.deadline().map(|at| self.shared.clock.instant(at));
-        let next = deadline.into_iter().chain(watch_at).min()?;
-        // epoll_wait counts in milliseconds, rounded down: one more, or it would wake too early.
+        let next = deadline.into_iter().chain(self.watched.check_at()).min()?;
+        // epoll_wait counts whole milliseconds and rounds down. One more, or the loop would wake
+        // too early, again and again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
 
-    /// Takes in what other threads have brought.
-    fn open_mail(&mut self, registry: &Registry) {
+    /// Takes in connections and answers from other threads.
+    fn take_mail(&mut self, registry: &Registry) {
         self.mailbox.empty_into(&mut self.mail);
         for connection in mem::take(&mut self.mail.connections) {
             self.take(registry, connection);
         }
         let mut answers = mem::take(&mut self.mail.answers);
         for (ticket, answer) in answers.drain(..) {
+            // `None`: the request was cancelled, and its clients have their replies.
             if let Some(settled) = self.rounds.answered(ticket, answer) {
                 self.settle(settled);
             }
@@ -194,11 +137,11 @@ impl Serving<'_> {
         self.mail.answers = answers; // Its memory serves the next mail.
     }
 
-    /// A new connection.
-    fn take(&mut self, registry: &Registry, connection: Connection) {
-        let Connection { stream, address, counted } = connection;
-        let crowded = is_crowded(self.shared);
-        let until = crowded.then(|| Instant::now() + FIRST_BYTE_TIMEOUT);
+    /// Takes in a new connection.
+    fn take(&mut self, registry: &Registry, connection: NewConnection) {
+        let NewConnection { stream, address, counted } = connection;
+        let is_crowded = is_crowded(self.shared);
+        let until = is_crowded.then(|| Instant::now() + FIRST_BYTE_TIMEOUT);
         let mut stream = TcpStream::from_std(stream);
         let entry = self.conns.vacant_entry();
         let (key, both) = (entry.key(), Interest::READABLE | Interest::WRITABLE);
@@ -206,67 +149,62 @@ impl Serving<'_> {
             log::warn!(target: "NodeSync", "Cannot serve {address}: {error}");
             return;
         }
-        let stage = Stage::New(until);
-        entry.insert(Conn { stream, address, counted, readable: false, hung_up: false, stage });
-        if crowded {
-            self.watch(key, WATCH_INTERVAL);
+        entry.insert(Conn::new(stream, address, counted, until));
+        if is_crowded {
+            self.watched.watch(key, WATCH_INTERVAL);
         }
     }
 
-    /// Something has changed at a connection.
+    /// Takes note of a change at a connection.
     fn note(&mut self, event: &Event) {
         let key = event.token().0;
+        // The waker, or a connection that was removed in this turn.
         let Some(conn) = self.conns.get_mut(key) else { return };
-        let ended = event.is_read_closed() || event.is_write_closed() || event.is_error();
-        conn.hung_up |= ended;
-        conn.readable |= ended || event.is_readable();
+        let has_ended = conn.note(event);
         match &conn.stage {
-            Stage::Client(client) => match client.state {
-                State::Writing { closing, .. } if ended || event.is_writable() => {
-                    self.write_on(key, closing);
+            Stage::Client(client) => match client.awaits {
+                Awaits::Room { is_closing, .. } if has_ended || event.is_writable() => {
+                    self.write_on(key, is_closing);
                 }
-                State::Reading if conn.readable => self.ready.push(key),
+                Awaits::Bytes if conn.is_readable => self.ready.push(key),
+                // All others read again when they are through: `is_readable` keeps the edge.
                 _ => {}
             },
-            _ if conn.readable => self.ready.push(key),
-            _ => {}
+            Stage::New(_) | Stage::Lingering { .. } if conn.is_readable => self.ready.push(key),
+            Stage::New(_) | Stage::Lingering { .. } => {}
         }
     }
 
-    /// One turn: reads once from all that are ready, and asks for what they want.
+    /// One turn: reads once from all clients that are ready, and asks the core for their requests.
     fn serve(&mut self, registry: &Registry) {
         for key in mem::take(&mut self.ready) {
             let Some(conn) = self.conns.get_mut(key) else { continue };
-            match &mut conn.stage {
+            match &conn.stage {
                 Stage::New(_) => self.identify(registry, key),
-                Stage::Client(client) if matches!(client.state, State::Yielding) => {
-                    self.go_on(key);
-                }
+                Stage::Client(client) if matches!(client.awaits, Awaits::Turn) => self.go_on(key),
                 Stage::Client(_) => self.read(key),
-                Stage::Lingering(_, reads) => {
-                    *reads = reads.saturating_sub(1);
-                    let len = conn.stream.read(&mut [0; 4096]);
-                    match len {
-                        Ok(len) if len > 0 && *reads > 0 => self.ready.push(key),
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                        _ => self.remove(key),
-                    }
-                }
+                Stage::Lingering { .. } => match conn.linger_on() {
+                    Some(true) => self.ready.push(key),
+                    Some(false) => {}
+                    None => self.remove(key),
+                },
             }
         }
         self.cancel_overdue();
-        // Some requests are answered in the turn that asks for them, and their clients may ask for
-        // more. The bound gives other threads' mail and new bytes their turn in between.
+        // Some requests are answered in the round that asks for them, and their clients may ask for
+        // more. The bound gives mail and new bytes their turn in between.
         for _ in 0..ASKS_MAX {
             if !self.rounds.has_gathered() {
                 return;
             }
             let core = &self.shared.core;
             self.rounds.ask(self.shared.clock.now(), |requests| core.ask(requests));
-            self.open_mail(registry);
+            self.take_mail(registry);
         }
     }
 
+    /// Cancels the requests whose time is over. Their clients learn whether the request is
+    /// certainly not done, or may be done.
     fn cancel_overdue(&mut self) {
         let Some(deadline) = self.rounds.deadline() else { return };
         let now = self.shared.clock.now();
@@ -278,40 +216,39 @@ impl Serving<'_> {
         }
     }
 
-    /// Tells a peer from a client by the first byte.
+    /// Tells a peer from a client by the first byte, and takes it in.
     fn identify(&mut self, registry: &Registry, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let is_peer = match is_peer(|first| conn.stream.peek(first)) {
             Ok(Some(is_peer)) => is_peer,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                conn.readable = false;
+                conn.is_readable = false;
                 return;
             }
             Ok(None) | Err(_) => return self.remove(key),
         };
         if is_peer {
             let conn = self.conns.remove(key);
-            if let Err(error) = hand_to_the_pool(self.shared, registry, conn) {
+            if let Err(error) = conn.hand_to_the_pool(self.shared, registry) {
                 log::warn!(target: "NodeSync", "Cannot serve a peer: {error}");
             }
             return;
         }
         match admit(self.shared, &mut conn.stream, conn.address) {
             Some((client, driver)) => {
-                let state = State::Reading;
-                let client = ClientConn { client, driver, state, written: 0, busy: None };
-                conn.stage = Stage::Client(Box::new(client));
+                conn.stage = Stage::Client(Box::new(ConnClient::new(client, driver)));
                 self.ready.push(key);
             }
             None => self.linger(key),
         }
     }
 
-    /// Reads once from a client whose turn it is to send.
+    /// Reads once from a client, if bytes are what it waits for.
     fn read(&mut self, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let Stage::Client(client) = &mut conn.stage else { return };
-        if !matches!(client.state, State::Reading) {
+        // Back-pressure: a client with an open request or unread replies sends no more commands.
+        if !matches!(client.awaits, Awaits::Bytes) {
             return;
         }
         let space = client.driver.space();
@@ -319,16 +256,16 @@ impl Serving<'_> {
         match conn.stream.read(space) {
             Ok(0) => self.remove(key),
             Ok(len) => {
-                // Less than there was room for: that was all, and more will be reported. But the
-                // end of the stream has been reported already, if it has been reached.
-                conn.readable = len == room || conn.hung_up;
+                // A short read has emptied the socket, and the system will report new bytes. It
+                // does not report the end of the stream a second time.
+                conn.is_readable = len == room || conn.has_hung_up;
                 client.driver.filled(len);
                 if client.busy.is_none() {
                     client.busy = Some(self.shared.clients.busy());
                 }
                 self.go_on(key);
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => conn.readable = false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => conn.is_readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => self.ready.push(key),
             Err(error) => {
                 log::debug!(target: "NodeSync", "Client {}: {error}", conn.address);
@@ -337,16 +274,16 @@ impl Serving<'_> {
         }
     }
 
-    /// Does what a client's driver asks for, until something has to be waited for.
+    /// Follows a client's driver until the client has to wait.
     fn go_on(&mut self, key: usize) {
         loop {
             let Some(conn) = self.conns.get_mut(key) else { return };
             let Stage::Client(client) = &mut conn.stage else { return };
-            let view = View { shared: self.shared, client: &client.client };
+            let view = ClientView { shared: self.shared, client: &client.client };
             let next = client.driver.next(&view);
             match next {
                 Next::Ask(request) => {
-                    client.state = State::Asking;
+                    client.awaits = Awaits::Answer;
                     let commands = client.driver.commands_under_way();
                     return self.rounds.join(key, request, commands);
                 }
@@ -356,32 +293,33 @@ impl Serving<'_> {
                         continue;
                     }
                     None => {
-                        client.state = State::Waiting(wait);
-                        return self.watch(key, WAIT_STEP);
+                        client.awaits = Awaits::Replicas(wait);
+                        return self.watched.watch(key, WAIT_STEP);
                     }
                 },
                 Next::Yield => {
-                    client.state = State::Yielding;
+                    client.awaits = Awaits::Turn;
                     return self.ready.push(key);
                 }
                 Next::Flush | Next::Read | Next::Close => {}
             }
-            let closing = matches!(next, Next::Close);
+            let is_closing = matches!(next, Next::Close);
             match client.flush(&mut conn.stream) {
                 Err(error) => {
                     log::debug!(target: "NodeSync", "Client {}: {error}", conn.address);
                     return self.remove(key);
                 }
                 Ok(Flushed::Blocked) => {
-                    client.state = State::Writing { since: Instant::now(), closing };
-                    return self.watch(key, WATCH_INTERVAL);
+                    client.awaits = Awaits::Room { since: Instant::now(), is_closing };
+                    return self.watched.watch(key, WATCH_INTERVAL);
                 }
-                Ok(Flushed::All) if closing => return self.linger(key),
+                Ok(Flushed::All) if is_closing => return self.linger(key),
                 Ok(Flushed::All) if matches!(next, Next::Read) => {
-                    client.state = State::Reading;
+                    client.awaits = Awaits::Bytes;
                     client.busy = None;
                     client.publish();
-                    if conn.readable {
+                    // This edge was reported while the client waited for its reply.
+                    if conn.is_readable {
                         self.ready.push(key);
                     }
                     return;
@@ -391,97 +329,76 @@ impl Serving<'_> {
         }
     }
 
-    /// There may be room for the rest of a client's replies.
-    fn write_on(&mut self, key: usize, closing: bool) {
+    /// Writes the rest of a client's replies: the socket has room again.
+    fn write_on(&mut self, key: usize, is_closing: bool) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let Stage::Client(client) = &mut conn.stage else { return };
         match client.flush(&mut conn.stream) {
             Ok(Flushed::Blocked) => {
-                // It has taken some of it: its time begins anew.
-                client.state = State::Writing { since: Instant::now(), closing };
+                // The client has taken some bytes, so its time begins anew.
+                client.awaits = Awaits::Room { since: Instant::now(), is_closing };
             }
-            Ok(Flushed::All) if closing => self.linger(key),
+            Ok(Flushed::All) if is_closing => self.linger(key),
             Ok(Flushed::All) => self.go_on(key),
             Err(_) => self.remove(key),
         }
     }
 
-    /// Splits an answer among its clients, and lets each go on.
+    /// Gives each client its share of an answer, and lets it go on.
     fn settle(&mut self, settled: Settled) {
         let members = settled.share_out(|key, share| self.complete(key, share));
         self.rounds.reuse(members);
     }
 
     fn complete(&mut self, key: usize, share: Share<'_>) {
-        // A client that asks keeps its place until it has its answer, so the place is its own.
+        // A client that waits for an answer is never removed, so the key is still its own.
         if let Some(Conn { stage: Stage::Client(client), .. }) = self.conns.get_mut(key) {
-            let view = View { shared: self.shared, client: &client.client };
+            let view = ClientView { shared: self.shared, client: &client.client };
             client.driver.complete(&view, share);
             self.go_on(key);
         }
     }
 
-    /// Has a connection looked at after `interval`, and on, until it has no deadline.
-    fn watch(&mut self, key: usize, interval: Duration) {
-        let at = Instant::now() + interval;
-        self.watch_at = if self.watched.is_empty() { at } else { self.watch_at.min(at) };
-        self.watched.push(key);
-    }
-
-    /// Looks at connections that have a deadline.
-    fn look_after_watched(&mut self) {
+    /// Checks the deadlines of watched connections.
+    fn check_watched(&mut self) {
         let now = Instant::now();
-        if self.watched.is_empty() || now < self.watch_at {
-            return;
-        }
-        self.watch_at = now + WATCH_INTERVAL;
-        let mut watched = mem::take(&mut self.watched);
-        watched.sort_unstable();
-        watched.dedup();
-        for key in watched {
-            let Some(conn) = self.conns.get_mut(key) else { continue };
-            let until = match &mut conn.stage {
-                Stage::New(until) => *until,
-                Stage::Lingering(until, _) => Some(*until),
-                Stage::Client(client) => match &client.state {
-                    State::Writing { since, .. } => Some(*since + WRITE_TIMEOUT),
-                    State::Waiting(wait) => {
-                        let wait = *wait;
-                        self.go_on_waiting(key, &wait);
-                        continue;
-                    }
-                    State::Reading | State::Yielding | State::Asking => None,
-                },
-            };
-            match until {
-                Some(until) if until <= now => self.remove(key),
-                Some(_) => self.watch(key, WATCH_INTERVAL),
+        for key in self.watched.take_due(now) {
+            let Some(conn) = self.conns.get(key) else { continue };
+            if let Stage::Client(client) = &conn.stage
+                && let Awaits::Replicas(wait) = client.awaits
+            {
+                self.go_on_waiting(key, &wait);
+                continue;
+            }
+            match conn.close_at() {
+                Some(at) if at <= now => self.remove(key),
+                Some(_) => self.watched.watch(key, WATCH_INTERVAL),
                 None => {}
             }
         }
     }
 
-    /// Looks whether a WAIT has its result. A node that stops ends it with what is known.
+    /// Replies to a WAIT if it has its result. A stop ends it early, with the number known so far.
     fn go_on_waiting(&mut self, key: usize, wait: &Wait) {
         let Some(Conn { stage: Stage::Client(client), .. }) = self.conns.get_mut(key) else {
             return;
         };
-        let stopping = self.shared.stop.wait_for(Duration::ZERO);
+        let is_stopping = self.shared.stop.wait_for(Duration::ZERO);
         let status = self.shared.core.status();
         let result = wait.result(self.shared.clock.now(), &status);
-        match result.or_else(|| stopping.then(|| wait.holding(&status))) {
+        match result.or_else(|| is_stopping.then(|| wait.holding(&status))) {
             Some(holding) => {
                 client.driver.finish_wait(holding);
                 self.go_on(key);
             }
-            None => self.watch(key, WAIT_STEP),
+            None => self.watched.watch(key, WAIT_STEP),
         }
     }
 
-    /// Closes so that the client can still read what was written.
+    /// Closes so that the client can still read its last replies, see [`LINGER`].
     fn linger(&mut self, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        let stage = Stage::Lingering(Instant::now() + LINGER, LINGER_READS);
+        let stage = Stage::Lingering { until: Instant::now() + LINGER, reads_left: LINGER_READS };
         let before = mem::replace(&mut conn.stage, stage);
         let has_shut_down = conn.stream.shutdown(Shutdown::Write).is_ok();
         self.leave(&before);
@@ -489,9 +406,10 @@ impl Serving<'_> {
             return self.remove(key);
         }
         self.ready.push(key);
-        self.watch(key, WATCH_INTERVAL);
+        self.watched.watch(key, WATCH_INTERVAL);
     }
 
+    /// Removes the client of a connection from the registry.
     fn leave(&self, stage: &Stage) {
         if let Stage::Client(client) = stage {
             client.publish();
@@ -505,42 +423,10 @@ impl Serving<'_> {
         }
     }
 
-    /// The node has stopped.
+    /// Removes all clients: the node has stopped.
     fn end(&mut self) {
         for (_, conn) in mem::take(&mut self.conns) {
             self.leave(&conn.stage);
         }
     }
-}
-
-impl ClientConn {
-    fn publish(&self) {
-        self.client.publish(self.driver.profile());
-    }
-
-    /// Writes as much of the output as the system takes.
-    fn flush(&mut self, stream: &mut TcpStream) -> io::Result<Flushed> {
-        let output = self.driver.output();
-        while self.written < output.len() {
-            match stream.write(&output[self.written..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(len) => self.written += len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        output.clear();
-        self.written = 0;
-        Ok(Flushed::All)
-    }
-}
-
-/// A peer gets a thread of its own, which blocks.
-fn hand_to_the_pool(shared: &Arc<Shared>, registry: &Registry, conn: Conn) -> io::Result<()> {
-    let Conn { mut stream, address, counted, .. } = conn;
-    registry.deregister(&mut stream)?;
-    let stream = std::net::TcpStream::from(stream);
-    stream.set_nonblocking(false)?;
-    by_the_pool(shared, Connection { stream, address, counted }, serve_peer)
 }

@@ -1,8 +1,8 @@
-//! The pool that serves connections: one blocking thread for each live connection, taken from the
-//! idle ones if there is one, else spawned. A fixed number of blocking threads would starve behind
-//! idle clients; here the bound is on connections, and the listener enforces it.
+//! The pool of threads that serve connections: one blocking thread for each live connection. A new
+//! connection gets an idle thread if there is one, else a new thread. A pool of fixed size would
+//! starve behind idle clients; here the listener bounds the number of connections.
 //!
-//! Stacks are small, because ten thousand clients mean ten thousand of them.
+//! Stacks are small, because ten thousand clients mean ten thousand stacks.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,28 +13,31 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-/// What a pool thread is given to do.
+/// Work for a thread of the pool.
 pub type Task = Box<dyn FnOnce() + Send>;
 
+/// The stack of a pool thread.
 const STACK_BYTES: usize = 256 << 10;
 
-/// How long a thread without work is kept.
+/// A thread that has been idle for this long ends.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
-struct Threads {
-    /// `None` once the pool is closed. Under the same lock as the handles: whoever still gets it
-    /// has its thread among them before they are waited for.
+struct PoolThreads {
+    /// `None` once the pool is closed. It is under the same lock as the handles: a caller that
+    /// still gets it has put its thread among them before they are joined.
     tasks: Option<Sender<Task>>,
+    /// Threads that wait for a task and are not promised one.
     idle: usize,
     next_id: u64,
     handles: HashMap<u64, JoinHandle<()>>,
+    /// Threads that have ended and are not joined yet.
     ended: Vec<u64>,
 }
 
-/// See the module.
+/// A pool that grows with the number of its tasks.
 pub struct Pool {
-    threads: Arc<Mutex<Threads>>,
+    threads: Arc<Mutex<PoolThreads>>,
     receiver: Receiver<Task>,
     idle_max: Duration,
 }
@@ -48,22 +51,27 @@ impl Default for Pool {
 impl Pool {
     fn keeping_idle_threads_for(idle_max: Duration) -> Pool {
         let (sender, receiver) = unbounded();
-        let threads = Threads { tasks: Some(sender), ..Threads::default() };
+        let threads = PoolThreads { tasks: Some(sender), ..PoolThreads::default() };
         Pool { threads: Arc::new(Mutex::new(threads)), receiver, idle_max }
     }
 
-    /// Has `task` done by an idle thread or a new one. Fails if the system has no thread left, or
-    /// the pool has been closed.
+    /// Runs `task` on an idle thread or a new one.
+    ///
+    /// # Errors
+    /// If the system has no thread left, or the pool has been closed.
     pub fn run(&self, task: Task) -> io::Result<()> {
         let mut threads = self.threads.lock();
         let sender = threads.tasks.clone().ok_or(io::ErrorKind::NotConnected)?;
+        // A thread puts itself into `ended` as its last act, so these joins do not wait. A panic is
+        // not looked at here: it has stopped the node already (`PanicWatch`).
         for id in std::mem::take(&mut threads.ended) {
             if let Some(handle) = threads.handles.remove(&id) {
                 let _ = handle.join();
             }
         }
         if threads.idle > 0 {
-            // Exactly one of the idle threads takes it: each counts itself out only with a task.
+            // Counted out here, on behalf of the one idle thread that will take the task. If all of
+            // them time out at this moment, `leave` makes one of them wait for it.
             threads.idle -= 1;
         } else {
             let id = threads.next_id;
@@ -78,9 +86,10 @@ impl Pool {
         sender.send(task).map_err(|_| io::ErrorKind::NotConnected.into())
     }
 
-    /// Takes no more tasks and waits for all threads to end.
+    /// Closes the pool and waits until all tasks are done and all threads have ended.
     pub fn join(&self) {
         let mut threads = self.threads.lock();
+        // The last sender: threads see the end of the queue once it is empty.
         threads.tasks = None;
         let handles: Vec<_> = threads.handles.drain().collect();
         drop(threads);
@@ -90,8 +99,8 @@ impl Pool {
     }
 }
 
-/// A pool thread: does tasks until there has been none for a while.
-fn work(id: u64, pool: &Mutex<Threads>, tasks: &Receiver<Task>, idle_max: Duration) {
+/// A pool thread: runs tasks until it has been idle for `idle_max`.
+fn work(id: u64, pool: &Mutex<PoolThreads>, tasks: &Receiver<Task>, idle_max: Duration) {
     let mut wait = tasks.recv().ok();
     while let Some(task) = wait {
         task();
@@ -104,9 +113,11 @@ fn work(id: u64, pool: &Mutex<Threads>, tasks: &Receiver<Task>, idle_max: Durati
     pool.lock().ended.push(id);
 }
 
-/// Counts an idle thread out, unless a task was promised to it at this very moment.
-fn leave(pool: &Mutex<Threads>, tasks: &Receiver<Task>) -> Option<Task> {
+/// Counts an idle thread out. Returns the task that was promised to it meanwhile, if there is one.
+fn leave(pool: &Mutex<PoolThreads>, tasks: &Receiver<Task>) -> Option<Task> {
     let mut threads = pool.lock();
+    // `idle` is the number of idle threads minus the number of tasks on their way. Zero means that
+    // a task is on its way for each of them, this one included.
     if threads.idle > 0 {
         threads.idle -= 1;
         return None;
@@ -122,7 +133,7 @@ mod tests {
     use std::thread::scope;
 
     use super::*;
-    use crate::node::tests::in_time;
+    use crate::node::tests::time::in_time;
     use crossbeam_channel::bounded;
 
     #[test]
@@ -160,7 +171,7 @@ mod tests {
         assert!(pool.run(Box::new(|| ())).is_err());
     }
 
-    /// Has `count` tasks done that end only when all of them have begun.
+    /// Runs `count` tasks that end only when all of them have begun.
     fn run_all_at_once(pool: &Pool, count: usize) {
         let (begun, counted) = unbounded();
         let (release, released) = bounded::<()>(0);
@@ -181,8 +192,8 @@ mod tests {
 
     #[test]
     fn no_task_waits_for_a_thread_that_is_leaving() {
-        // Threads leave at about the moment at which the next tasks come: between two turns, and
-        // between the tasks of one.
+        // Threads time out at about the moment at which the next tasks come: between two turns, and
+        // between the tasks of one turn.
         for idle_max in [0, 20, 100, 500].map(Duration::from_micros) {
             let pool = Pool::keeping_idle_threads_for(idle_max);
             for turn in 0..200 {
@@ -214,14 +225,14 @@ mod tests {
                 });
             }
         });
-        // Joining waits for what is queued, too.
+        // Joining waits for queued tasks, too.
         in_time("the pool ends", move || pool.join());
         assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         assert_eq!(Arc::strong_count(&done), 1, "a thread still holds a task");
     }
 
     #[test]
-    fn what_is_taken_while_the_pool_closes_has_ended_when_it_is_closed() {
+    fn a_task_that_is_taken_while_the_pool_closes_has_ended_when_it_is_closed() {
         for _ in 0..40 {
             let pool = Pool::default();
             let (taken, ended) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));

@@ -1,7 +1,7 @@
-//! Who is connected, for CLIENT LIST and INFO, and how many may be.
+//! The connected clients, for CLIENT LIST and INFO, and the number of connections.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -10,52 +10,54 @@ use parking_lot::Mutex;
 
 use crate::protocol::Profile;
 
-/// See the module.
+/// The clients of a node, and its counters for INFO.
 #[derive(Default)]
 pub struct Clients {
+    /// Connections that are served, peers included.
     connections: Arc<AtomicUsize>,
-    /// Clients whose requests are being executed or answered.
+    /// Clients that wait for a reply.
     busy: Arc<AtomicUsize>,
     next_id: AtomicU64,
-    table: Mutex<BTreeMap<u64, Arc<Client>>>,
+    table: Mutex<BTreeMap<u64, Arc<ConnectedClient>>>,
     /// Clients accepted since the start.
     pub accepted: AtomicU64,
     /// Clients refused since the start because there were too many.
     pub refused: AtomicU64,
-    /// Commands executed since the start by clients that have gone.
+    /// Commands executed since the start by clients that have left.
     pub commands: AtomicU64,
-    /// Batches proposed, and reads served, since the start.
+    /// Batches of strong writes since the start.
     pub writes: AtomicU64,
-    /// See [`Clients::writes`].
+    /// Batches of strong reads since the start.
     pub reads: AtomicU64,
-    /// Batches of eventual writes taken, and eventual reads served, since the start.
+    /// Batches of eventual writes since the start.
     pub stamps: AtomicU64,
-    /// See [`Clients::stamps`].
+    /// Batches of eventual reads since the start.
     pub local_reads: AtomicU64,
 }
 
 /// One client.
-pub struct Client {
+pub struct ConnectedClient {
     /// Its number.
     pub id: u64,
     /// Its address.
     pub address: SocketAddr,
-    /// When it connected.
+    /// The time at which it connected.
     pub since: Instant,
-    /// When it last sent something, and what it tells of itself.
+    /// See [`ConnectedClient::latest`].
     latest: Mutex<(Instant, Profile)>,
 }
 
-impl Client {
-    /// When it last sent something, and what it tells of itself.
+impl ConnectedClient {
+    /// The time of its latest command, and its profile then.
     pub fn latest(&self) -> (Instant, Profile) {
         self.latest.lock().clone()
     }
 
-    /// Takes note of what it tells of itself.
+    /// Records its profile, as of now.
     pub fn publish(&self, profile: &Profile) {
         let mut latest = self.latest.lock();
         latest.0 = Instant::now();
+        // This runs for every pipeline: names are copied only if they have changed.
         if latest.1.revision == profile.revision {
             latest.1.last_command = profile.last_command;
             latest.1.commands = profile.commands;
@@ -65,7 +67,17 @@ impl Client {
     }
 }
 
-/// Something that counts as long as it lives.
+/// A new connection, on its way to a front end.
+pub struct NewConnection {
+    /// The socket.
+    pub stream: TcpStream,
+    /// The other end's address.
+    pub address: SocketAddr,
+    /// Counts the connection as long as it is served.
+    pub counted: Counted,
+}
+
+/// One in a counter, for as long as this value lives.
 pub struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -82,7 +94,7 @@ impl Drop for Counted {
 }
 
 impl Clients {
-    /// Connections that are served, peers included.
+    /// The number of connections that are served, peers included.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -102,18 +114,18 @@ impl Clients {
         self.busy.load(Ordering::Relaxed) == 0
     }
 
-    /// A view of all clients, by id.
-    pub fn list(&self) -> Vec<Arc<Client>> {
+    /// All clients, by id.
+    pub fn list(&self) -> Vec<Arc<ConnectedClient>> {
         self.table.lock().values().cloned().collect()
     }
 
-    /// How many clients there are.
+    /// The number of clients.
     pub fn count(&self) -> usize {
         self.table.lock().len()
     }
 
-    /// Takes a client in, unless there are `max` already.
-    pub fn enter(&self, address: SocketAddr, max: usize) -> Option<Arc<Client>> {
+    /// Registers a client; `None` if there are `max` already.
+    pub fn enter(&self, address: SocketAddr, max: usize) -> Option<Arc<ConnectedClient>> {
         let mut table = self.table.lock();
         if table.len() >= max {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -123,15 +135,15 @@ impl Clients {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let since = Instant::now();
         let latest = Mutex::new((since, Profile::default()));
-        let client = Arc::new(Client { id, address, since, latest });
+        let client = Arc::new(ConnectedClient { id, address, since, latest });
         table.insert(id, Arc::clone(&client));
         Some(client)
     }
 
-    /// A client has gone.
+    /// Removes a client that has left.
     pub fn leave(&self, id: u64) {
-        let gone = self.table.lock().remove(&id);
-        if let Some(client) = gone {
+        let left = self.table.lock().remove(&id);
+        if let Some(client) = left {
             self.commands.fetch_add(client.latest().1.commands, Ordering::Relaxed);
         }
     }

@@ -1,27 +1,28 @@
-//! `--io threads`: a pool thread that reads from one client, does what its driver asks for, and
-//! writes the replies. It waits for its client, then for its answers, and owns nothing else.
+//! `--io threads`: a pool thread that reads from one client, follows its driver, and writes the
+//! replies. It waits for its client, then for the answer to its request, and for nothing else.
 //!
 //! A client that does not read its replies is not read from either, because the write blocks. It is
-//! closed when it has taken nothing for [`WRITE_TIMEOUT`].
+//! closed when it has taken no byte for [`WRITE_TIMEOUT`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use super::connection::{FIRST_BYTE_TIMEOUT, LINGER, WRITE_TIMEOUT, admit, is_crowded, is_peer};
-use super::registry::Client;
-use super::view::View;
+use super::registry::ConnectedClient;
+use super::view::ClientView;
 use super::waiter::Waiter;
 use crate::node::peers::receiver;
 use crate::node::shared::Shared;
 use crate::service::{Next, NodeView, Request, SessionDriver, WAIT_STEP, Wait};
 
-/// Reads of a closing connection, at most.
+/// The bound on reads from a closing connection.
 const LINGER_READS: u32 = 64;
 
-/// Serves the other end of a connection, until either side ends it.
+/// Serves a client or a peer until either side ends the connection.
 pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
     let stream = Arc::new(stream);
+    // So that a stop frees this thread from a read or a write.
     let _registered = shared.stop.register(&stream);
     let mut stream = &*stream;
     if is_crowded(shared) {
@@ -47,7 +48,7 @@ pub fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr) {
 /// A client with the thread that serves it.
 struct ClientThread<'a> {
     shared: &'a Shared,
-    client: &'a Client,
+    client: &'a ConnectedClient,
     driver: SessionDriver,
     waiter: Arc<Waiter>,
 }
@@ -62,25 +63,27 @@ impl ClientThread<'_> {
                 Err(error) => return Err(error),
             };
             self.driver.filled(len);
+            // A stop waits for busy clients, until their replies are written.
             let busy = self.shared.clients.busy();
-            let open = self.work_off(stream)?;
+            let is_open = self.execute(stream)?;
             self.flush(stream)?;
             drop(busy);
             self.client.publish(self.driver.profile());
-            if !open {
+            if !is_open {
                 return close_gently(stream);
             }
         }
     }
 
-    /// Does all that the bytes at hand ask for. False if the connection is to be closed.
-    fn work_off(&mut self, stream: &mut &TcpStream) -> io::Result<bool> {
-        let view = View { shared: self.shared, client: self.client };
+    /// Executes all commands that have arrived. False if the connection is to be closed.
+    fn execute(&mut self, stream: &mut &TcpStream) -> io::Result<bool> {
+        let view = ClientView { shared: self.shared, client: self.client };
         loop {
             match self.driver.next(&view) {
                 Next::Read => return Ok(true),
                 Next::Close => return Ok(false),
-                // Other clients have threads of their own; only a stop must not wait for this one.
+                // Other clients have threads of their own, so there is no need to yield. But a stop
+                // must not wait for a client that goes on for ever.
                 Next::Yield if self.shared.stop.is_set() => return Ok(false),
                 Next::Yield => {}
                 Next::Flush => self.flush(stream)?,
@@ -93,16 +96,17 @@ impl ClientThread<'_> {
         }
     }
 
-    fn ask(&mut self, view: &View<'_>, request: Request) {
+    fn ask(&mut self, view: &ClientView<'_>, request: Request) {
         let deadline = view.now() + self.shared.config.request_timeout;
         let mut answer = self.shared.core.ask_and_wait(request, &self.waiter, deadline);
         self.driver.complete(view, answer.as_share());
     }
 
-    fn wait(&self, view: &View<'_>, wait: &Wait) -> i64 {
+    fn wait(&self, view: &ClientView<'_>, wait: &Wait) -> i64 {
         loop {
             let status = view.status();
             let result = wait.result(view.now(), &status);
+            // A stop ends WAIT early, with the number of nodes known so far.
             if result.is_some() || self.shared.stop.wait_for(WAIT_STEP) {
                 return result.unwrap_or_else(|| wait.holding(&status));
             }
@@ -119,7 +123,7 @@ impl ClientThread<'_> {
     }
 }
 
-/// Closes so that the client can still read what was written, see [`LINGER`].
+/// Closes so that the client can still read its last replies, see [`LINGER`].
 fn close_gently(stream: &mut &TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.set_read_timeout(Some(LINGER))?;

@@ -1,24 +1,25 @@
-//! A driver's view of this node: the core and the store, for one client.
+//! A client's view of this node, for its driver: the core and the store.
 
 use std::sync::atomic::Ordering;
 
-use super::registry::Client;
+use super::registry::ConnectedClient;
 use crate::clock::Now;
-use crate::node::{Shared, info};
+use crate::node::info;
+use crate::node::shared::Shared;
 use crate::protocol::{Profile, Question, Reply};
 use crate::replica::Status;
 use crate::service::{Kind, NodeView};
 use crate::types::{Command, NodeId, Outcome, Rejected, Version};
 
 /// The node as one client sees it.
-pub struct View<'a> {
+pub struct ClientView<'a> {
     /// The node.
     pub shared: &'a Shared,
     /// The client.
-    pub client: &'a Client,
+    pub client: &'a ConnectedClient,
 }
 
-impl NodeView for View<'_> {
+impl NodeView for ClientView<'_> {
     fn now(&self) -> Now {
         self.shared.clock.now()
     }

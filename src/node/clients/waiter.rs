@@ -8,26 +8,26 @@ use parking_lot::{Condvar, Mutex};
 use crate::clock::Now;
 use crate::service::{Answer, Inbox, ReplyTo, Ticket};
 
-/// The inbox of one thread.
+/// The inbox of one thread. An answer to any ticket but the latest is dropped.
 #[derive(Debug, Default)]
 pub struct Waiter {
-    slot: Mutex<Slot>,
+    request: Mutex<OpenRequest>,
     ready: Condvar,
 }
 
+/// The latest request of the thread.
 #[derive(Debug, Default)]
-struct Slot {
-    /// The open request, or the latest.
+struct OpenRequest {
     ticket: Ticket,
     answer: Option<Answer>,
 }
 
 impl Inbox for Waiter {
     fn put(&self, ticket: Ticket, answer: Answer) -> bool {
-        let mut slot = self.slot.lock();
-        let is_open = slot.ticket == ticket;
+        let mut request = self.request.lock();
+        let is_open = request.ticket == ticket;
         if is_open {
-            slot.answer = Some(answer);
+            request.answer = Some(answer);
         }
         is_open
     }
@@ -38,33 +38,35 @@ impl Inbox for Waiter {
 }
 
 impl Waiter {
-    /// Opens a request that must have its answer by `deadline`. Closes the one before it.
+    /// Opens a request that must have its answer by `deadline`. Closes the one before it: its
+    /// answer, should it still come, has an older ticket.
     pub fn open(self: &Arc<Waiter>, deadline: Now) -> ReplyTo {
-        let mut slot = self.slot.lock();
-        slot.ticket += 1;
-        slot.answer = None;
-        ReplyTo { inbox: Arc::<Waiter>::clone(self), ticket: slot.ticket, deadline }
+        let mut request = self.request.lock();
+        request.ticket += 1;
+        request.answer = None;
+        ReplyTo { inbox: Arc::<Waiter>::clone(self), ticket: request.ticket, deadline }
     }
 
-    /// Waits for the answer; `None` if it has not come by `deadline`.
+    /// Waits for the answer; `None` if it has not come by `deadline`. That alone says nothing about
+    /// the request: it must be cancelled to learn whether it may be done.
     pub fn wait_until(&self, deadline: Instant) -> Option<Answer> {
-        let mut slot = self.slot.lock();
-        while slot.answer.is_none() {
-            if self.ready.wait_until(&mut slot, deadline).timed_out() {
+        let mut request = self.request.lock();
+        while request.answer.is_none() {
+            if self.ready.wait_until(&mut request, deadline).timed_out() {
                 break;
             }
         }
-        slot.answer.take()
+        request.answer.take()
     }
 
     /// Waits for an answer that is certain to come.
     pub fn wait(&self) -> Answer {
-        let mut slot = self.slot.lock();
+        let mut request = self.request.lock();
         loop {
-            if let Some(answer) = slot.answer.take() {
+            if let Some(answer) = request.answer.take() {
                 return answer;
             }
-            self.ready.wait(&mut slot);
+            self.ready.wait(&mut request);
         }
     }
 }
@@ -77,7 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::node::tests::in_time;
+    use crate::node::tests::time::in_time;
     use crate::rng::Rng;
     use crate::service::Answers;
     use crate::types::Outcome;
@@ -85,8 +87,8 @@ mod tests {
     const PAIRS: u64 = 128;
     const REQUESTS: i64 = 1_500;
 
-    /// Who may answer, as the core keeps it: taken out by the one who answers, or by the one who
-    /// gives up.
+    /// An open request, as the core's table keeps it. The thread that takes it out answers it, or
+    /// has cancelled it.
     type Open = Mutex<Option<(i64, ReplyTo)>>;
 
     fn dawdle(rng: &mut Rng) {
@@ -99,7 +101,7 @@ mod tests {
         }
     }
 
-    /// Asks again and again with one waiter; how often the answer was late.
+    /// Makes one request after the other with one waiter. Returns the number of time-outs.
     fn ask(open: &Open, mut rng: Rng) -> u64 {
         let waiter = Arc::<Waiter>::default();
         let mut late = 0;
@@ -128,10 +130,10 @@ mod tests {
         late
     }
 
-    /// Answers whatever is asked until the asker is through.
-    fn serve(open: &Open, mut rng: Rng, asker_is_through: impl Fn() -> bool) -> u64 {
+    /// Answers requests until the asking thread has ended. Returns the number of answers.
+    fn serve(open: &Open, mut rng: Rng, asker_has_ended: impl Fn() -> bool) -> u64 {
         let mut served = 0;
-        while !asker_is_through() {
+        while !asker_has_ended() {
             dawdle(&mut rng);
             let taken = open.lock().take();
             if let Some((request, asker)) = taken {
@@ -155,8 +157,8 @@ mod tests {
                     .map(|(pair, open)| {
                         let asker = scope.spawn(move || ask(open, Rng::new(pair)));
                         scope.spawn(move || {
-                            let through = || asker.is_finished();
-                            let served = serve(open, Rng::new(PAIRS + pair), through);
+                            let has_ended = || asker.is_finished();
+                            let served = serve(open, Rng::new(PAIRS + pair), has_ended);
                             (asker.join().unwrap(), served)
                         })
                     })
@@ -165,12 +167,12 @@ mod tests {
                 sums.fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1))
             })
         });
-        // Both ends of the race were seen.
+        // The race was won by each side.
         assert!(late > PAIRS && served > PAIRS, "{late} late, {served} served");
     }
 
     #[test]
-    fn an_answer_to_an_earlier_question_is_dropped() {
+    fn an_answer_to_an_earlier_request_is_dropped() {
         let waiter = Arc::<Waiter>::default();
         let late = waiter.open(Now(0));
         assert!(waiter.wait_until(Instant::now()).is_none());

@@ -1,6 +1,7 @@
-//! Signs of life on their way to the detector. Every frame of a peer is one. Readers put its time
-//! into a table, and wake the detector only when the peer is suspected: a busy link costs it
-//! nothing.
+//! Signs of life on their way to the detector.
+//!
+//! Every read from a peer's stream is a sign of life. The reader writes its time into a table, and
+//! wakes the detector only if the peer is suspected. So a busy link costs the detector nothing.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use crate::clock::Now;
 use crate::types::NodeId;
 
-/// What the detector is told.
+/// News for the detector.
 pub enum Sign {
     /// A suspected peer is heard again.
     Heard(NodeId),
@@ -26,24 +27,26 @@ struct Contact {
     suspected: bool,
 }
 
-/// When each peer was last heard, written by readers and looked through by the detector.
+/// The time at which each peer was last heard, written by readers and read by the detector.
 pub struct Contacts {
     table: Mutex<HashMap<NodeId, Contact>>,
     signs: Sender<Sign>,
 }
 
 impl Contacts {
-    /// All peers count as heard at `now`.
+    /// A table in which every peer was heard at `now`.
     pub fn new(now: Now, peers: impl Iterator<Item = NodeId>, signs: Sender<Sign>) -> Contacts {
         let contact = Contact { heard: now, suspected: false };
         Contacts { table: Mutex::new(peers.map(|peer| (peer, contact)).collect()), signs }
     }
 
-    /// A sign of life.
+    /// Records a sign of life.
     pub fn heard(&self, now: Now, peer: NodeId) {
         let mut table = self.table.lock();
         let Some(contact) = table.get_mut(&peer) else { return };
         contact.heard = now;
+        // The detector may be about to suspect the peer, and not have said so here. Then this sign
+        // is missed, and the next one is not: heartbeats come much more often than suspicions.
         let suspected = contact.suspected;
         drop(table);
         if suspected {
@@ -51,9 +54,9 @@ impl Contacts {
         }
     }
 
-    /// Tells the detector something.
+    /// Sends a sign to the detector.
     pub fn tell(&self, sign: Sign) {
-        // The receiver is gone only when the node has stopped.
+        // Fails only if the detector's thread has ended, and then the node stops.
         let _ = self.signs.send(sign);
     }
 
@@ -62,7 +65,7 @@ impl Contacts {
         self.table.lock().iter().map(|(peer, contact)| (*peer, contact.heard)).collect()
     }
 
-    /// From now on the detector suspects the peer, or no longer does.
+    /// Records that the detector suspects the peer, or does so no longer.
     pub fn suspect(&self, peer: NodeId, suspected: bool) {
         if let Some(contact) = self.table.lock().get_mut(&peer) {
             contact.suspected = suspected;

@@ -1,7 +1,5 @@
-//! The detector thread: owns the [`FailureDetector`], tells the core and the log who is suspected
-//! and who has recovered.
-//!
-//! Every frame of a peer is a sign of life; it reaches the detector by `contacts.rs`.
+//! The detector thread: owns the [`FailureDetector`], and tells the core and the log which peers
+//! are suspected and which have recovered. Signs of life reach it through `contacts.rs`.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -22,16 +20,17 @@ pub fn run(shared: &Shared, mut detector: FailureDetector, signs: &Receiver<Sign
         match sign {
             Ok(Sign::Heard(peer)) => recovered(shared, &mut detector, peer),
             Ok(Sign::Refused(peer)) => {
+                // Each attempt to connect is refused anew; only the first refusal is news.
                 if detector.refused(peer) {
                     shared.contacts.suspect(peer, true);
                     log::warn!(target: "FAILURE", "Node {peer} is gone: connection refused");
                 }
-                // From here, not from the thread that was refused: what the core is told of a peer
-                // comes in the order in which it was found out.
+                // Sent from here and not from the thread that was refused: all news of a peer
+                // reaches the core from one thread, and so in order.
                 shared.core.step([Input::PeerGone(peer)]);
             }
             Ok(Sign::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => look_through(shared, &mut detector),
+            Err(RecvTimeoutError::Timeout) => check_table(shared, &mut detector),
         }
     }
 }
@@ -44,17 +43,19 @@ fn recovered(shared: &Shared, detector: &mut FailureDetector, peer: NodeId) {
     }
 }
 
-fn look_through(shared: &Shared, detector: &mut FailureDetector) {
+fn check_table(shared: &Shared, detector: &mut FailureDetector) {
     let heard: Vec<(NodeId, Now)> = shared.contacts.all();
     for (peer, at) in heard {
-        // What the table holds of a suspected peer is old; its return is told by a sign.
+        // A suspected peer returns by `Sign::Heard` alone: its time in the table may be from before
+        // the suspicion.
         if detector.counts_as_alive(peer) {
             detector.heard(at, peer);
         }
     }
+    // Suspicion proves nothing: the peer may be slow. Elections stay safe without it (§5.2).
     for peer in detector.overdue(shared.clock.now()) {
         shared.contacts.suspect(peer, true);
-        log::warn!(target: "FAILURE", "Node {peer} is suspected: nothing heard of it");
+        log::warn!(target: "FAILURE", "Node {peer} is suspected: it is silent");
         shared.core.step([Input::Peer { peer, liveness: Liveness::Suspected }]);
     }
 }

@@ -1,4 +1,4 @@
-//! Connecting to a peer, and the handshake's bytes: what the sender and the receiver share.
+//! Connecting to a peer and the handshake's bytes, for the sender and the receiver.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -10,10 +10,10 @@ use crate::node::shared::Shared;
 use crate::types::NodeId;
 use crate::wire::handshake;
 
-/// How long each of a handshake's two exchanges may take.
+/// The longest time that one message of a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects to a peer: to each address that its name has, until one answers.
+/// Connects to a peer. Tries each address of its name until one answers, for `timeout` each.
 pub fn dial(peer: &PeerAddress, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in peer.address().to_socket_addrs()? {
@@ -25,7 +25,7 @@ pub fn dial(peer: &PeerAddress, timeout: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Random bytes that are used once.
+/// Random bytes for one handshake, so that a recorded handshake cannot be replayed.
 pub fn nonce() -> io::Result<[u8; 16]> {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(io::Error::other)?;
@@ -45,7 +45,8 @@ pub fn read_message(stream: &mut &TcpStream) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// Fills `bytes` until `deadline`, however slowly they trickle.
+/// Fills `bytes` before `deadline`. The time for each read shrinks with what is left, so a peer
+/// that sends byte by byte gains no time.
 fn read_by(stream: &mut &TcpStream, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -63,7 +64,7 @@ fn read_by(stream: &mut &TcpStream, mut bytes: &mut [u8], deadline: Instant) -> 
     Ok(())
 }
 
-/// Tells everyone that a peer's port refuses connections.
+/// Reports to the detector that a peer's port refuses connections.
 pub fn gone(shared: &Shared, peer: NodeId) {
     shared.contacts.tell(Sign::Refused(peer));
 }

@@ -1,218 +1,197 @@
-//! The way to one peer. Messages are posted under the core's lock, and written after it is released
-//! by whoever has posted them, straight to the socket: that spares the wake-up of a thread on the
-//! way of every write. Nobody waits there. If somebody else is at it, that one goes on with what
-//! has come; and what would block, or takes long (snapshots), is left to the thread that owns the
-//! link (`replication.rs`).
+//! The outbound link to one peer.
 //!
-//! Messages leave in the order in which they were posted, what is pulled leaves in the order in
-//! which it was pulled, and nothing that is posted after a pull overtakes what that has brought.
-//! The reverse is not promised: what is posted while somebody is between emptying the mail and
-//! pulling leaves behind what is pulled then, though that may have been decided later. The replica
-//! has no need of more: it takes messages in any order (the simulator shuffles them), so order only
-//! spares it to ask again.
+//! A message is *posted* under the core's lock. After the unlock, the thread that has posted it
+//! *flushes* the link: it writes the message straight to the socket. That spares every write the
+//! wake-up of another thread. No thread waits while it flushes. If another thread is flushing the
+//! link, that thread takes the new messages along. If the socket is full, or a snapshot is to be
+//! sent, the thread that owns the link (`sender.rs`) takes over.
+//!
+//! **Order.** Posted messages leave in the order of their posting, pulled messages in the order of
+//! their pulling, and no message that is posted after a pull overtakes the messages of that pull.
+//! The reverse is not promised. A flush takes the posted messages first and then pulls. A message
+//! that is posted between these two leaves behind the pulled ones, though they may have been
+//! decided later. Raft needs no more: the replica takes messages in any order (§5.3 compares the
+//! logs again; the simulator shuffles them), so order only spares repetitions.
+//!
+//! **Locks.** The lock of `output` is the right to write to the socket. Its holder takes the core's
+//! lock, to pull, and the lock of the posted messages. A message is posted under the core's lock.
+//! So the order is output, core, posted. A thread that holds the core's lock never takes the
+//! output, and only the link's own thread waits for it; all others try it.
+//!
+//! **No message is left behind.** `wanted` says that something was posted, or is to be pulled,
+//! since messages were last gathered. Two races could lose a wake-up:
+//!
+//! *A flush ends as a message comes.* The poster stores `wanted = true`, then tries the output. The
+//! flushing thread unlocks the output, then loads `wanted`. Each writes one place and reads the
+//! other's (store buffering). With a sequentially consistent fence between the two on both sides,
+//! at least one of them sees the other's write: either the poster finds the output free, or the
+//! flushing thread finds `wanted` set and goes on.
+//!
+//! *A flush gathers as a message comes.* The poster stores the message, then `wanted = true`. The
+//! flushing thread stores `wanted = false`, then loads the messages. If its `false` overwrites the
+//! `true`, it must see the message, because no other thread will look for it. The poster's store is
+//! a release, and the flushing thread has a fence between its store and its load.
 
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
-use rustix::net::{SendFlags, send};
 
-use crate::node::queues::Outgoing;
+use super::output::LinkOutput;
 use crate::replica::{Envelope, Pull};
-use crate::types::SnapshotMeta;
 use crate::wire::encode;
 
-/// Bytes that are written without the link's own thread; what the core has beyond that is bulk.
+/// Bytes that are written without the link's own thread. More is bulk, and left to that thread.
 const DIRECT_BYTES: usize = 256 << 10;
 
-/// How often one who posts goes on with what others have posted meanwhile.
+/// The number of rounds in which a flush takes along messages that others have posted meanwhile.
+/// Without a bound, a client's thread on a busy node could go on for others without end, while its
+/// own client waits. After that many rounds the link's thread takes over.
 const TURNS_MAX: usize = 8;
 
 /// Bytes of entries or proposals in one message.
 pub const MESSAGE_BYTES: usize = 1 << 20;
 
-/// The size up to which the buffer is kept.
-const KEEP_BYTES: usize = 2 << 20;
-
 /// A note to the thread that owns the link.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LinkNote {
-    /// There is something that only it can do.
+    /// There is work that is left to this thread.
     Work,
-    /// The peer is there: try to connect now, if there is no link.
+    /// The peer has connected to this node: if there is no stream, try to connect now.
     Reconnect,
     /// End.
     Stop,
 }
 
-/// See the module.
-pub struct Link {
-    mail: Mutex<Mail>,
+/// The outbound link to one peer, shared by all threads that send to it.
+pub struct PeerLink {
+    posted: Mutex<Posted>,
     /// The core may have something to pull.
     pull: AtomicBool,
-    /// Something was posted, or is to be pulled, since the line was last looked after.
+    /// Something was posted, or is to be pulled, since messages were last gathered.
     wanted: AtomicBool,
-    line: Mutex<Line>,
+    output: Mutex<LinkOutput>,
     notes: Sender<LinkNote>,
-    /// A note of work is under way.
+    /// A [`LinkNote::Work`] is under way: a second one would say the same.
     noted: AtomicBool,
 }
 
+/// Messages that are not gathered yet.
 #[derive(Default)]
-struct Mail {
-    /// Without a stream nothing is kept: it would be out of date when there is one.
-    up: bool,
+struct Posted {
+    /// There is a stream. Without one no message is kept: it would be out of date when there is
+    /// one.
+    is_up: bool,
     envelopes: Vec<Envelope>,
 }
 
-/// The stream, and what is on its way into it. Who holds its lock has the right to write.
-#[derive(Default)]
-pub struct Line {
-    stream: Option<Arc<TcpStream>>,
-    /// The bytes that are to be written.
-    pub out: Vec<u8>,
-    /// The snapshot that is to be sent, …
-    pub image_wanted: Option<SnapshotMeta>,
-    /// … and the one that is being sent, in the term in which that began.
-    pub image: Option<(u64, Outgoing)>,
-}
-
-impl Line {
-    /// True if the link's own thread has something to do.
-    fn needs_thread(&self) -> bool {
-        !self.out.is_empty() || self.image.is_some() || self.image_wanted.is_some()
-    }
-
-    /// Puts what was pulled where it belongs.
-    fn put(&mut self, pulled: Pull) {
-        match pulled {
-            Pull::Message(envelope) => encode(&envelope, &mut self.out),
-            Pull::Snapshot(meta) => self.image_wanted = Some(meta),
-        }
-    }
-
-    /// Writes all that is there, however long that takes.
-    pub fn write(&mut self) -> io::Result<()> {
-        if let Some(stream) = self.stream.as_ref().filter(|_| !self.out.is_empty()) {
-            (&**stream).write_all(&self.out)?;
-        }
-        self.written();
-        Ok(())
-    }
-
-    /// Writes what the system takes at once. An error is left for the thread to find.
-    fn write_at_once(&mut self) {
-        let Some(stream) = &self.stream else { return };
-        let mut at = 0;
-        while at < self.out.len() {
-            match send(stream, &self.out[at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(len) => at += len,
-                Err(error) if io::Error::from(error).kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.out.drain(..at);
-                    return;
-                }
-            }
-        }
-        self.written();
-    }
-
-    fn written(&mut self) {
-        self.out.clear();
-        self.out.shrink_to(KEEP_BYTES);
-    }
-}
-
-impl Link {
+impl PeerLink {
     /// A link without a stream, whose thread reads the other end of `notes`.
-    pub fn new(notes: Sender<LinkNote>) -> Link {
-        Link {
-            mail: Mutex::default(),
+    pub fn new(notes: Sender<LinkNote>) -> PeerLink {
+        PeerLink {
+            posted: Mutex::default(),
             pull: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
-            line: Mutex::default(),
+            output: Mutex::default(),
             notes,
             noted: AtomicBool::new(false),
         }
     }
 
-    /// Tells the thread something.
+    /// Sends a note to the link's thread.
     pub fn note(&self, note: LinkNote) {
-        // The receiver is gone only when the node has stopped.
+        // Fails only if that thread has ended, and then the node stops.
         let _ = self.notes.send(note);
     }
 
-    /// Keeps a message to be written. [`Link::drive`] must follow.
+    /// Keeps a message to be written; without a stream the message is lost. [`PeerLink::flush`]
+    /// must follow.
     pub fn post(&self, envelope: Envelope) {
-        let mut mail = self.mail.lock();
-        if mail.up {
-            mail.envelopes.push(envelope);
-            drop(mail);
+        let mut posted = self.posted.lock();
+        if posted.is_up {
+            posted.envelopes.push(envelope);
+            drop(posted);
+            // Release: a thread that reads `true` sees the message.
             self.wanted.store(true, Ordering::Release);
         }
     }
 
-    /// Takes note that the core has something to pull. [`Link::drive`] must follow, or
-    /// [`Link::have_worked`].
+    /// Marks that the core has something to pull. [`PeerLink::flush`] or [`PeerLink::wake_thread`]
+    /// must follow.
     pub fn want_pull(&self) {
+        // `pull` before `wanted`: `gather` clears them in the opposite order.
         self.pull.store(true, Ordering::Release);
         self.wanted.store(true, Ordering::Release);
     }
 
-    /// Writes what is wanted, unless somebody is at it, who then does. `pull` asks the core.
-    pub fn drive(&self, mut pull: impl FnMut(usize) -> Option<Pull>) {
+    /// Writes all messages, unless another thread is flushing: then that thread does. `pull` asks
+    /// the core for a message of about that many bytes at most.
+    pub fn flush(&self, mut pull: impl FnMut(usize) -> Option<Pull>) {
         for _ in 0..TURNS_MAX {
-            // Either the one who has the line sees what was wanted before this, or the line is
-            // found free here.
+            // The first race above. In the first round this is the poster's fence, between `wanted
+            // = true` and the try of the output. In later rounds it is the flushing thread's fence,
+            // between the unlock of the output and the load of `wanted`.
             fence(Ordering::SeqCst);
             if !self.wanted.load(Ordering::Acquire) {
                 return;
             }
-            let Some(mut line) = self.line.try_lock() else { return };
-            if line.stream.is_none() {
+            // Another thread is flushing. It loads `wanted` after its unlock, and goes on.
+            let Some(mut output) = self.output.try_lock() else { return };
+            // Without a stream nothing can be written. Posted messages are not kept then, and the
+            // link's thread pulls once it has connected.
+            if !output.has_stream() {
                 return;
             }
-            if !line.needs_thread() {
-                let rest = self.gather(&mut line, DIRECT_BYTES, &mut pull);
-                line.write_at_once();
-                if !rest && !line.needs_thread() {
+            if !output.needs_thread() {
+                let is_more = self.gather(&mut output, DIRECT_BYTES, &mut pull);
+                output.write_at_once();
+                if !is_more && !output.needs_thread() {
                     continue;
                 }
             }
-            drop(line);
+            // A full socket, a snapshot or bulk: going on would mean to wait.
+            drop(output);
             break;
         }
-        self.have_worked();
+        self.wake_thread();
     }
 
-    /// Leaves what is wanted to the link's thread.
-    pub fn have_worked(&self) {
+    /// Leaves all messages to the link's thread.
+    pub fn wake_thread(&self) {
+        // If a note is under way, its receiver clears `noted` before it gathers, in `work`. So it
+        // will gather every message that was posted before this swap.
         if !self.noted.swap(true, Ordering::AcqRel) {
             self.note(LinkNote::Work);
         }
     }
 
-    /// Fills the line with what is wanted, up to about `bytes_max`. True if there may be more.
+    /// Moves posted and pulled messages into the output, up to about `bytes_max`. True if there may
+    /// be more.
     fn gather(
         &self,
-        line: &mut Line,
+        output: &mut LinkOutput,
         bytes_max: usize,
         pull: &mut impl FnMut(usize) -> Option<Pull>,
     ) -> bool {
+        // The second race above. `wanted` is cleared before the messages are taken: a message that
+        // comes later sets it again. The fence keeps the two loads below behind the store. It pairs
+        // with the release stores of `wanted` in `post` and `want_pull`, which keep the message
+        // before its `true`.
         self.wanted.store(false, Ordering::Release);
         fence(Ordering::SeqCst);
-        for envelope in self.mail.lock().envelopes.drain(..) {
-            encode(&envelope, &mut line.out);
+        for envelope in self.posted.lock().envelopes.drain(..) {
+            encode(&envelope, &mut output.out);
         }
         if !self.pull.swap(false, Ordering::AcqRel) {
             return false;
         }
         while let Some(pulled) = pull(MESSAGE_BYTES.min(bytes_max)) {
-            line.put(pulled);
-            if line.out.len() >= bytes_max {
+            output.put(pulled);
+            if output.out.len() >= bytes_max {
+                // The core may have more, so `pull` and `wanted` are set again.
                 self.want_pull();
                 return true;
             }
@@ -220,40 +199,45 @@ impl Link {
         false
     }
 
-    /// There is a stream now.
+    /// Begins to use a stream that is connected. For the link's thread.
     pub fn connected(&self, stream: &Arc<TcpStream>) {
-        *self.line.lock() = Line { stream: Some(Arc::clone(stream)), ..Line::default() };
-        *self.mail.lock() = Mail { up: true, envelopes: Vec::new() };
-        // What was to be pulled while there was no link still is.
+        *self.output.lock() = LinkOutput::new(stream);
+        // Only now: a message that is kept must find a stream.
+        *self.posted.lock() = Posted { is_up: true, envelopes: Vec::new() };
+        // Wishes to pull were not served while there was no stream.
         self.want_pull();
     }
 
-    /// The stream is lost; returns true if a snapshot was on its way.
+    /// Forgets a stream that is lost, and all bytes and messages for it. Returns true if a snapshot
+    /// was on its way. For the link's thread.
     pub fn lost(&self) -> bool {
-        *self.mail.lock() = Mail::default();
-        let line = std::mem::take(&mut *self.line.lock());
-        line.image.is_some() || line.image_wanted.is_some()
+        *self.posted.lock() = Posted::default();
+        let output = std::mem::take(&mut *self.output.lock());
+        output.has_image()
     }
 
-    /// For the thread: does `work` with the line, with all that is wanted in it, again and again
-    /// until nothing is left to be done; waits for nobody but the peer.
+    /// For the link's thread: gathers messages and does `work` with them, until nothing is left.
+    /// `work` may wait for the peer.
     ///
     /// # Errors
     /// Those of `work`.
     pub fn work(
         &self,
         mut pull: impl FnMut(usize) -> Option<Pull>,
-        mut work: impl FnMut(&mut Line) -> io::Result<()>,
+        mut work: impl FnMut(&mut LinkOutput) -> io::Result<()>,
     ) -> io::Result<()> {
+        // Before messages are gathered, see `wake_thread`. The fence in `gather` keeps that order.
         self.noted.store(false, Ordering::Release);
         loop {
-            let mut line = self.line.lock();
-            self.gather(&mut line, MESSAGE_BYTES, &mut pull);
-            work(&mut line)?;
-            let more = line.needs_thread();
-            drop(line);
+            let mut output = self.output.lock();
+            self.gather(&mut output, MESSAGE_BYTES, &mut pull);
+            work(&mut output)?;
+            let has_more = output.needs_thread();
+            drop(output);
+            // The first race above, from the flushing thread's side: unlock, fence, load. Its
+            // partner is the fence in `flush` of a poster that finds the output locked.
             fence(Ordering::SeqCst);
-            if !more && !self.wanted.load(Ordering::Acquire) {
+            if !has_more && !self.wanted.load(Ordering::Acquire) {
                 return Ok(());
             }
         }
@@ -271,7 +255,7 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
-    use crate::node::tests::in_time;
+    use crate::node::tests::time::in_time;
     use crate::replica::Message;
     use crate::rng::Rng;
     use crate::types::NodeId;
@@ -281,13 +265,13 @@ mod tests {
     const EACH: u64 = 2;
     const ROUNDS: u64 = 400;
 
-    /// A message that says who has sent it, and how many before it.
+    /// A message that carries its thread and its number among that thread's messages.
     fn message(thread: u64, number: u64) -> Envelope {
         let message = Message::ReadIndex { position: number };
         Envelope { from: NodeId(1), to: NodeId(2), term: thread, message }
     }
 
-    /// Both ends of a connection that holds little, so that writing often blocks.
+    /// Both ends of a connection with small buffers, so that writes often block.
     fn narrow() -> (Arc<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -317,11 +301,12 @@ mod tests {
         got
     }
 
-    /// What the core would have: each thread's latest.
-    type Core = Mutex<VecDeque<Envelope>>;
+    /// Stands for the core: messages to be pulled.
+    type FakeCore = Mutex<VecDeque<Envelope>>;
 
-    /// Posts or leaves in the core what each thread has to say, and has it written.
-    fn talk(link: &Link, core: &Core, thread: u64, round: u64) {
+    /// Sends one thread's messages of a round. An even thread posts them, an odd one leaves them in
+    /// the core to be pulled.
+    fn talk(link: &PeerLink, core: &FakeCore, thread: u64, round: u64) {
         let mut rng = Rng::new(thread + THREADS * round);
         for number in EACH * round..EACH * (round + 1) {
             let posted = thread.is_multiple_of(2);
@@ -332,24 +317,24 @@ mod tests {
                 link.want_pull();
             }
             match rng.below(3) {
-                0 if !posted => link.have_worked(),
-                _ => link.drive(|_| core.lock().pop_front().map(Pull::Message)),
+                0 if !posted => link.wake_thread(),
+                _ => link.flush(|_| core.lock().pop_front().map(Pull::Message)),
             }
         }
     }
 
     #[test]
-    fn whatever_is_posted_or_to_be_pulled_is_written_once_and_in_order() {
+    fn every_posted_or_pulled_message_is_written_once_and_in_order() {
         let got = in_time("all is written", || {
             let (notes, work) = unbounded();
-            let (link, core) = (Link::new(notes), Core::default());
+            let (link, core) = (PeerLink::new(notes), FakeCore::default());
             let (near, mut far) = narrow();
             link.connected(&near);
             scope(|scope| {
                 scope.spawn(|| {
                     while work.recv().unwrap() == LinkNote::Work {
                         let pull = |_| core.lock().pop_front().map(Pull::Message);
-                        link.work(pull, Line::write).unwrap();
+                        link.work(pull, LinkOutput::write).unwrap();
                     }
                 });
                 let (mut got, mut rng) = (Vec::new(), Rng::new(7));
@@ -358,7 +343,8 @@ mod tests {
                         let (link, core) = (&link, &core);
                         scope.spawn(move || talk(link, core, thread, round));
                     }
-                    // Each round has a last message, after which nobody looks again.
+                    // After the last message of a round no other event would make a thread look
+                    // again: a lost wake-up would show here.
                     got.extend(read(&mut far, THREADS * EACH, &mut rng));
                     assert!(work.len() <= 1, "notes pile up: {}", work.len());
                 }
@@ -373,16 +359,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_posted_while_somebody_writes_is_written_by_that_one() {
+    fn a_message_that_is_posted_during_a_flush_is_written_by_that_flush() {
         let got = in_time("it is written", || {
             let (notes, _work) = unbounded();
-            let (link, (near, mut far)) = (Link::new(notes), narrow());
+            let (link, (near, mut far)) = (PeerLink::new(notes), narrow());
             link.connected(&near);
             let mut posted = false;
-            link.drive(|_| {
+            link.flush(|_| {
                 if !std::mem::replace(&mut posted, true) {
                     link.post(message(1, 1));
-                    link.drive(|_| None);
+                    link.flush(|_| None);
                 }
                 None
             });
@@ -392,9 +378,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_an_earlier_link_goes_out_on_a_new_one() {
+    fn no_message_of_an_earlier_stream_is_written_to_a_new_one() {
         let (notes, _work) = unbounded();
-        let link = Link::new(notes);
+        let link = PeerLink::new(notes);
         link.post(message(1, 1));
         link.connected(&narrow().0);
         link.post(message(1, 2));
@@ -402,7 +388,7 @@ mod tests {
         let (near, mut far) = narrow();
         link.connected(&near);
         link.post(message(1, 3));
-        link.drive(|_| None);
+        link.flush(|_| None);
         assert_eq!(read(&mut far, 1, &mut Rng::new(1)), [(1, 3)]);
     }
 }

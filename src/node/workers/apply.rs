@@ -1,5 +1,5 @@
-//! The apply thread: the only writer of the store. It applies committed entries in order and sends
-//! each outcome to the client of this node that waits for it: one wake-up for a session's whole
+//! The apply thread: the only writer of the store. It applies committed entries in order, and sends
+//! each outcome to the client of this node that waits for it. A client is woken once for its whole
 //! pipeline.
 
 use crossbeam_channel::{Receiver, Sender};
@@ -30,37 +30,41 @@ pub fn run(
             }
             ApplyJob::Work(work) => {
                 applier.apply(work);
+                // The state stays behind the log for good, so no parked read can ever go ahead.
                 if applier.failed {
                     reads.refuse_all(&mut answers);
                 }
             }
         }
+        // After each job: a read may wait for an index that is applied already.
         reads.wake(applier.writer.applied().index, &mut answers);
         answers.deliver();
     }
+    // Their clients would wait until their time-out.
     let mut answers = Answers::default();
     reads.refuse_all(&mut answers);
     answers.deliver();
 }
 
-/// The store's writer, and where the consequences go.
+/// The store's writer, with the receivers of what follows from an entry.
 struct Applier<'a> {
     shared: &'a Shared,
     writer: Writer,
     snapshots: &'a Sender<SnapshotWork>,
     /// Outcomes for this node's clients, gathered over one piece of work.
     outcomes: Vec<(RequestId, Vec<Outcome>)>,
-    /// An entry could not be applied. The node is about to stop, and nothing more may be applied.
+    /// An entry could not be applied: the node is about to stop.
     failed: bool,
 }
 
 impl Applier<'_> {
     fn apply(&mut self, work: ApplyWork) {
+        // Later entries would be applied to a state that lacks an earlier one.
         if self.failed {
             return;
         }
         let core = &self.shared.core;
-        // The receiver of `snapshots` is gone only when the node has stopped.
+        // Sends to `snapshots` fail only if the snapshot thread has ended, and then the node stops.
         match work {
             ApplyWork::Entries(entries) => match self.apply_entries(&entries) {
                 Ok(()) => core.applied(&mut self.outcomes),
@@ -71,7 +75,7 @@ impl Applier<'_> {
             },
             ApplyWork::Restore(image) => {
                 let replaced = Box::new(self.writer.restore(*image));
-                // Freeing a large state takes long: the snapshot thread does it.
+                // Freeing a large state takes long, so the snapshot thread does it.
                 let _ = self.snapshots.send(SnapshotWork::Discard(replaced));
                 let requests = self.writer.requests();
                 core.restored(self.writer.latest(), |id| requests.contains(id));
@@ -89,13 +93,15 @@ impl Applier<'_> {
         let Shared { id, boot, core, .. } = self.shared;
         for entry in entries {
             let own = own_request(entry, *id, *boot);
-            // Outcomes cost memory: only a request of this process needs them.
+            // Outcomes cost memory, and only a request of this process needs them.
             let applied = self.writer.apply(entry, own.is_some());
             let applied = applied.map_err(|broken| Fatal::Bug(broken.to_string()))?;
             match consequence(entry.index, own, applied) {
                 Ok(Some(Consequence::Outcomes(id, outcomes))) => self.outcomes.push((id, outcomes)),
                 Ok(Some(Consequence::Tell(input))) => core.step([input]),
                 Ok(None) => {}
+                // A later process has taken over this node's identity. From now on the state
+                // machine refuses every request of this process, because its boot number is older.
                 Err(_) => {
                     return Err(Fatal::Config(format!(
                         "a later process of node {id} has been in this cluster: is the clock of \

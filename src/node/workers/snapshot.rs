@@ -1,9 +1,9 @@
-//! The snapshot thread: writes images, verifies those that come from peers, and makes spare log
-//! segments, so that the log and the store need not wait for bulk I/O. The files are the business
-//! of [`crate::wal::Images`].
+//! The snapshot thread: writes images, verifies images of peers, and makes spare log segments. So
+//! neither the wal nor the apply thread waits for bulk I/O. The files themselves are the part of
+//! [`crate::wal::Images`].
 //!
-//! Left out: spares while an image is being written. A log that fills more than one segment
-//! meanwhile makes its own.
+//! Left out: spares while an image is being written. A log that fills more than one segment in that
+//! time makes its next segment itself.
 
 use std::io::{self, Write};
 use std::thread;
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::node::queues::{Images, Part, SnapshotWork};
+use crate::node::files::{FileImages, ImagePart};
+use crate::node::queues::SnapshotWork;
 use crate::node::shared::Shared;
 use crate::node::stop::{Fatal, Stop};
 use crate::replica::Input;
@@ -19,26 +20,26 @@ use crate::store::{Image, ImageError};
 use crate::types::{NodeId, SnapshotMeta};
 use crate::wal::{FileDisk, SpareJob, is_full};
 
-/// How often a full disk is tried again.
+/// The interval at which a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
-/// The longest rest between two pieces of an image: a node that is to stop does not wait longer.
+/// The longest rest between two pieces of an image. It bounds the wait of a node that stops.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// Makes an image durable; its length in bytes.
-fn write(images: &Images, image: Image, stop: &Stop) -> io::Result<u64> {
+/// Makes an image durable. Returns its length in bytes.
+fn write(images: &FileImages, image: Image, stop: &Stop) -> io::Result<u64> {
     let (mut part, meta) = (images.begin()?, image.meta());
     let bytes = image.write(&mut Unhurried { part: &mut part, stop, rested: Instant::now() })?;
     images.finish(part, meta)?;
     Ok(bytes)
 }
 
-/// Works half the time, so that those who serve clients find a processor and the disk free; gives
-/// up when the node stops.
+/// Writes half of the time and rests the other half, so that clients' threads find a processor and
+/// the disk free. Fails when the node stops.
 struct Unhurried<'a> {
-    part: &'a mut Part,
+    part: &'a mut ImagePart,
     stop: &'a Stop,
-    /// When the last rest ended.
+    /// The end of the latest rest.
     rested: Instant,
 }
 
@@ -58,9 +59,10 @@ impl Write for Unhurried<'_> {
     }
 }
 
-/// Verifies an image that has arrived, and makes it durable.
-fn verify(images: &Images, part: Part, meta: SnapshotMeta) -> Result<Image, ImageError> {
+/// Verifies an image from a peer, and makes it durable.
+fn verify(images: &FileImages, part: ImagePart, meta: SnapshotMeta) -> Result<Image, ImageError> {
     let image = Image::read(&mut part.read()?)?;
+    // The image is sound in itself. It must also be the snapshot that its chunks were named after.
     if image.meta() != meta {
         return Err(ImageError::Corrupt { offset: 0, what: "it is another snapshot" });
     }
@@ -72,6 +74,8 @@ fn verify(images: &Images, part: Part, meta: SnapshotMeta) -> Result<Image, Imag
 pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
     let mut spare_failed = false;
     loop {
+        // Without room for a spare, writes are refused. On an idle node no other work would come to
+        // find that there is room again, so this thread looks by itself.
         let next = if spare_failed {
             work.recv_timeout(FULL_RETRY)
         } else {
@@ -82,13 +86,13 @@ pub fn run(shared: &Shared, work: &Receiver<SnapshotWork>) {
             Ok(SnapshotWork::Arrived { from, meta, part }) => arrived(shared, from, meta, part),
             Ok(SnapshotWork::Discard(old)) => drop(old),
             Ok(SnapshotWork::Spare(job)) => spare_failed = !make_spare(shared, job, spare_failed),
-            Ok(SnapshotWork::SpareThere) => {
+            Ok(SnapshotWork::SpareReady) => {
                 if std::mem::take(&mut spare_failed) {
-                    room_again(shared);
+                    report_room(shared);
                 }
             }
             Ok(SnapshotWork::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => shared.core.look_for_spare(),
+            Err(RecvTimeoutError::Timeout) => shared.core.check_spare(),
         }
     }
 }
@@ -107,16 +111,18 @@ fn write_own(shared: &Shared, image: Image) {
             );
             remove_older(shared);
         }
+        // Only the log's compaction is late; the replica tries again later.
         Err(error) if is_full(&error) => {
             log::error!(target: "FAILURE", "Disk full: no room for a snapshot");
             shared.core.step([Input::SnapshotFailed]);
         }
+        // Cut short by `Unhurried`. The unfinished file is removed with its `ImagePart`.
         Err(_) if shared.stop.is_set() => {}
         Err(error) => shared.stop.fail(Fatal::Io(format!("writing a snapshot: {error}"))),
     }
 }
 
-fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, part: Part) {
+fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, part: ImagePart) {
     match verify(&shared.images, part, meta) {
         Ok(image) => {
             log::info!(
@@ -128,17 +134,20 @@ fn arrived(shared: &Shared, from: NodeId, meta: SnapshotMeta, part: Part) {
             shared.core.snapshot_arrived(from, Box::new(image));
             remove_older(shared);
         }
+        // This node's disk has failed, and it cannot tell what else it has lost.
         Err(ImageError::Io(error)) if !is_full(&error) => {
             shared.stop.fail(Fatal::Io(format!("receiving a snapshot: {error}")));
         }
+        // The peer's bytes are wrong, or there is no room. Nothing was replaced; the leader sends
+        // it again.
         Err(error) => {
             log::warn!(target: "NodeSync", "Snapshot from {from} refused: {error}");
         }
     }
 }
 
-/// Removes images older than the one that the log relies on. That need not be the latest: one that
-/// came from a peer too late was not taken.
+/// Removes images older than the one that the log relies on. That need not be the latest image: the
+/// replica has no use for an image that arrives when its log is already beyond it.
 fn remove_older(shared: &Shared) {
     if let Some(relied_on) = shared.core.durable_snapshot()
         && let Err(error) = shared.images.remove_older(relied_on)
@@ -147,16 +156,17 @@ fn remove_older(shared: &Shared) {
     }
 }
 
-/// True if the spare was made.
+/// Makes a spare segment. False if the disk has no room for it.
 fn make_spare(shared: &Shared, job: SpareJob<FileDisk>, failed_before: bool) -> bool {
     match job.run() {
         Ok(()) => {
             if failed_before {
-                room_again(shared);
+                report_room(shared);
             }
             true
         }
         Err(error) if is_full(&error) => {
+            // Refusing writes now leaves the rest of the current segment for admitted writes.
             if !failed_before {
                 log::error!(target: "FAILURE", "Disk full: writes are refused until there is room");
                 shared.core.step([Input::DiskFull(true)]);
@@ -170,7 +180,7 @@ fn make_spare(shared: &Shared, job: SpareJob<FileDisk>, failed_before: bool) -> 
     }
 }
 
-fn room_again(shared: &Shared) {
+fn report_room(shared: &Shared) {
     log::info!(target: "RECOVERED", "The disk has room again");
     shared.core.step([Input::DiskFull(false)]);
 }
@@ -186,7 +196,7 @@ mod tests {
     use crate::node::Node;
     use crate::node::clients::Waiter;
     use crate::node::recovery::load;
-    use crate::node::tests::ask;
+    use crate::node::tests::harness::ask;
     use crate::service::Request;
     use crate::store::Writer;
     use crate::types::{Command, Entry, Payload, When};

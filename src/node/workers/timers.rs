@@ -1,5 +1,5 @@
-//! The heartbeat, election and drain threads: each waits for one deadline of the replica and raises
-//! the alarm when it has passed. What an alarm means is the replica's affair.
+//! The heartbeat, election and drain threads. Each waits for one deadline of the replica and raises
+//! the alarm when it has passed. The replica decides what follows from it.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,16 @@ use crate::clock::wall_micros;
 use crate::node::shared::Shared;
 use crate::replica::{Alarm, Input};
 
-/// How often a node that waits for other members says so.
+/// The interval at which a node that waits for other members logs a reminder.
 const REMIND: Duration = Duration::from_secs(5);
 
-/// Raises the heartbeat alarm until the node ends, and reminds of members that have to be started.
+/// Raises the heartbeat alarm until the node ends. Beside it, this thread tells the replica the
+/// wall clock, and logs which members have to be started.
 pub fn run_heartbeat(shared: &Shared, stopped: &Receiver<()>) {
     let mut remind_at = Instant::now() + REMIND;
     while !shared.stop.is_set() {
+        // A note ends the node; otherwise the deadline has passed. Neither needs a reaction of its
+        // own: an early heartbeat does no harm.
         let _ = stopped.recv_deadline(shared.core.watch(Alarm::Heartbeat));
         let wall = Input::Clock(wall_micros());
         shared.core.step([wall, Input::Alarm(Alarm::Heartbeat)]);
@@ -32,16 +35,17 @@ fn remind(shared: &Shared) {
     if !missing.is_empty() {
         log::warn!(
             target: "NodeSync",
-            "This directory is new: waiting to hear from every other member; not yet from {}",
+            "This data directory is new: waiting to hear from every other member, still from {}",
             missing.join(", ")
         );
     }
 }
 
-/// Raises `alarm` until the node ends. A note in `sooner` says that the deadline has come closer.
+/// Raises `alarm` until the node ends. A note in `sooner` says that its deadline has come closer.
 pub fn run(shared: &Shared, alarm: Alarm, sooner: &Receiver<()>) {
     while !shared.stop.is_set() {
         match sooner.recv_deadline(shared.core.watch(alarm)) {
+            // Read the deadline again.
             Ok(()) => {}
             Err(RecvTimeoutError::Timeout) => shared.core.step([Input::Alarm(alarm)]),
             Err(RecvTimeoutError::Disconnected) => return,

@@ -1,8 +1,7 @@
-//! Hundreds of clients on real sockets at one loop (`rounds.rs` does without sockets). Each reply
-//! is known to the byte, so that one too many, one too few, one in another place, or one of
-//! somebody else's is seen; and at the end nobody may be left: no seat, no question, no client.
-//! (What clients without manners cost others in a whole cluster, and what broken requests get, the
-//! integration tests see.)
+//! Hundreds of clients on real sockets at one loop (`rounds.rs` works without sockets). Each reply
+//! is known to the byte, so that a reply too many, too few, misplaced or of another client shows.
+//! At the end no client, no connection and no request may be left. (The integration tests cover
+//! malicious clients in a whole cluster, and malformed requests.)
 
 mod rounds;
 
@@ -19,14 +18,15 @@ use socket2::SockRef;
 use crate::config::Config;
 use crate::node::Node;
 use crate::node::shared::Shared;
-use crate::node::tests::{config, eventually, start_as, wait_until_it_serves};
+use crate::node::tests::harness::{config, start_as, wait_until_it_serves};
+use crate::node::tests::time::eventually;
 use crate::rng::Rng;
 
-/// A client that waits for longer has been forgotten.
+/// A client that waits for longer is taken to be forgotten by its loop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A node whose clients are served by one loop, so that all of them meet there, and wait no longer
-/// than `timeout` for an answer.
+/// Starts a node with one loop, so that all clients meet there. A request is cancelled after
+/// `timeout`.
 fn start_loop(dir: &Path, timeout: Duration) -> Node {
     let config = config(dir, &["--io", "poll", "--io-loops", "1"]);
     let node = start_as(Config { request_timeout: timeout, ..config });
@@ -42,7 +42,7 @@ fn connect(shared: &Shared) -> TcpStream {
     stream
 }
 
-/// Nobody is connected, and nobody waits for anything.
+/// Waits until no client is connected and no request waits.
 fn wait_until_all_have_gone(shared: &Shared) {
     eventually("all have gone", || {
         let clients = &shared.clients;
@@ -64,12 +64,11 @@ fn bulk(text: &str) -> Vec<u8> {
     format!("${}\r\n{text}\r\n", text.len()).into_bytes()
 }
 
-/// What a client asks for, request by request, each with the only reply that is right. The keys
-/// are its own.
+/// A client's requests, each with the only right reply. No other client uses its keys.
 fn script(name: &str, requests: usize, rng: &mut Rng) -> Vec<(Vec<u8>, Vec<u8>)> {
     let (text, count) = (format!("text {name}"), format!("count {name}"));
     let (mut value, mut counted) = (None, 0);
-    // Some have eventual writes between the others.
+    // Some clients make eventual writes.
     let mode = if rng.below(3) == 0 { "eventual" } else { "strong" };
     let mut script = vec![(request(&["CONSISTENCY", mode]), b"+OK\r\n".to_vec())];
     for number in 0..requests {
@@ -110,12 +109,12 @@ fn expect_end(stream: &mut TcpStream, who: &str) {
     assert_eq!(String::from_utf8_lossy(&more), "", "{who}: more than was asked for");
 }
 
-/// Sends all, then nothing more: all replies come, and then the end.
+/// Sends all requests and closes its half of the connection: all replies come, and then the end.
 fn half_close(shared: &Shared, name: &str, rng: &mut Rng) {
     let (asked, right): (Vec<_>, Vec<_>) = script(name, 60, rng).into_iter().unzip();
     let mut stream = connect(shared);
     if rng.below(2) == 0 {
-        // So that the loop knows it and waits for it, and not for a first word.
+        // So that the loop has admitted the client before the end comes.
         stream.write_all(&request(&["PING"])).unwrap();
         expect(&mut stream, b"+PONG\r\n", name);
     }
@@ -139,7 +138,7 @@ fn trickle(shared: &Shared, name: &str, rng: &mut Rng) {
     }
 }
 
-/// Goes away somewhere in the middle, mostly with questions open, and does not say goodbye.
+/// Closes somewhere in the middle, mostly with open requests, often by a reset.
 fn vanish(shared: &Shared, name: &str, rng: &mut Rng) {
     for time in 0..10 {
         let script = script(&format!("{name} {time}"), 8, rng);
@@ -150,13 +149,13 @@ fn vanish(shared: &Shared, name: &str, rng: &mut Rng) {
         }
         let _ = stream.write_all(&asked[..rng.below(asked.len() as u64 + 1) as usize]);
         if rng.below(2) == 0 {
-            // So that the loop has read it, and asked.
+            // So that the loop has read the requests and asked the core.
             std::thread::sleep(Duration::from_micros(rng.below(2_000)));
         }
     }
 }
 
-/// Sends pieces that end anywhere, and reads what they ask for when they are whole.
+/// Sends requests in pieces that end anywhere, and reads the replies once they are whole.
 fn stay(shared: &Shared, name: &str, rng: &mut Rng) {
     let mut stream = connect(shared);
     for part in script(name, 60, rng).chunks(6) {
@@ -199,8 +198,8 @@ fn every_client_gets_its_own_replies_in_order_beside_those_that_vanish_trickle_a
     node.stop().unwrap();
 }
 
-/// A connection of a client that has little room for replies, to a node that keeps little in the
-/// system: what the client does not read soon is the loop's to hold back.
+/// A connection with small buffers at both ends: the loop itself must hold back the replies that
+/// the client does not read.
 fn narrow(shared: &Arc<Shared>, listener: &TcpListener) -> TcpStream {
     const ROOM: usize = 16 << 10;
     let address: SocketAddr = listener.local_addr().unwrap();
@@ -245,19 +244,19 @@ fn a_loop_holds_back_clients_that_do_not_read_and_serves_the_others_and_loses_no
         }
     }
     eventually("each hog is being served", || reads() >= before + HOGS as u64);
-    // They ask for no reads, so that those of the hogs can be counted.
+    // No reads here, so that the reads of the hogs can be counted.
     for number in 1..=200 {
         polite.write_all(&request(&["INCR", "polite"])).unwrap();
         expect(&mut polite, format!(":{number}\r\n").as_bytes(), "a polite client");
     }
-    // A read's turn ends when as much as the output may hold is there: 1 MiB, 32 replies.
+    // A turn of reads ends when the output is full: 1 MiB, 32 replies.
     let turns = reads() - before;
     let bound = (HOGS * 2) as u64;
     println!("{turns} turns");
-    assert!(turns <= bound, "{turns} turns: the loop keeps more than it may");
+    assert!(turns <= bound, "{turns} turns: the loop holds more replies than it may");
 
-    // Those that have said all they want to say get all they have asked for, however late; of the
-    // others one half reads a little and goes, the other half just goes.
+    // A hog that has closed its half gets all replies, however late. Of the other hogs one half
+    // reads a little and closes, the other half just closes.
     let right = bulk(&value).repeat(GETS);
     let mut patient = 0;
     for (number, mut hog) in hogs.into_iter().enumerate() {
@@ -287,13 +286,13 @@ fn reply(stream: &mut std::io::BufReader<TcpStream>) -> String {
     line.trim_end().to_owned()
 }
 
-/// What a client reads whose request was given up.
+/// True for the reply to a cancelled request.
 fn is_overdue(reply: &str) -> bool {
     ["-UNKNOWN ", "-CLUSTERDOWN ", "-TRYAGAIN "].iter().any(|code| reply.starts_with(code))
 }
 
-/// Counts on from `base` until `end`. Whether a request was served or given up, it has one reply,
-/// and the word behind it tells where that is over. Returns how many were served and given up.
+/// Counts up from `base` until `end`. Each request has one reply, served or cancelled, and the PING
+/// behind it shows where that reply ends. Returns the numbers of served and cancelled requests.
 fn count_on(shared: &Shared, base: u64, end: Instant) -> (u64, u64) {
     let mut stream = std::io::BufReader::new(connect(shared));
     let key = format!("from {base}");
@@ -330,7 +329,7 @@ fn count_on(shared: &Shared, base: u64, end: Instant) -> (u64, u64) {
 }
 
 #[test]
-fn each_request_has_one_reply_also_if_its_time_is_over_as_its_answer_comes() {
+fn each_request_has_one_reply_even_if_its_time_is_over_as_its_answer_comes() {
     const CLIENTS: u64 = 200;
     let (mut served, mut overdue) = (0, 0);
     for timeout in [0, 500, 3_000, 50_000].map(Duration::from_micros) {
@@ -344,10 +343,10 @@ fn each_request_has_one_reply_also_if_its_time_is_over_as_its_answer_comes() {
             clients.into_iter().map(|client| client.join().unwrap()).collect()
         });
         let sum = all.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        println!("{timeout:?}: {} served, {} given up", sum.0, sum.1);
+        println!("{timeout:?}: {} served, {} cancelled", sum.0, sum.1);
         (served, overdue) = (served + sum.0, overdue + sum.1);
         wait_until_all_have_gone(shared);
         node.stop().unwrap();
     }
-    assert!(served > CLIENTS && overdue > CLIENTS, "{served} served, {overdue} given up");
+    assert!(served > CLIENTS && overdue > CLIENTS, "{served} served, {overdue} cancelled");
 }

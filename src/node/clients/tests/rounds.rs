@@ -1,5 +1,5 @@
-//! Rounds whose time is over as their answers come, without sockets: hundreds of seats, each of
-//! which knows what it may be told, and that it may be told once.
+//! Rounds whose time is over as their answers come, without sockets. Each of hundreds of seats
+//! knows which answer it may get, and that it may get one only.
 
 use std::sync::Arc;
 use std::thread::scope;
@@ -13,7 +13,8 @@ use crate::node::clients::mailbox::Mail;
 use crate::node::clients::tests::PATIENCE;
 use crate::node::core::Core;
 use crate::node::shared::Shared;
-use crate::node::tests::{eventually, in_time, start, wait_until_it_serves};
+use crate::node::tests::harness::{start, wait_until_it_serves};
+use crate::node::tests::time::{eventually, in_time};
 use crate::protocol::Limits;
 use crate::rng::Rng;
 use crate::service::{Inbox, Request, Rounds, Settled, Share};
@@ -25,24 +26,24 @@ const SEATS: usize = 64;
 /// Requests of one [`Player`].
 const REQUESTS: u64 = 3_000;
 
-/// What a seat has asked for and has no answer to.
+/// An open request of a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
+enum SeatRequest {
     /// To write this number, and to read it back in the same batch.
     Write(u64),
-    /// For the right to read.
+    /// To read.
     Read,
 }
 
-/// A loop without sockets: it asks for what its seats want in rounds, sleeps until there are
-/// answers or the time of a question is over, and knows what each seat may be told.
+/// A loop without sockets. It joins the requests of its seats in rounds, sleeps until there are
+/// answers or the time of a request is over, and checks each seat's answer.
 struct Player<'a> {
     shared: &'a Shared,
     me: usize,
     idle: PollLoop,
     rounds: Rounds,
-    seats: Vec<Option<Question>>,
-    /// For each seat the number that was written last for certain.
+    seats: Vec<Option<SeatRequest>>,
+    /// For each seat, the latest number that is certainly written.
     written: Vec<u64>,
     asked: u64,
     rng: Rng,
@@ -76,47 +77,48 @@ impl<'a> Player<'a> {
         let key = self.key(seat);
         let key = key.as_bytes();
         if self.rng.below(3) == 0 {
-            self.seats[seat] = Some(Question::Read);
+            self.seats[seat] = Some(SeatRequest::Read);
             return self.rounds.join(seat, Request::Read, 0);
         }
         let (text, mut commands) = (self.asked.to_string(), Vec::new());
         let value = text.as_bytes();
         Command::Set { key, value, when: When::Always, get: false }.encode(&mut commands);
         Command::Get { key }.encode(&mut commands);
-        self.seats[seat] = Some(Question::Write(self.asked));
+        self.seats[seat] = Some(SeatRequest::Write(self.asked));
         self.rounds.join(seat, Request::Write(Bytes::from(commands)), 2);
     }
 
-    /// Tells each seat what it is told; there must be a seat that has asked for it.
+    /// Gives each seat its share of an answer.
     fn settle(&mut self, settled: Settled) {
         let members = settled.share_out(|seat, share| self.tell(seat, share));
         self.rounds.reuse(members);
     }
 
+    /// Checks a seat's share. The seat must have an open request.
     fn tell(&mut self, seat: usize, share: Share<'_>) {
-        let question = self.seats[seat].take().expect("an answer to nobody's question");
-        match (question, share) {
+        let request = self.seats[seat].take().expect("an answer without a request");
+        match (request, share) {
             (_, Share::Unserved(_)) => {
                 self.overdue += 1;
                 return;
             }
-            (Question::Read, Share::MayRead) => {
+            (SeatRequest::Read, Share::MayRead) => {
                 let found =
                     self.shared.store.read(&Command::Get { key: self.key(seat).as_bytes() });
                 assert!(number(&found) >= self.written[seat], "{found:?}");
             }
-            (Question::Write(written), Share::Outcomes(own)) => {
-                assert_eq!(own.len(), 2, "outcomes that nobody has asked for");
+            (SeatRequest::Write(written), Share::Outcomes(own)) => {
+                assert_eq!(own.len(), 2, "too many or too few outcomes");
                 assert_eq!(own.last().map(number), Some(written), "another one's outcome");
                 self.written[seat] = written;
             }
-            (question, share) => panic!("{question:?} is told {share:?}"),
+            (request, share) => panic!("{request:?} is answered by {share:?}"),
         }
         self.served += 1;
     }
 
-    /// Takes the answers that have come; how many of them nobody waits for.
-    fn open_mail(&mut self) -> usize {
+    /// Takes the answers that have come. Returns the number of answers to cancelled requests.
+    fn take_mail(&mut self) -> usize {
         let mut mail = Mail::default();
         self.idle.mailbox.empty_into(&mut mail);
         let mut late = 0;
@@ -133,7 +135,7 @@ impl<'a> Player<'a> {
         let (mut events, mut late) = (Events::with_capacity(8), 0);
         let core: &Core = &self.shared.core;
         while self.asked < REQUESTS || self.seats.iter().any(Option::is_some) {
-            // Often one alone, or nobody but those who wait.
+            // None, one or many seats join, beside those that wait already.
             let seats = [0, 1, SEATS][self.rng.below(3) as usize];
             for _ in 0..seats {
                 let seat = self.rng.below(SEATS as u64) as usize;
@@ -147,7 +149,7 @@ impl<'a> Player<'a> {
                 let patience = if sleeps { deadline.since(core.now()) } else { Duration::ZERO };
                 self.idle.poll.poll(&mut events, Some(patience)).unwrap();
             }
-            late += self.open_mail();
+            late += self.take_mail();
             let now = core.now();
             for settled in self.rounds.cancel_overdue(now, |handle| core.cancel(handle)) {
                 self.settle(settled);
@@ -167,7 +169,7 @@ fn number(outcome: &Outcome) -> u64 {
 }
 
 #[test]
-fn each_question_of_a_round_is_settled_once_and_as_its_own_whenever_its_time_is_over() {
+fn each_request_of_a_round_is_answered_once_and_as_its_own_whenever_its_time_is_over() {
     let played = in_time("all is settled", || {
         let timeouts = [0, 300, 1_000, 2_000, 3_000, 5_000, 10_000].map(Duration::from_micros);
         let timeouts = [&timeouts[..], &[PATIENCE]].concat();
@@ -187,10 +189,10 @@ fn each_question_of_a_round_is_settled_once_and_as_its_own_whenever_its_time_is_
             let players: Vec<_> = idle.into_iter().zip(timeouts).enumerate().map(player).collect();
             players.into_iter().map(|player| player.join().unwrap()).collect()
         });
-        eventually("nobody waits", || shared.core.is_idle());
+        eventually("no request waits", || shared.core.is_idle());
         let mut played = Vec::new();
         for (mut player, late) in players {
-            let late = late + player.open_mail();
+            let late = late + player.take_mail();
             assert_eq!(player.served + player.overdue, REQUESTS);
             played.push((player.served, player.overdue, late));
         }
@@ -198,10 +200,10 @@ fn each_question_of_a_round_is_settled_once_and_as_its_own_whenever_its_time_is_
         node.stop().unwrap();
         played
     });
-    println!("served, given up, answered after that: {played:?}");
+    println!("served, cancelled, answered after that: {played:?}");
     let served: u64 = played.iter().map(|(served, ..)| served).sum();
     let overdue: u64 = played.iter().map(|(_, overdue, _)| overdue).sum();
     assert!(served > REQUESTS && overdue > REQUESTS / 10, "{played:?}");
-    // Nobody's wake-up was lost: only time would have ended that wait.
+    // The last player has long time-outs: a lost wake-up would have cost it a request.
     assert_eq!(played.last(), Some(&(REQUESTS, 0, 0)));
 }

@@ -1,32 +1,31 @@
-//! Hundreds of threads on what they share in a node: the core, what it publishes, and the table of
-//! contacts. The loops, the pool, the waiters, the links and the stop have their own tests of this
-//! kind, beside their code.
+//! Hundreds of threads on the state that the threads of a node share: the core, the leader that it
+//! publishes, and the table of contacts. The loops, the pool, the waiters, the links and the stop
+//! have their own tests of this kind, beside their code.
 //!
 //! These are runs on real threads. A scheduler that tries interleavings one by one (loom, shuttle)
-//! would have to replace every lock and channel here, and has no time-outs and no channel of this
-//! kind: yet a time-out that meets an answer, or a thread that leaves as a task comes, is where the
-//! races are. So the tests bring these moments about as often as they can, and know what must hold
+//! would have to replace every lock and channel here, and has neither time-outs nor channels of
+//! this kind. Yet the races are where a time-out meets an answer, or where a thread leaves as a
+//! task comes. So the tests bring about these moments as often as they can, and check the state
 //! after each.
+
+pub mod harness;
+pub mod time;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clap::Parser;
 use crossbeam_channel::{bounded, unbounded};
 
-use super::Node;
-use super::clients::Waiter;
-use super::core::Core;
-use super::queues::Queues;
-use super::shared::Shared;
 use crate::clock::Clock;
-use crate::config::{Config, NodeArgs};
+use crate::node::clients::Waiter;
+use crate::node::core::Core;
+use crate::node::queues::Queues;
+use crate::node::shared::Shared;
 use crate::replica::{
     Envelope, HardState, Heartbeat, Input, Message, Recovered, Replica, Settings, Standing,
 };
@@ -34,82 +33,18 @@ use crate::rng::Rng;
 use crate::service::{Answer, Request, Shell};
 use crate::store::Writer;
 use crate::types::{Command, NodeId, Outcome, Rejected, Unknown, Unserved, Version, When, Write};
+use harness::{ask, start, wait_until_it_serves};
+use time::{SOON, eventually, in_time};
 
-/// For what happens within a second on an idle machine.
-const SOON: Duration = Duration::from_secs(60);
-
-/// Does what must come to an end, and fails if it does not.
-#[track_caller]
-pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, done) = bounded(1);
-    let worker = std::thread::spawn(move || {
-        let _ = sender.send(work());
-    });
-    match done.recv_timeout(SOON) {
-        Ok(result) => {
-            worker.join().expect("it has sent its result");
-            result
-        }
-        Err(error) if error.is_timeout() => panic!("not within {SOON:?}: {what}"),
-        Err(_) => std::panic::resume_unwind(worker.join().expect_err("it sent no result")),
-    }
-}
-
-/// Waits until it holds, and fails if that takes too long.
-#[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < SOON, "not within {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// A node of its own on a port of its own.
-pub fn start(dir: &Path, words: &[&str]) -> Node {
-    start_as(config(dir, words))
-}
-
-/// What these words ask for.
-pub fn config(dir: &Path, words: &[&str]) -> Config {
-    let args = ["nodesync", "1"].iter().chain(words).copied();
-    let args = args.chain(["--dir", dir.to_str().unwrap()]);
-    Config::new(NodeArgs::try_parse_from(args).unwrap()).unwrap()
-}
-
-/// A node on a port of its own.
-pub fn start_as(config: Config) -> Node {
-    Node::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), config, Arc::default()).unwrap()
-}
-
-/// Asks the core and waits for the answer; `Err` if it is not the one that was asked for.
-pub fn ask(
-    core: &Core,
-    request: Request,
-    waiter: &Arc<Waiter>,
-    patience: Duration,
-) -> Result<Answer, Unserved> {
-    match core.ask_and_wait(request, waiter, core.now() + patience) {
-        Answer::Unserved(unserved) => Err(unserved),
-        answer => Ok(answer),
-    }
-}
-
-/// Waits until the node leads.
-#[track_caller]
-pub fn wait_until_it_serves(shared: &Shared) {
-    let waiter = Arc::default();
-    eventually("it serves", || ask(&shared.core, Request::Read, &waiter, SOON).is_ok());
-}
-
-/// A client's session without a socket. It knows what its own key may hold.
+/// A client's session without a socket. It knows which values its own key may hold.
 struct Caller<'a> {
     shared: &'a Shared,
     key: String,
     rng: Rng,
     waiter: Arc<Waiter>,
-    /// The latest number that was written for certain, and the latest that was tried.
+    /// The latest number that is certainly written.
     written: u64,
+    /// The latest number that may be written.
     tried: u64,
     /// Requests whose time was over before their answer came.
     overdue: u64,
@@ -121,7 +56,7 @@ impl<'a> Caller<'a> {
         Caller { shared, key, rng, waiter: Arc::default(), written: 0, tried: 0, overdue: 0 }
     }
 
-    /// How long the next request waits: often about as long as its answer takes.
+    /// The time that the next request may take: often about as long as its answer takes.
     fn patience(&mut self) -> Duration {
         match self.rng.below(4) {
             0 => Duration::ZERO,
@@ -138,7 +73,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Writes the next number and reads it back in the same batch.
+    /// Writes the next number, and reads it back in the same batch.
     fn write(&mut self) -> Result<(), Unserved> {
         self.tried += 1;
         let (key, text) = (self.key.as_bytes(), self.tried.to_string());
@@ -164,7 +99,7 @@ impl<'a> Caller<'a> {
         Ok(())
     }
 
-    /// Has an eventual write stamped, and reads it back: it is visible as soon as it is answered.
+    /// Makes an eventual write, and reads it back: it is visible as soon as it is answered.
     fn stamp(&mut self) -> Result<(), Unserved> {
         let key = format!("eventual {}", self.key);
         let value = self.rng.below(u64::MAX).to_string();
@@ -182,7 +117,7 @@ impl<'a> Caller<'a> {
         Ok(())
     }
 
-    /// One request of any kind. What its answer may be is for the caller of this to judge.
+    /// Makes one request of any kind.
     fn ask(&mut self) -> Result<(), Unserved> {
         match self.rng.below(8) {
             0..4 => self.write(),
@@ -195,7 +130,7 @@ impl<'a> Caller<'a> {
 const CALLERS: u64 = 256;
 
 #[test]
-fn hundreds_of_sessions_get_their_own_answers_and_give_up_when_their_time_is_over() {
+fn hundreds_of_sessions_get_their_own_answers_and_cancel_when_their_time_is_over() {
     let scratch = tempfile::tempdir().unwrap();
     let node = start(scratch.path(), &[]);
     let shared = &node.shared;
@@ -224,15 +159,15 @@ fn hundreds_of_sessions_get_their_own_answers_and_give_up_when_their_time_is_ove
         let sums = callers.into_iter().map(|caller| caller.join().unwrap());
         sums.fold((0, 0), |sum, caller| (sum.0 + caller.0, sum.1 + caller.1))
     });
-    println!("{served} served, {overdue} given up");
-    assert!(served > CALLERS && overdue > CALLERS, "{served} served, {overdue} given up");
-    eventually("nobody waits", || shared.core.is_idle());
+    println!("{served} served, {overdue} cancelled");
+    assert!(served > CALLERS && overdue > CALLERS, "{served} served, {overdue} cancelled");
+    eventually("no request waits", || shared.core.is_idle());
     assert_eq!(shared.core.status().pending, (0, 0));
     node.stop().unwrap();
 }
 
 #[test]
-fn whoever_waits_when_the_node_ends_is_told_so() {
+fn every_request_that_waits_when_the_node_ends_is_answered() {
     let scratch = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let node = start(scratch.path(), &[]);
@@ -255,13 +190,13 @@ fn whoever_waits_when_the_node_ends_is_told_so() {
                 node.stop().unwrap();
             });
         };
-        in_time("all are told", ask_to_the_end);
+        in_time("all are answered", ask_to_the_end);
     }
 }
 
 const MEMBERS: u32 = 64;
 
-/// Who leads in a term, if anyone does: each time another one for very many terms.
+/// The only node that may lead in a term: another one in each of many successive terms.
 fn leader_of(term: u64) -> NodeId {
     NodeId(2 + (term % u64::from(MEMBERS - 1)) as u32)
 }
@@ -275,7 +210,7 @@ fn follower() -> Core {
     let clock = Clock::start();
     let settings = Settings::new(NodeId(1), members);
     let replica = Replica::new(clock.now(), settings, recovered, Rng::new(1));
-    // Nobody takes what is queued: sending to a closed queue does nothing.
+    // The receiving ends are dropped: a send to a closed queue does nothing.
     let queues = Queues {
         wal: unbounded().0,
         apply: unbounded().0,
@@ -288,9 +223,9 @@ fn follower() -> Core {
 }
 
 #[test]
-fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
+fn every_request_that_waits_for_a_leader_when_the_node_ends_is_answered() {
     for _ in 0..10 {
-        in_time("all are told", || {
+        in_time("all are answered", || {
             let (core, together) = (follower(), Barrier::new(CALLERS as usize + 1));
             scope(|scope| {
                 for me in 0..CALLERS {
@@ -317,7 +252,7 @@ fn whoever_waits_for_a_leader_when_the_node_ends_is_told_so() {
 }
 
 #[test]
-fn the_leader_that_is_named_is_never_one_of_an_older_term_than_before() {
+fn the_published_leader_is_never_of_an_older_term_than_the_one_before() {
     let core = follower();
     let (term, done) = (AtomicU64::new(1), AtomicBool::new(false));
     let heartbeat = |term: u64| {
@@ -335,7 +270,7 @@ fn the_leader_that_is_named_is_never_one_of_an_older_term_than_before() {
                 let mut rng = Rng::new(seed);
                 for _ in 0..100 {
                     let now = term.fetch_add(1, Ordering::Relaxed);
-                    // News of a leader of long ago may come at any time.
+                    // A heartbeat of an old leader may come at any time.
                     heartbeat(now.saturating_sub(rng.below(4)).max(1));
                     std::thread::yield_now();
                 }
@@ -356,7 +291,7 @@ fn the_leader_that_is_named_is_never_one_of_an_older_term_than_before() {
                             let leader = status.leader;
                             assert!(leader.is_none_or(|leader| leader == leader_of(status.term)));
                         }
-                        // Within so few terms nobody leads twice.
+                        // Within so few terms no node leads twice.
                         let few = after.term - before.term < u64::from(MEMBERS) / 2;
                         if before.leader.is_some() && after.leader.is_some() && few {
                             let mut leaders = (before.term..=after.term).map(leader_of);
@@ -379,7 +314,7 @@ fn the_leader_that_is_named_is_never_one_of_an_older_term_than_before() {
     assert!(judged > 1000, "only {judged} looks could be judged");
 }
 
-/// Ports that take connections and say nothing.
+/// Ports that take connections and never send a byte.
 fn silent_peers() -> (Vec<TcpListener>, Vec<String>) {
     let peer = |_| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
