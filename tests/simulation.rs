@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use nodesync::testing::sim::{Mutant, NO_PANIC, Options, Report, Told, run};
+use nodesync::testing::sim::{Mutant, NO_PANIC, Options, Report, TraceDetail, run};
 use parking_lot::Mutex;
 
 /// Few enough for every build, and the same ones each time.
@@ -131,7 +131,8 @@ fn name_of(mutant: Mutant) -> String {
 
 /// What a seed makes of a mutant: the invariant that it breaks.
 fn broken_by(mutant: Mutant, seed: u64) -> Option<&'static str> {
-    let options = Options { mutant: Some(mutant), told: Told::Last(0), ..Options::default() };
+    let options =
+        Options { mutant: Some(mutant), trace: TraceDetail::Last(0), ..Options::default() };
     run(seed, &options).err().map(|violation| violation.invariant)
 }
 

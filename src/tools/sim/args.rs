@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::testing::sim::{Fault, Mutant, Options, Told};
+use crate::testing::sim::{Fault, Mutant, Options, TraceDetail};
 
 /// So many lines before a violation are told where no trace was asked for.
 const TAIL: usize = 60;
@@ -158,7 +158,7 @@ pub struct Plan {
     /// As fast as can be: nothing is told.
     pub options: Options,
     /// How much is told of the one run that is shown.
-    pub told: Told,
+    pub trace: TraceDetail,
     pub shrink: bool,
     pub jobs: usize,
 }
@@ -185,7 +185,7 @@ impl Plan {
             what,
             options: Options {
                 mutant: args.mutant,
-                told: Told::Last(0),
+                trace: TraceDetail::Last(0),
                 nodes: args.nodes.map(usize::from),
                 steps: args.steps,
                 without: args.without.iter().copied().collect(),
@@ -194,10 +194,10 @@ impl Plan {
                 strong_only: args.strong_only,
                 ..Options::default()
             },
-            told: match args.trace {
-                None => Told::Last(TAIL),
-                Some(Detail::Headlines) => Told::Headlines,
-                Some(Detail::All) => Told::Everything,
+            trace: match args.trace {
+                None => TraceDetail::Last(TAIL),
+                Some(Detail::Headlines) => TraceDetail::Headlines,
+                Some(Detail::All) => TraceDetail::Everything,
             },
             shrink: args.shrink,
             jobs: args.jobs.map_or_else(processors, usize::from),
@@ -296,8 +296,8 @@ mod tests {
 
     #[test]
     fn a_trace_tells_headlines_or_all() {
-        assert_eq!(plan("nodesync sim --seed 1").told, Told::Last(TAIL));
-        assert_eq!(plan("nodesync sim --trace --seed 1").told, Told::Headlines);
-        assert_eq!(plan("nodesync sim --trace=all --seed 1").told, Told::Everything);
+        assert_eq!(plan("nodesync sim --seed 1").trace, TraceDetail::Last(TAIL));
+        assert_eq!(plan("nodesync sim --trace --seed 1").trace, TraceDetail::Headlines);
+        assert_eq!(plan("nodesync sim --trace=all --seed 1").trace, TraceDetail::Everything);
     }
 }

@@ -46,7 +46,7 @@ fn carry_out(plan: &Plan, signals: &Signals) -> u8 {
     let (seeds, time, options) = match plan.what.clone() {
         // The one run is the one that is shown.
         What::Seed(seed) => {
-            (seed..=seed, None, Options { told: plan.told, ..plan.options.clone() })
+            (seed..=seed, None, Options { trace: plan.trace, ..plan.options.clone() })
         }
         What::Seeds(seeds) => (seeds, None, plan.options.clone()),
         What::Fresh(first, time) => {
@@ -142,7 +142,7 @@ fn write_summary(page: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Res
 
 /// What happened in a failing run, or in a smaller one, and how to replay it.
 fn details(seed: u64, plan: &Plan, signals: &Signals) -> String {
-    let options = Options { told: plan.told, ..plan.options.clone() };
+    let options = Options { trace: plan.trace, ..plan.options.clone() };
     let found = if plan.shrink {
         runs::shrink(seed, &options, signals)
     } else {
