@@ -77,6 +77,8 @@ impl World {
         let writes = parts.iter().any(|(_, action)| *action != Action::Get);
         let mut bytes = Vec::new();
         parts.iter().for_each(|(key, action)| encode(key, action, eventual, &mut bytes));
+        // A session makes one batch of a pipeline that comes in one piece, behind no other request,
+        // and within the limits.
         let Limits { batch_commands_max, batch_bytes_max, .. } = self.plan.limits;
         let fits = parts.len() <= batch_commands_max && bytes.len() <= batch_bytes_max;
         let one_batch = alone && writes && fits;
@@ -121,6 +123,7 @@ impl World {
     /// A client's connection is gone. Its open requests may or may not be done.
     pub fn connection_lost(&mut self, connection: usize) {
         let client = &mut self.load.clients[self.connections[connection].client];
+        // The client has another connection by now.
         if client.connection != Some(connection) {
             return;
         }

@@ -1,5 +1,5 @@
-//! The world: nodes, links, clients, virtual time, and a queue of events. Its handlers are in the
-//! files above it; `dispatch` calls them.
+//! The world: nodes, links, clients, virtual time, and a queue of events. Its handlers are in files
+//! of their own, and `dispatch` calls them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};

@@ -2,10 +2,10 @@
 //! power, fail, fill up and rot. Beside it stands a model of the log: the records that a start must
 //! find.
 //!
-//! A sync takes time, so a crash may come in the middle of it. The simulator then does the unfinished
-//! work after all, on a disk that stops after a random number of changes, and chance decides which
-//! of the unsynced changes survive the power cut. So the power may fail at every moment of a write,
-//! a sync, a rename and a removal.
+//! A sync takes time, so a crash may come in the middle of it. The simulator then does the
+//! unfinished work after all, on a disk that stops after a random number of changes, and chance
+//! decides which of the unsynced changes survive the power cut. So the power may fail at every
+//! moment of a write, a sync, a rename and a removal.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,7 +26,7 @@ const CRASH_WITHIN: u64 = 14;
 /// Records that one turn makes durable, and the messages that wait for them.
 #[derive(Debug)]
 pub struct LogJob {
-    pub job: JobNo,
+    pub number: JobNo,
     pub records: Vec<WalRecord>,
     pub after: Vec<Envelope>,
 }
@@ -136,8 +136,8 @@ impl SimDisk {
         self.queue.push_back(job);
     }
 
-    /// Takes all jobs that wait and begins to sync them. False if there are none, or a sync is under
-    /// way.
+    /// Takes all jobs that wait and begins to sync them. False if there are none, or a sync is
+    /// under way.
     pub fn begin_sync(&mut self) -> bool {
         let idle = self.writing.is_empty() && !self.queue.is_empty();
         if idle {
@@ -203,8 +203,8 @@ impl SimDisk {
         }
     }
 
-    /// The process dies in the middle of its threads' work: that of the log, and `unfinished`. `rest`
-    /// is the remainder of the process, whose destructors must not touch the disk any more.
+    /// The process dies in the middle of its threads' work: that of the log, and `unfinished`.
+    /// `rest` is the remainder of the process, whose destructors must not touch the disk any more.
     pub fn die<T>(&mut self, death: Death, rng: &mut Rng, unfinished: Unfinished, rest: T) {
         self.queue.clear();
         self.note_doubt();
@@ -277,8 +277,8 @@ impl SimDisk {
         self.files.open(name).is_ok()
     }
 
-    /// Flips a bit of a sealed segment or an image. Returns the name of the file; `None` if there is
-    /// no such file.
+    /// Flips a bit of a sealed segment or an image. Returns the name of the file; `None` if there
+    /// is no such file.
     pub fn rot(&self, rng: &mut Rng) -> Option<String> {
         let mut names = self.files.list().ok()?;
         let last = names.iter().map(|(name, _)| name).filter(|name| is_segment(name)).max();

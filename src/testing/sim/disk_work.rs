@@ -6,11 +6,11 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::replica::{Input, Standing};
 use crate::store::ImageError;
-use crate::testing::sim::Mutant;
 use crate::testing::sim::cluster::World;
 use crate::testing::sim::disk::{IncomingImage, LogJob};
 use crate::testing::sim::events::SimEvent;
 use crate::testing::sim::link::ChunkPacket;
+use crate::testing::sim::mutant::Mutant;
 use crate::testing::sim::storage::Storage;
 use crate::types::SnapshotMeta;
 use crate::wal::{WalError, is_full};
@@ -31,7 +31,7 @@ impl World {
 
     /// The log's thread gets a job.
     pub fn persist(&mut self, node: usize, mut job: LogJob) {
-        let number = job.job;
+        let number = job.number;
         if self.mutant == Some(Mutant::AckBeforeSync) {
             for envelope in std::mem::take(&mut job.after) {
                 self.post(node, envelope);
@@ -68,7 +68,7 @@ impl World {
             Err(error) => return self.exit(node, &error.to_string()),
         };
         self.note_durable(node);
-        let last = jobs.last().map_or(0, |job| job.job);
+        let last = jobs.last().map_or(0, |job| job.number);
         // A durable voter has caught up: its lost directories count no longer.
         if let Standing::Voter { .. } = self.nodes[node].disk.synced.hard.standing {
             self.nodes[node].founded = true;
@@ -139,8 +139,8 @@ impl World {
         }
     }
 
-    /// There was no room for a spare segment. Since then the log may have gained one: a segment that
-    /// it needs no longer.
+    /// There was no room for a spare segment. Since then the log may have gained one: a segment
+    /// that it needs no longer.
     fn look_for_spare(&mut self, node: usize) {
         let has_spare = self.nodes[node].disk.has_spare();
         let Some(storage) = self.storage(node) else { return };

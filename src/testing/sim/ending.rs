@@ -9,9 +9,10 @@ use crate::testing::linearizability::{self, Action, Verdict};
 use crate::testing::sim::cluster::{SKEW_MICROS, SimNode, World};
 use crate::testing::sim::disk::Death;
 use crate::testing::sim::events::SimEvent;
+use crate::testing::sim::options::Options;
+use crate::testing::sim::report::Report;
 use crate::testing::sim::trace::mix_bytes;
 use crate::testing::sim::workload::RequestState;
-use crate::testing::sim::{Options, Report};
 use crate::types::When;
 
 /// In calm, the highest node must lead and all requests must have ended within this time. A rotten
@@ -123,8 +124,8 @@ impl World {
         })
     }
 
-    /// Each node serves a write and a read. A result may be lost if an image replaces the store before
-    /// its entry is applied; then the client tries again.
+    /// Each node serves a write and a read. A result may be lost if an image replaces the store
+    /// before its entry is applied; then the client tries again.
     fn serve_fresh_requests(&mut self) {
         let mut fresh: Vec<(usize, Vec<(Vec<u8>, Action)>)> = Vec::new();
         for node in 0..self.nodes.len() {
@@ -221,7 +222,8 @@ impl World {
         }
     }
 
-    /// Judges the history of each key. Returns the number of those that the budget was too small for.
+    /// Judges the history of each key. Returns the number of those that the budget was too small
+    /// for.
     fn judge(&mut self) -> u64 {
         let mut undecided = 0;
         if self.failure.is_some() {

@@ -139,6 +139,8 @@ impl World {
         let strict = !wiped && !unhealthy.iter().any(|fault| self.plan.faults.contains(fault));
         let now = self.now;
         let mut late = None;
+        // An acknowledged write is lost if no memory, no disk and no committed entry has it or a
+        // newer one to its key.
         for (key, held) in lost {
             let promises = &mut self.promises;
             let elsewhere = promises.memory.iter().chain(&promises.disk);
@@ -166,8 +168,8 @@ impl World {
         self.plan.settings.tombstone_horizon < Duration::from_secs(60)
     }
 
-    /// An entry is about to be applied. The store must not refuse a new write as too old: the floor,
-    /// the version of all keys without a record, must not have passed it.
+    /// An entry is about to be applied. The store must not refuse a new write as too old: the
+    /// floor, the version of all keys without a record, must not have passed it.
     pub fn check_merge(&mut self, node: usize, entry: &Entry) {
         let Payload::Merge(writes) = &entry.payload else { return };
         let Some(process) = &self.nodes[node].process else { return };
@@ -176,6 +178,8 @@ impl World {
             let fresh = version(&self.promises.merged, &write.key) < write.version;
             raise(&mut self.promises.merged, std::slice::from_ref(write));
             let current = store.version(&write.key);
+            // The floor refuses it. Only the first node to apply a write can tell: afterwards the
+            // key has a record.
             if fresh && write.version <= current && current == store.floor() {
                 if self.tombstones_end_early() {
                     self.promises.acked.remove(&write.key);
@@ -203,8 +207,8 @@ impl World {
         })
     }
 
-    /// A client that alone writes a key, through one process, sees its later write win over each that
-    /// had its answer before. And a refused write was not done.
+    /// A client that alone writes a key, through one process, sees its later write win over each
+    /// that had its answer before. And a refused write was not done.
     pub fn check_order(&mut self) {
         let Some(process) = self.nodes[0].process.as_ref().filter(|_| !self.tombstones_end_early())
         else {
@@ -242,8 +246,8 @@ impl World {
     }
 
     /// True if a write was stamped by a process that died before it could answer, and then again by
-    /// another one. The first stamp may turn up later. If its clock was ahead, it wins over the writes
-    /// made in between, which is allowed.
+    /// another one. The first stamp may turn up later. If its clock was ahead, it wins over the
+    /// writes made in between, which is allowed.
     fn has_a_stamp_of_a_dead_process(&self, value: &[u8]) -> bool {
         let stamps = self.promises.values.iter().filter(|(_, (_, v))| v.as_deref() == Some(value));
         let stamps: Vec<Version> = stamps.map(|(version, _)| *version).collect();

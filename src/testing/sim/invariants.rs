@@ -11,7 +11,8 @@ use crate::testing::sim::trace::{mix, mix_bytes};
 use crate::types::{Entry, Index, Payload, RequestId, SnapshotMeta, Term};
 
 impl World {
-    /// A vote leaves its node. It must be that node's only one in its term, in all its lives (§5.2).
+    /// A vote leaves its node. It must be that node's only one in its term, in all its lives
+    /// (§5.2).
     pub fn check_vote(&mut self, envelope: &Envelope) {
         let vote = match &envelope.message {
             // A candidate votes for itself. A pre-vote promises nothing (thesis §9.6).
@@ -54,8 +55,8 @@ impl World {
     }
 
     /// Log Matching (§5.3): an index and a term name one entry with one predecessor, on every node.
-    /// A cluster of one is exempt. Its member leads before its term is durable, because no other node
-    /// can see that term, and may begin it again after a crash.
+    /// A cluster of one is exempt. Its member leads before its term is durable, because no other
+    /// node can see that term, and may begin it again after a crash.
     pub fn check_records(&mut self, node: usize, records: &[WalRecord]) {
         let Some(process) = &mut self.nodes[node].process else { return };
         let (mut broken, mut fallen) = (None, None);
@@ -116,6 +117,7 @@ impl World {
         }
         process.handed = index;
         let (is, hash) = (self.oracle.committed(index).copied(), hash(entry));
+        // The first node to learn of the commit.
         let Some(known) = is else {
             self.promises.commit(&entry.payload);
             self.oracle.committed.push(Committed { term, hash, since, digest: None });
@@ -128,8 +130,8 @@ impl World {
         }
     }
 
-    /// A committed entry is on the disks of a majority. A lost directory still counts until its node
-    /// has caught up.
+    /// A committed entry is on the disks of a majority. A lost directory still counts until its
+    /// node has caught up.
     fn check_majority(&mut self, index: Index, term: Term) {
         let holds = |node: &&SimNode| {
             node.disk.synced.holds(index, term)
@@ -183,8 +185,8 @@ impl World {
         }
     }
 
-    /// Queues and disks stay within their limits. Each queue admits one item more than fits, because
-    /// an empty queue takes an item of any length.
+    /// Queues and disks stay within their limits. Each queue admits one item more than fits,
+    /// because an empty queue takes an item of any length.
     fn check_bounds(&mut self, node: usize, status: &Status) {
         /// Longer than any item.
         const ONE: usize = 4_096;
@@ -223,13 +225,13 @@ impl World {
             self.after_leading(node);
         }
         let Some(process) = self.nodes[node].process.as_ref().filter(|_| has_begun) else { return };
-        let view = &process.log_model;
+        let log = &process.log_model;
         let missing = self
             .oracle
             .committed
             .iter()
             .zip(1..)
-            .find(|(known, index)| known.since < term && !view.holds(*index, known.term));
+            .find(|(known, index)| known.since < term && !log.holds(*index, known.term));
         if let Some((known, index)) = missing {
             let how = format!("{id} leads term {term} without entry {index} of {}", known.term);
             self.fail("a leader holds all that is committed", how);

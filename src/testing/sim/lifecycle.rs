@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::replica::{Input, Settings};
 use crate::store::Writer;
-use crate::testing::sim::Mutant;
 use crate::testing::sim::cluster::{SKEW_MICROS, SimNode, World};
 use crate::testing::sim::disk::{Death, Unfinished, Unreadable};
 use crate::testing::sim::events::SimEvent;
+use crate::testing::sim::mutant::Mutant;
 use crate::testing::sim::process::Process;
 use crate::wal::WalError;
 

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::service::{Answer, Inbox as _, ReplyTo, Request, Settled, Share, Taken, Ticket};
-use crate::testing::sim::Mutant;
 use crate::testing::sim::client_loop::ClientLoop;
 use crate::testing::sim::cluster::World;
+use crate::testing::sim::connection::SimConnection;
 use crate::testing::sim::events::SimEvent;
+use crate::testing::sim::mutant::Mutant;
 use crate::testing::sim::process::Process;
 use crate::types::Write;
 
@@ -31,59 +32,56 @@ impl World {
         process.loops.len() - 1
     }
 
-    fn loop_mut(&mut self, node: usize, client_loop: usize) -> Option<&mut ClientLoop> {
-        self.nodes[node].process.as_mut()?.loops.get_mut(client_loop)
+    fn loop_mut(&mut self, node: usize, place: usize) -> Option<&mut ClientLoop> {
+        self.nodes[node].process.as_mut()?.loops.get_mut(place)
     }
 
     /// A connection may go on: its loop wakes up soon.
     pub fn has_turn_soon(&mut self, connection: usize) {
-        let (node, client_loop) =
-            (self.connections[connection].node, self.connections[connection].client_loop);
-        if let Some(client_loop) = self.loop_mut(node, client_loop) {
+        let SimConnection { node, client_loop: place, .. } = self.connections[connection];
+        if let Some(client_loop) = self.loop_mut(node, place) {
             client_loop.ready.insert(connection);
         }
         let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
-        self.schedule_loop(node, client_loop, self.now + late);
+        self.schedule_loop(node, place, self.now + late);
     }
 
     /// Wakes the loops that answers have come for.
     pub fn wake_loops(&mut self, node: usize) {
         let Some(process) = &self.nodes[node].process else { return };
         let has_answers = |client_loop: &ClientLoop| !client_loop.inbox.0.lock().is_empty();
-        let loops =
-            process.loops.iter().enumerate().filter(|(_, client_loop)| has_answers(client_loop));
-        let woken: Vec<usize> = loops.map(|(at, _)| at).collect();
-        for client_loop in woken {
+        let woken: Vec<usize> =
+            (0..process.loops.len()).filter(|&place| has_answers(&process.loops[place])).collect();
+        for place in woken {
             let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
-            self.schedule_loop(node, client_loop, self.now + late);
+            self.schedule_loop(node, place, self.now + late);
         }
     }
 
     /// Gives a loop a turn at `at`, unless it has an earlier one.
-    fn schedule_loop(&mut self, node: usize, client_loop: usize, at: Now) {
+    fn schedule_loop(&mut self, node: usize, place: usize, at: Now) {
         let Some(life) = self.life(node) else { return };
-        let Some(known) = self.loop_mut(node, client_loop) else { return };
-        if known.turn_at.is_none_or(|turn_at| at < turn_at) {
-            known.turn_at = Some(at);
-            self.schedule(at, SimEvent::LoopTurn { node, life, client_loop: client_loop });
+        let Some(client_loop) = self.loop_mut(node, place) else { return };
+        if client_loop.turn_at.is_none_or(|turn_at| at < turn_at) {
+            client_loop.turn_at = Some(at);
+            self.schedule(at, SimEvent::LoopTurn { node, life, client_loop: place });
         }
     }
 
     /// A loop takes its turn: it takes answers in, serves the connections that may go on, and asks
     /// for their requests in one round.
-    pub fn loop_turn(&mut self, node: usize, client_loop: usize) {
-        let Some(known) = self.loop_mut(node, client_loop) else { return };
-        known.turn_at = None;
-        let answers = mem::take(&mut *known.inbox.0.lock());
+    pub fn loop_turn(&mut self, node: usize, place: usize) {
+        let Some(client_loop) = self.loop_mut(node, place) else { return };
+        client_loop.turn_at = None;
+        let answers = mem::take(&mut *client_loop.inbox.0.lock());
         for (ticket, answer) in answers {
-            self.take_answer(node, client_loop, ticket, answer);
+            self.take_answer(node, place, ticket, answer);
         }
-        let ready =
-            self.loop_mut(node, client_loop).map(|client_loop| mem::take(&mut client_loop.ready));
+        let ready = self.loop_mut(node, place).map(|client_loop| mem::take(&mut client_loop.ready));
         let mut joined = 0;
         for connection in ready.unwrap_or_default() {
             if let Some((request, commands)) = self.serve(connection)
-                && let Some(client_loop) = self.loop_mut(node, client_loop)
+                && let Some(client_loop) = self.loop_mut(node, place)
             {
                 client_loop.rounds.join(connection, request, commands);
                 joined += 1;
@@ -92,25 +90,24 @@ impl World {
         if joined > 1 {
             self.coverage.joined += joined;
         }
-        self.cancel_overdue(node, client_loop);
-        self.ask_round(node, client_loop);
+        self.cancel_overdue(node, place);
+        self.ask_round(node, place);
         let Some(deadline) =
-            self.loop_mut(node, client_loop).and_then(|client_loop| client_loop.rounds.deadline())
+            self.loop_mut(node, place).and_then(|client_loop| client_loop.rounds.deadline())
         else {
             return;
         };
         let late = Duration::from_micros(1 + self.rng.below(self.plan.wake_micros));
         let at = self.globally(node, deadline).max(self.now) + late;
-        self.schedule_loop(node, client_loop, at);
+        self.schedule_loop(node, place, at);
     }
 
     /// Asks the shell for all requests of the round, in one turn.
-    fn ask_round(&mut self, node: usize, client_loop: usize) {
+    fn ask_round(&mut self, node: usize, place: usize) {
         let commits = self.oracle.commits();
         let unconfirmed = self.mutant == Some(Mutant::ReadWithoutQuorum);
         self.turn(node, |Process { shell, loops, .. }, now| {
-            let Some(ClientLoop { rounds, read_floors, inbox, .. }) = loops.get_mut(client_loop)
-            else {
+            let Some(ClientLoop { rounds, read_floors, inbox, .. }) = loops.get_mut(place) else {
                 return;
             };
             rounds.ask(now, |requests| {
@@ -132,27 +129,27 @@ impl World {
     }
 
     /// Cancels the requests whose time is over.
-    fn cancel_overdue(&mut self, node: usize, client_loop: usize) {
+    fn cancel_overdue(&mut self, node: usize, place: usize) {
         let settled = self.turn(node, |Process { shell, loops, .. }, now| {
-            let Some(ClientLoop { rounds, .. }) = loops.get_mut(client_loop) else {
+            let Some(ClientLoop { rounds, .. }) = loops.get_mut(place) else {
                 return Vec::new();
             };
             rounds.cancel_overdue(now, |handle| shell.cancel(now, handle))
         });
         for settled in settled.unwrap_or_default() {
-            self.settle(node, client_loop, settled, &[]);
+            self.settle(node, place, settled, &[]);
         }
     }
 
     /// A loop takes an answer out of its inbox.
-    fn take_answer(&mut self, node: usize, client_loop: usize, ticket: Ticket, answer: Answer) {
+    fn take_answer(&mut self, node: usize, place: usize, ticket: Ticket, answer: Answer) {
         let Some(process) = &mut self.nodes[node].process else { return };
         let applied = process.writer.applied().index;
-        let Some(known) = process.loops.get_mut(client_loop) else { return };
-        let floor = known.read_floors.remove(&ticket);
-        let stamped = known.stamped.remove(&ticket);
-        let settled = known.rounds.answered(ticket, answer);
-        let Some(settled) = settled else { return };
+        let Some(client_loop) = process.loops.get_mut(place) else { return };
+        let floor = client_loop.read_floors.remove(&ticket);
+        let stamped = client_loop.stamped.remove(&ticket);
+        // `None`: the request was cancelled.
+        let Some(settled) = client_loop.rounds.answered(ticket, answer) else { return };
         // Linearizability of reads (thesis §6.4): the store must cover all that any node knew to be
         // committed when the read was requested.
         if matches!(settled.answer(), Answer::MayRead)
@@ -162,11 +159,11 @@ impl World {
             let how = format!("#{node} has applied {applied}, a read was asked for at {floor}");
             return self.fail("a read covers what was committed before it", how);
         }
-        self.settle(node, client_loop, settled, &stamped.unwrap_or_else(|| Vec::new().into()));
+        self.settle(node, place, settled, &stamped.unwrap_or_else(|| Vec::new().into()));
     }
 
     /// Splits an answer among its connections, which may go on at once.
-    fn settle(&mut self, node: usize, client_loop: usize, settled: Settled, writes: &[Write]) {
+    fn settle(&mut self, node: usize, place: usize, settled: Settled, writes: &[Write]) {
         let mut rest = writes;
         let members = settled.share_out(|connection, share| {
             let count = match &share {
@@ -181,14 +178,14 @@ impl World {
                 self.coverage.answered_by_threads += 1;
             }
             self.answered(connection, share, own);
-            if let Some(client_loop) = self.loop_mut(node, client_loop) {
+            if let Some(client_loop) = self.loop_mut(node, place) {
                 client_loop.ready.insert(connection);
             }
         });
-        if let Some(client_loop) = self.loop_mut(node, client_loop) {
+        if let Some(client_loop) = self.loop_mut(node, place) {
             client_loop.rounds.reuse(members);
         }
-        self.schedule_loop(node, client_loop, self.now);
+        self.schedule_loop(node, place, self.now);
     }
 
     /// Remembers the stamped writes of a client of this node until it has its answer.

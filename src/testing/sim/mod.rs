@@ -20,22 +20,23 @@
 //!
 //! ## Files
 //!
-//! The files form layers, and each uses only those above it. Handlers are methods of `World`,
-//! spread over one file for each subject.
+//! The files form layers. Each uses only files that stand above it in this table; `mutant` alone
+//! uses the world as well. Handlers and checks are methods of `World`, in one file for each
+//! subject.
 //!
 //! | layer | file | content |
 //! |---|---|---|
-//! | words | `options`, `report` | the choices of the caller, the result of a run |
-//! | | `trace` | the events of a run, as a hash and as lines |
-//! | | `faults` | the kinds of faults |
-//! | | `plan` | the world that a seed draws: sizes, timings, limits, habits |
-//! | state | `disk`, `log_model` | a directory that can fail, and the model of its log |
-//! | | `storage` | the files that a process has under way |
+//! | words | `trace` | the events of a run, as a hash and as lines |
+//! | | `faults`, `mutant` | the kinds of faults; deliberate bugs |
+//! | | `options`, `report` | the choices of the caller, the result of a run |
 //! | | `link` | one direction between two nodes, and the messages on it |
+//! | | `plan` | the world that a seed draws: sizes, timings, limits, habits |
+//! | state | `oracle`, `promises` | the facts that checks remember: of Raft, of the eventual mode |
+//! | | `log_model`, `disk` | the model of a log; a directory that can fail |
+//! | | `storage` | the files that a process has under way |
 //! | | `client_loop`, `connection` | the server's side of its clients |
-//! | | `outside`, `process` | the decisions of a turn; one running node |
+//! | | `process`, `outside` | one running node; the decisions of a turn |
 //! | | `workload` | clients, and the history of their requests |
-//! | | `oracle`, `promises` | the facts that checks remember: of Raft, of the eventual mode |
 //! | | `events` | everything that can happen |
 //! | world | `cluster` | `World`: all of the above, virtual time, the event queue |
 //! | handlers | `dispatch` | takes the next event and calls its handler |
@@ -45,7 +46,6 @@
 //! | | `network` | messages travel, links break and come back |
 //! | | `clients` | clients send commands and read replies |
 //! | | `strikes` | faults strike and end |
-//! | | `mutant` | deliberate bugs |
 //! | checks | `invariants`, `eventual` | the promises that must hold after each step |
 //! | | `ending` | calm and judgement |
 //! | whole runs | `run`, `shrink` | one run; the smallest run that fails alike |
@@ -80,8 +80,8 @@
 //! - Network: messages are late, lost, doubled and reordered; connections break, are refused and
 //!   come back; partitions of all shapes.
 //! - Disks: power fails at any change of a disk, in the middle of a batch, of an image that is
-//!   written, received or renamed, and of a recovery; a minority loses its directories; bits flip in
-//!   sealed segments and images; writes and syncs fail; disks are slow, stalled and full.
+//!   written, received or renamed, and of a recovery; a minority loses its directories; bits flip
+//!   in sealed segments and images; writes and syncs fail; disks are slow, stalled and full.
 //! - Clocks: wall clocks differ and jump, monotonic clocks run at different speeds.
 //!
 //! ## Not modelled

@@ -41,6 +41,7 @@ impl World {
         let (life, generation) = (link.life, link.generation);
         let packet = Packet { from, to, life, generation, envelope };
         if link.blocks > 0 {
+            // TCP keeps what it cannot deliver.
             link.parked.push(packet);
             return;
         }
@@ -62,6 +63,7 @@ impl World {
             micros += self.rng.below(travel.spike_micros);
         }
         let mut at = self.now + Duration::from_micros(micros);
+        // A stream keeps the order. The replica must not rely on it, so some seeds do not.
         let in_order = self.calm || !travel.reorder;
         let link = self.link(packet.from, packet.to);
         if in_order {
@@ -92,6 +94,8 @@ impl World {
         self.note(to, [10, from as u64, envelope.term], || format!("hears {envelope:?}"));
         let now = self.local(to);
         if let Some(process) = &mut self.nodes[to].process {
+            // As in a node, the reader itself notes a peer that counts as alive. Only the
+            // detector's thread may declare a peer alive again.
             if process.detector.counts_as_alive(envelope.from) {
                 process.detector.heard(now, envelope.from);
             } else {
@@ -131,11 +135,13 @@ impl World {
         }
         let life = self.life(from).unwrap_or(0);
         let retry = Duration::from_micros(20_000 + self.rng.below(80_000));
+        // The attempt times out: that is no sign that the peer is gone.
         if self.is_blocked(from, to) || self.is_blocked(to, from) {
             self.schedule(self.now + retry, SimEvent::Connect { from, to, life });
             return;
         }
         let peer = self.nodes[to].id;
+        // The port refuses: the machine is up, and no process listens.
         let Some(peer_life) = self.life(to) else {
             self.schedule(self.now + retry, SimEvent::Connect { from, to, life });
             self.note(from, [11, to as u64, 0], || format!("is refused by {peer}"));
@@ -188,6 +194,7 @@ impl World {
             link.generation += 1;
             link.parked.clear();
             link.parked_chunks.clear();
+            // A blocked link hides the end of the process until it is free again.
             if !self.is_blocked(dead, peer) && !self.is_blocked(peer, dead) {
                 let generation = self.link(peer, dead).generation;
                 let at = self.now + Duration::from_micros(50 + self.rng.below(1_000));
@@ -233,9 +240,10 @@ impl World {
         }
     }
 
-    /// The thread of a link pulls messages until the replica has none left for the peer, or the link
-    /// is full.
+    /// The thread of a link pulls messages until the replica has none left for the peer, or the
+    /// link is full.
     pub fn pull(&mut self, from: usize, to: usize) {
+        // From now on another pull may be scheduled.
         if let Some(process) = &mut self.nodes[from].process {
             process.pulls.remove(&to);
         }

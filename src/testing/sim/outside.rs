@@ -21,7 +21,7 @@ pub struct Decisions(pub Vec<Decision>);
 
 impl Outside for Decisions {
     fn persist(&mut self, records: Vec<WalRecord>, after: Vec<Envelope>, job: JobNo) {
-        self.0.push(Decision::Persist(LogJob { job, records, after }));
+        self.0.push(Decision::Persist(LogJob { number: job, records, after }));
     }
 
     fn post(&mut self, envelope: Envelope) {

@@ -52,7 +52,8 @@ pub struct Coverage {
     pub answered_by_loops: u64,
     /// Answers to clients that have a thread of their own.
     pub answered_by_threads: u64,
-    /// Parts of a list of eventual writes that was stamped in several parts, without the last one.
+    /// Parts of lists of eventual writes that were stamped while other parts of the same list were
+    /// still to come. Parts behind unsent replies are not counted.
     pub stamped_in_parts: u64,
 }
 

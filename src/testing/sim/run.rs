@@ -56,7 +56,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::testing::sim::Coverage;
+    use crate::testing::sim::report::Coverage;
 
     /// A later change must not lose these paths unnoticed: without them the simulator would still
     /// pass, and try less.

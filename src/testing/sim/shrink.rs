@@ -3,8 +3,8 @@
 //! Coarse cuts come first: fewer nodes, a gentle network, strong clients only, fewer kinds of
 //! faults. Each of them makes a different run of the seed. A cut is kept if the run still breaks
 //! the same invariant. Fine cuts follow, which change nothing before the cut: an earlier end of the
-//! trouble, and fewer faults, by delta debugging (Zeller and Hildebrandt, *Simplifying and Isolating
-//! Failure-Inducing Input*, 2002). All cuts are tried again as long as one of them helps.
+//! trouble, and fewer faults, by delta debugging (Zeller and Hildebrandt, *Simplifying and
+//! Isolating Failure-Inducing Input*, 2002). All cuts are tried again as long as one of them helps.
 //!
 //! Left out: a shorter time of trouble (fewer steps do that), fewer clients, smaller requests. The
 //! result is small, not the smallest.
@@ -150,8 +150,8 @@ impl Shrinker<'_> {
         self.struck().len() < all.len()
     }
 
-    /// Names the faults that strike instead of the kinds that do not, if the run stays the same. The
-    /// crashes of [`Fault::CrashVoters`] have no numbers, so that kind stays named.
+    /// Names the faults that strike instead of the kinds that do not, if the run stays the same.
+    /// The crashes of [`Fault::CrashVoters`] have no numbers, so that kind stays named.
     fn in_few_words(&mut self) {
         let (options, violation) = (self.options.clone(), self.violation.clone());
         let struck = self.struck();
@@ -175,7 +175,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::testing::sim::Mutant;
+    use crate::testing::sim::mutant::Mutant;
 
     fn with(mutant: Mutant) -> Options {
         let trouble = Duration::from_secs(2);

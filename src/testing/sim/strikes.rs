@@ -93,6 +93,7 @@ impl World {
 
     fn partition(&mut self) {
         let size = self.nodes.len();
+        // Each bit puts one node on one of two sides.
         let side = self.rng.below(1 << size);
         let apart = |from: usize, to: usize| (side >> from & 1) != (side >> to & 1);
         let pairs = (0..size).flat_map(|from| (0..size).map(move |to| (from, to)));
@@ -158,6 +159,7 @@ impl World {
     /// The process dies, alone or with its machine.
     fn crash(&mut self, node: usize, death: Death) {
         let ran = self.nodes[node].process.is_some();
+        // A power cut also strikes a machine without a process: its disk may have unsynced changes.
         if !ran && death == Death::Killed {
             return;
         }
@@ -175,10 +177,10 @@ impl World {
     /// all nodes must have been full members, and only a minority may have lost or damaged
     /// something and not caught up since.
     fn may_lose_directory(&self, node: usize) -> bool {
-        let loses = |at: usize, node: &SimNode, this: usize| {
-            !node.ghosts.is_empty() || !node.rotten.is_empty() || at == this
+        let loses = |(at, other): &(usize, &SimNode)| {
+            *at == node || !other.ghosts.is_empty() || !other.rotten.is_empty()
         };
-        let losing = self.nodes.iter().enumerate().filter(|(at, n)| loses(*at, n, node)).count();
+        let losing = self.nodes.iter().enumerate().filter(loses).count();
         let founded = self.nodes.iter().all(|node| node.founded);
         founded && losing <= (self.nodes.len() - 1) / 2
     }
@@ -242,6 +244,7 @@ impl World {
     /// A fault goes on, or ends.
     pub fn fault_step(&mut self, step: FaultStep) {
         match step {
+            // The calm has freed all links, and spares all nodes.
             FaultStep::Unblock(..) | FaultStep::Block(..) | FaultStep::Crash(_) if self.calm => {}
             FaultStep::Crash(node) if self.nodes[node].process.is_some() => {
                 self.crash(node, Death::PowerCut);

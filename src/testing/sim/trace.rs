@@ -1,7 +1,7 @@
 //! The trace of a run: a hash of every event, and lines of text for the reader.
 //!
-//! Text costs time, so a run makes none unless it is asked to. A run that fails is repeated with the
-//! same seed and keeps its last lines. The hash proves that both runs are the same.
+//! Text costs time, so a run makes none unless it is asked to. A run that fails is repeated with
+//! the same seed and keeps its last lines. The hash proves that both runs are the same.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,8 @@ impl Trace {
         Trace { hash: 0xcbf2_9ce4_8422_2325, keep, headlines, lines: VecDeque::new() }
     }
 
-    /// Adds an event, at this time since the run began. `what` names it in numbers, `text` in words.
+    /// Adds an event, at this time since the run began. `what` names it in numbers, `text` in
+    /// words.
     pub fn note(&mut self, age_micros: u64, what: [u64; 3], text: impl FnOnce() -> String) {
         for number in [age_micros, what[0], what[1], what[2]] {
             self.hash = mix(self.hash, number);

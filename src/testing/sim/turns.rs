@@ -23,7 +23,8 @@ impl World {
     }
 
     /// One turn of a thread at a node's shell: `act` uses the shell, then the decisions are carried
-    /// out. The rest of the turn, which a real thread does without the lock, follows a little later.
+    /// out. The rest of the turn, which a real thread does without the lock, follows a little
+    /// later.
     /// `None` if the node has no process.
     pub fn turn<T>(&mut self, node: usize, act: impl FnOnce(&mut Process, Now) -> T) -> Option<T> {
         let now = self.local(node);
@@ -59,7 +60,7 @@ impl World {
         for decision in decisions {
             match decision {
                 Decision::Persist(job) => {
-                    let (number, records) = (job.job, &job.records);
+                    let (number, records) = (job.number, &job.records);
                     dropped = self.dropped_writes(node, records);
                     self.check_records(node, records);
                     self.note(node, [10, number, 0], || {

@@ -151,8 +151,8 @@ impl Workload {
         parts
     }
 
-    /// The history of each key that only strong sessions write. Requests that are certainly not done
-    /// are no part of it.
+    /// The history of each key that only strong sessions write. Requests that are certainly not
+    /// done are no part of it.
     pub fn histories(&self) -> BTreeMap<Vec<u8>, Vec<Operation>> {
         let mut histories: BTreeMap<Vec<u8>, Vec<Operation>> = BTreeMap::new();
         let mut groups: BTreeMap<(u64, &Vec<u8>), usize> = BTreeMap::new();
