@@ -46,9 +46,9 @@ pub struct SimNode {
     pub ghosts: Vec<LogModel>,
     /// Files in which a bit has flipped. A start that finds all it needs clears the list.
     pub rotten: BTreeSet<String>,
-    /// How far its wall clock is ahead of the true time, in microseconds.
+    /// The lead of its wall clock over the true time, in microseconds.
     pub skew_micros: i64,
-    /// How much too fast its monotonic clock runs, in millionths.
+    /// The excess speed of its monotonic clock, in millionths.
     pub rate_ppm: i64,
     pub disk_slow_until: Now,
     pub disk_stalled_until: Now,

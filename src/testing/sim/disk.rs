@@ -107,6 +107,8 @@ impl SimDisk {
         let snapshot = recovered.snapshot;
         let image = if snapshot.index > 0 { Some(self.load(snapshot)?) } else { None };
         let found = LogModel::new(&recovered);
+        // A crash may lose the jobs that were being written, and may keep them. Nothing else is
+        // right.
         if found != self.synced && Some(&found) != self.doubtful.as_ref() {
             let (synced, doubtful) = (&self.synced, &self.doubtful);
             let how = format!("found {found}, synced {synced}, perhaps {doubtful:?}");
@@ -153,6 +155,7 @@ impl SimDisk {
     /// After [`WalError::Full`] the jobs wait for the next attempt. Any other error is final.
     pub fn end_sync(&mut self) -> Result<Vec<LogJob>, WalError> {
         let Some(log) = &mut self.log else { return Ok(Vec::new()) };
+        // After a full disk the log has the records already: only its commit is repeated.
         if !self.appended {
             self.writing.iter().for_each(|job| log.append(&job.records));
             self.appended = true;
@@ -184,6 +187,7 @@ impl SimDisk {
 
     /// Writes and syncs everything and closes the log, as a clean stop does.
     pub fn close(&mut self) -> Result<(), WalError> {
+        // First the jobs that are being written, then those that wait.
         let written = self.end_sync().and_then(|_| {
             self.begin_sync();
             self.end_sync()
@@ -210,6 +214,8 @@ impl SimDisk {
         self.note_doubt();
         self.files.stop_after(self.files.changes() + rng.below(CRASH_WITHIN));
         let Unfinished { image, part, spare } = unfinished;
+        // The threads of the log and of images work side by side: either may be the first to come
+        // to the change at which the disk stops.
         let mut log_is_next = rng.chance(1, 2);
         for _ in 0..2 {
             if log_is_next && self.log.is_some() {
@@ -260,6 +266,7 @@ impl SimDisk {
     /// Verifies a received image, and makes it durable.
     pub fn verify(&self, part: Part<MemoryDisk>, meta: SnapshotMeta) -> Result<Image, ImageError> {
         let image = Image::read(&mut part.read()?)?;
+        // The checksums are right, but the peer has sent another image than it has announced.
         if image.meta() != meta {
             return Err(ImageError::Corrupt { offset: 0, what: "it is another snapshot" });
         }
@@ -281,6 +288,7 @@ impl SimDisk {
     /// is no such file.
     pub fn rot(&self, rng: &mut Rng) -> Option<String> {
         let mut names = self.files.list().ok()?;
+        // Only sealed files: damage at the end of the last segment looks like a torn write.
         let last = names.iter().map(|(name, _)| name).filter(|name| is_segment(name)).max();
         let last = last.cloned();
         names.retain(|(name, len)| {

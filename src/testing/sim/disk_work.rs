@@ -50,6 +50,7 @@ impl World {
         if !self.nodes[node].disk.begin_sync() {
             return;
         }
+        // The faults of a disk: slow, or stalled until a later time.
         let slow = self.now < self.nodes[node].disk_slow_until;
         let factor = if slow { 50 } else { 1 };
         let micros = self.plan.sync_micros / 2 + self.rng.below(self.plan.sync_micros);
@@ -65,6 +66,7 @@ impl World {
         let jobs = match self.nodes[node].disk.end_sync() {
             Ok(jobs) => jobs,
             Err(WalError::Full) => return self.log_is_full(node),
+            // A failed sync is final: the system may have dropped the unsynced pages.
             Err(error) => return self.exit(node, &error.to_string()),
         };
         self.note_durable(node);
@@ -75,6 +77,7 @@ impl World {
             self.nodes[node].ghosts.clear();
         }
         self.note(node, [5, last, 0], || format!("synced job {last}"));
+        // Votes and acknowledgements leave only now (§5.2, §5.3): their records are durable.
         for envelope in jobs.into_iter().flat_map(|job| job.after) {
             self.post(node, envelope);
         }
@@ -144,6 +147,7 @@ impl World {
     fn look_for_spare(&mut self, node: usize) {
         let has_spare = self.nodes[node].disk.has_spare();
         let Some(storage) = self.storage(node) else { return };
+        // The log has room again.
         if has_spare && std::mem::take(&mut storage.spare_failed) {
             self.step(node, vec![Input::DiskFull(false)]);
         }
@@ -157,6 +161,7 @@ impl World {
         let image = process.writer.image();
         let mut bytes = Vec::new();
         let written = image.clone().write(&mut bytes);
+        // The image belongs between two entries, exactly behind the one that the replica has named.
         if applied != meta || written.is_err() {
             return self.fail("an image is of its index", format!("{meta:?} at {applied:?}"));
         }
@@ -210,6 +215,7 @@ impl World {
         if generation < *current {
             return; // It comes from a connection that has been replaced.
         }
+        // A new connection begins its image anew.
         if generation > *current {
             (*current, *incoming) = (generation, None);
         }
@@ -242,6 +248,7 @@ impl World {
                 });
             }
             Err(ImageError::Io(error)) if !is_full(&error) => self.exit(node, &error.to_string()),
+            // Damaged, or no room: the leader will send it again.
             Err(_) => {}
         }
     }
@@ -265,6 +272,7 @@ impl World {
     pub fn send_chunk(&mut self, from: usize, to: usize, generation: u64) {
         let (Some(life), peer) = (self.life(from), self.nodes[to].id) else { return };
         let fails = !self.calm && self.rng.chance(self.plan.images_failed, 5_000);
+        // The connection breaks in the middle of the image.
         if fails {
             self.break_link(from, to);
         }

@@ -70,6 +70,7 @@ impl World {
     fn calm_down(&mut self) {
         self.calm = true;
         self.note(0, [40, 0, 0], || "---- calm ----".to_owned());
+        // Slow seeds become fast enough for the bounds below.
         self.plan.travel.delay_min_micros = self.plan.travel.delay_min_micros.min(500);
         self.plan.travel.delay_spread_micros = self.plan.travel.delay_spread_micros.min(500);
         self.plan.sync_micros = self.plan.sync_micros.min(2_000);
@@ -113,6 +114,7 @@ impl World {
     }
 
     fn all_serve_under_the_highest(&self) -> bool {
+        // The alive node with the highest id leads, and here all nodes are alive.
         let highest = self.nodes.last().map(|node| node.id);
         self.nodes.iter().all(|node| {
             let process = node.process.as_ref().filter(|process| !process.stopping);
@@ -135,6 +137,7 @@ impl World {
             fresh.push((client, vec![(b"fresh".to_vec(), set)]));
             fresh.push((client, vec![(b"fresh".to_vec(), Action::Get)]));
         }
+        // A lost result leaves a request unknown. So the client tries again, as a real one would.
         for _ in 0..5 {
             let mut sent = Vec::new();
             for (client, parts) in std::mem::take(&mut fresh) {
@@ -184,6 +187,7 @@ impl World {
             };
             let mut writer = Writer::new();
             image.map(|image| writer.restore(image));
+            // Entries behind `index` were never applied: they may be on the disk or not.
             let entries = recovered.entries.iter().take_while(|entry| entry.index <= index);
             let mut applied = entries.map(|entry| writer.apply(entry, false));
             let failed = applied.find_map(Result::err);
@@ -200,6 +204,7 @@ impl World {
         let reached = |node: &SimNode| {
             let process = node.process.as_ref()?;
             let status = process.shell.replica().status();
+            // Idle: all committed entries are applied, and all entries durable.
             let idle =
                 process.writer.applied().index == process.handed && status.durable == status.last;
             idle.then_some((process.handed, process.digest))

@@ -61,7 +61,7 @@ pub enum SimEvent {
     ChunkArrives(ChunkPacket),
     /// An image from a peer is verified.
     ImageVerified { node: usize, life: u64 },
-    /// A stopping process looks whether it has finished. It does so at most `patience` times more.
+    /// A stopping process checks whether it has finished. It does so at most `patience` times more.
     StopCheck { node: usize, life: u64, patience: u32 },
     /// Bytes of a client come to its node.
     ClientBytes { node: usize, life: u64, connection: usize, bytes: Vec<u8> },
@@ -132,8 +132,8 @@ impl PartialOrd for Scheduled {
 }
 
 impl Ord for Scheduled {
-    /// By time. Events of one moment happen in the order in which they were scheduled, so that the
-    /// same seed gives the same run.
+    /// Orders by time. Events of one moment happen in the order in which they were scheduled, so
+    /// that the same seed gives the same run.
     fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
         (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }

@@ -95,6 +95,7 @@ impl World {
             ApplyWork::Restore(image) => {
                 let meta = image.meta();
                 let known = self.oracle.committed(meta.index).map(|known| known.term);
+                // A snapshot replaces only committed entries (§7).
                 if known != Some(meta.term) {
                     let how = format!("#{node} restores {meta:?}, committed is {known:?}");
                     self.fail("an image holds only what is committed", how);
@@ -164,6 +165,7 @@ impl World {
         } else if status.commit != process.handed {
             Some("all that is committed is applied")
         } else if status.pending.0 > waiting {
+            // A cancelled request must not stay pending: no client would learn that it is done.
             Some("only what is waited for is pending")
         } else if (status.term, status.last)
             != (process.log_model.hard.term, process.log_model.last_index())
@@ -226,6 +228,7 @@ impl World {
         }
         let Some(process) = self.nodes[node].process.as_ref().filter(|_| has_begun) else { return };
         let log = &process.log_model;
+        // §5.4: all entries that were committed before this term began.
         let missing = self
             .oracle
             .committed

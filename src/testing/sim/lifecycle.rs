@@ -170,7 +170,7 @@ impl World {
         self.step(node, vec![Input::Stop]);
     }
 
-    /// A stopping process looks whether it has finished. When its patience is over it ends anyway.
+    /// A stopping process checks whether it has finished. When its patience is over it ends anyway.
     pub fn stop_check(&mut self, node: usize, patience: u32) {
         let Some(process) = &self.nodes[node].process else { return };
         let idle = process.shell.is_idle();

@@ -87,6 +87,7 @@ impl World {
                 joined += 1;
             }
         }
+        // Only now is it certain that the round joins the requests of several clients.
         if joined > 1 {
             self.coverage.joined += joined;
         }
@@ -97,6 +98,7 @@ impl World {
         else {
             return;
         };
+        // Sleep until the first request is overdue.
         let late = Duration::from_micros(1 + self.rng.below(self.plan.wake_micros));
         let at = self.globally(node, deadline).max(self.now) + late;
         self.schedule_loop(node, place, at);
@@ -156,7 +158,7 @@ impl World {
             && let Some(floor) = floor.filter(|floor| *floor > applied)
             && self.mutant != Some(Mutant::ReadWithoutQuorum)
         {
-            let how = format!("#{node} has applied {applied}, a read was asked for at {floor}");
+            let how = format!("#{node} has applied {applied}, a read was requested at {floor}");
             return self.fail("a read covers what was committed before it", how);
         }
         self.settle(node, place, settled, &stamped.unwrap_or_else(|| Vec::new().into()));

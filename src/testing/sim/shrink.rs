@@ -67,6 +67,7 @@ impl Shrinker<'_> {
         }
         self.attempts += 1;
         let failure = run(self.seed, &options).err();
+        // A failure of another kind is another bug, or a consequence: it would lead astray.
         let same = failure.filter(|failure| failure.invariant == self.violation.invariant);
         let Some(violation) = same else { return false };
         (self.options, self.violation) = (options, violation);
@@ -89,6 +90,7 @@ impl Shrinker<'_> {
         self.attempt(|options| options.gentle = true);
         self.attempt(|options| options.strong_only = true);
         let kinds: BTreeSet<Fault> = self.plan().faults.into_iter().collect();
+        // No fault at all, before one kind after the other.
         if self.attempt(|options| options.without.extend(&kinds)) {
             return;
         }
@@ -110,6 +112,7 @@ impl Shrinker<'_> {
     fn fewer_steps(&mut self) {
         let (mut passes, mut fails) = (0, self.steps());
         self.attempt(|options| options.steps = Some(fails));
+        // Within two per cent: the last steps cost as many runs as all others.
         while fails - passes > 1 + fails / 50 && !self.ended {
             let middle = passes + (fails - passes) / 2;
             if self.attempt(|options| options.steps = Some(middle)) {
@@ -139,6 +142,7 @@ impl Shrinker<'_> {
                 let kept = left.iter().filter(|number| !chunk.contains(number));
                 kept.copied().collect::<BTreeSet<u64>>()
             });
+            // A complement still fails: go on with it. Otherwise cut into smaller parts.
             if without_one.any(|kept| self.attempt(|options| options.only = Some(kept))) {
                 parts = (parts - 1).max(2);
             } else if size == 1 {
@@ -194,13 +198,13 @@ mod tests {
         for mutant in [Mutant::LyingDisk, Mutant::AckBeforeSync] {
             let options = with(mutant);
             let (seed, large) = failing(&options);
-            let mut told = Vec::new();
+            let mut counts = Vec::new();
             let mut tell = |attempts, _: &Violation| {
-                told.push(attempts);
+                counts.push(attempts);
                 true
             };
             let (smaller, small) = shrink(seed, &options, &mut tell).unwrap();
-            assert!(told.len() <= ATTEMPTS_MAX + 2 && told.is_sorted(), "{told:?}");
+            assert!(counts.len() <= ATTEMPTS_MAX + 2 && counts.is_sorted(), "{counts:?}");
             assert_eq!(small.invariant, large.invariant);
             assert!(small.struck.len() < large.struck.len(), "{mutant:?}: {:?}", small.struck);
             assert!(small.steps < large.steps, "{mutant:?}: {} steps", small.steps);

@@ -1,7 +1,7 @@
 //! The trace of a run: a hash of every event, and lines of text for the reader.
 //!
-//! Text costs time, so a run makes none unless it is asked to. A run that fails is repeated with
-//! the same seed and keeps its last lines. The hash proves that both runs are the same.
+//! Text costs time, so a run makes none unless its options want it. A run that fails is repeated
+//! with the same seed and keeps its last lines. The hash proves that both runs are the same.
 
 use std::collections::VecDeque;
 

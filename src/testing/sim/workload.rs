@@ -163,12 +163,14 @@ impl Workload {
                 RequestState::Open | RequestState::Unknown => (None, None),
             };
             let action = (request.action.clone(), seen);
+            // Versions decide about this key: `eventual` checks it.
             if request.key == MIXED {
                 continue;
             }
             let history = histories.entry(request.key.clone()).or_default();
             let group = request.group.map(|group| (group, &request.key));
             match group.and_then(|group| groups.get(&group)) {
+                // Another command of the same batch: both happen at one moment.
                 Some(&at) => {
                     let operation = &mut history[at];
                     operation.actions.push(action);
