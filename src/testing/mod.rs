@@ -1,4 +1,4 @@
-//! What tries the server: the simulator, the judge of histories, and a disk that loses power.
+//! Tests of the whole server: the simulator, the judge of histories, and a disk that loses power.
 
 pub mod linearizability;
 mod memory_disk;

@@ -1,30 +1,31 @@
-//! Clients: each is connected to one node and asks, waits, thinks, and asks again, in RESP over a
-//! connection that may be lost. One whose node is down tries another now and then.
+//! Clients: each is connected to one node, sends requests in RESP, waits for the replies, thinks,
+//! and sends more. Connections may be lost. A client whose node is down tries another one now and
+//! then.
 
 use std::time::Duration;
 
 use crate::protocol::Limits;
 use crate::testing::linearizability::{Action, Seen};
 use crate::testing::sim::cluster::World;
-use crate::testing::sim::events::Event;
-use crate::testing::sim::workload::{Client, End, Key, MIXED, Request};
+use crate::testing::sim::events::SimEvent;
+use crate::testing::sim::workload::{MIXED, RequestState, SimClient, SimRequest};
 use crate::types::When;
 
-/// A client waits for its replies for so many request time-outs.
+/// A client hangs up when its first reply has not come within this many request time-outs.
 const PATIENCE: u32 = 3;
 
 impl World {
-    /// A client may ask.
-    pub fn client(&mut self, client: usize) {
+    /// A client may send its next requests.
+    pub fn client_turn(&mut self, client: usize) {
         if self.calm {
             return;
         }
         let think = Duration::from_micros(1 + self.rng.below(2 * self.plan.think_micros));
-        self.schedule(self.now + think, Event::Client(client));
+        self.schedule(self.now + think, SimEvent::ClientTurn(client));
         let node = self.load.clients[client].node;
         let up = self.nodes[node].process.as_ref().is_some_and(|process| !process.stopping);
         if !up && self.rng.chance(1, 10) {
-            // Somebody who finds the node down tries another one now and then.
+            // The node is down: try another one.
             self.load.clients[client].node = self.rng.below(self.nodes.len() as u64) as usize;
         }
         let open = self.load.clients[client].open.len() as u64;
@@ -33,7 +34,7 @@ impl World {
         }
         if self.rng.chance(self.plan.eventual_share, 4) {
             let parts = self.load.eventual_parts(client, self.now.0, &mut self.rng);
-            self.ask(client, parts, true);
+            self.send_requests(client, parts, true);
             return;
         }
         let length = if self.rng.chance(1, 5) { 1 + self.rng.below(3) } else { 1 };
@@ -41,10 +42,11 @@ impl World {
         for _ in 0..length {
             parts.push((self.key(), self.load.action(&mut self.rng)));
         }
-        self.ask(client, parts, false);
+        self.send_requests(client, parts, false);
     }
 
-    fn key(&mut self) -> Key {
+    /// A key for a strong session.
+    fn key(&mut self) -> Vec<u8> {
         if self.rng.chance(1, 20) {
             return b"constant".to_vec();
         }
@@ -54,17 +56,17 @@ impl World {
         format!("k{}-{}", self.now.0 / 500_000, self.rng.below(3)).into_bytes()
     }
 
-    /// A client that asks one node for something when all is calm.
+    /// A new client of a node.
     pub fn add_client(&mut self, node: usize) -> usize {
-        self.load.clients.push(Client { node, ..Client::default() });
+        self.load.clients.push(SimClient { node, ..SimClient::default() });
         self.load.clients.len() - 1
     }
 
-    /// A client sends a pipeline. The numbers of its requests.
-    pub fn ask(
+    /// A client sends a pipeline. Returns the numbers of its requests.
+    pub fn send_requests(
         &mut self,
         client: usize,
-        parts: Vec<(Key, Action)>,
+        parts: Vec<(Vec<u8>, Action)>,
         eventual: bool,
     ) -> std::ops::Range<usize> {
         let first = self.load.requests.len();
@@ -75,26 +77,31 @@ impl World {
         let writes = parts.iter().any(|(_, action)| *action != Action::Get);
         let mut bytes = Vec::new();
         parts.iter().for_each(|(key, action)| encode(key, action, eventual, &mut bytes));
+        // A session makes one batch of a pipeline that comes in one piece, behind no other request,
+        // and within the limits.
         let Limits { batch_commands_max, batch_bytes_max, .. } = self.plan.limits;
         let fits = parts.len() <= batch_commands_max && bytes.len() <= batch_bytes_max;
         let one_batch = alone && writes && fits;
+        // The log applies a batch at one moment. An eventual session has no such promise.
         let group = (one_batch && !eventual).then_some(first as u64);
         for (key, action) in parts {
             let (number, invoked) = (self.load.requests.len(), self.load.moment());
-            let end = End::Open;
+            let state = RequestState::Open;
             let request =
-                Request { client, node, life, eventual, key, action, group, invoked, end };
-            self.note(node, [30, number as u64, 0], || format!("is asked {number}: {request:?}"));
+                SimRequest { client, node, life, eventual, key, action, group, invoked, state };
+            self.note(node, [30, number as u64, 0], || {
+                format!("gets request {number}: {request:?}")
+            });
             self.load.requests.push(request);
             self.load.clients[client].open.push_back(number);
         }
         self.send_bytes(connection, &bytes, pieces);
         let at = self.now + self.plan.request_timeout * PATIENCE;
-        self.schedule(at, Event::GiveUp { connection, operation: first });
+        self.schedule(at, SimEvent::HangUp { connection, request: first });
         first..self.load.requests.len()
     }
 
-    /// The client's connection, which is made if there is none.
+    /// The client's connection. If it has none, it connects.
     fn connect_client(&mut self, client: usize) -> Option<usize> {
         if let Some(connection) = self.load.clients[client].connection {
             return Some(connection);
@@ -106,23 +113,24 @@ impl World {
     }
 
     /// A client hangs up if this request has no reply yet.
-    pub fn give_up(&mut self, connection: usize, request: usize) {
-        let open = self.load.requests[request].end == End::Open;
+    pub fn hang_up_unanswered(&mut self, connection: usize, request: usize) {
+        let open = self.load.requests[request].state == RequestState::Open;
         if open && self.connections[connection].is_open() {
             self.close_connection(connection);
         }
     }
 
-    /// A client's connection is no more: nobody knows what became of what it had asked.
+    /// A client's connection is gone. Its open requests may or may not be done.
     pub fn connection_lost(&mut self, connection: usize) {
         let client = &mut self.load.clients[self.connections[connection].client];
+        // The client has another connection by now.
         if client.connection != Some(connection) {
             return;
         }
         client.connection = None;
         client.replies.clear();
         for request in std::mem::take(&mut client.open) {
-            self.end(request, End::Unknown);
+            self.end_request(request, RequestState::Unknown);
         }
     }
 
@@ -134,7 +142,7 @@ impl World {
         }
     }
 
-    /// Replies have come to a client.
+    /// Replies come to a client.
     pub fn replies(&mut self, connection: usize, bytes: &[u8]) {
         if !self.connections[connection].is_open() {
             return;
@@ -148,8 +156,8 @@ impl World {
             let Some(request) = self.load.clients[client].open.pop_front() else {
                 return self.fail("a request has one reply", format!("one more: {reply:?}"));
             };
-            match self.end_of(&reply) {
-                Some(end) => self.end(request, end),
+            match self.state_after(&reply) {
+                Some(state) => self.end_request(request, state),
                 None => {
                     let request = &self.load.requests[request];
                     return self.fail("replies make sense", format!("{request:?}: {reply:?}"));
@@ -160,27 +168,30 @@ impl World {
         self.load.clients[client].replies = replies;
     }
 
-    /// What a reply says about its request; `None` if it is none of what was to be expected.
-    fn end_of(&mut self, reply: &Result<Seen, String>) -> Option<End> {
+    /// The state of a request after its reply. `None` if no such reply was expected.
+    fn state_after(&mut self, reply: &Result<Seen, String>) -> Option<RequestState> {
         let error = match reply {
-            Ok(seen) => return Some(End::Done { at: self.load.moment(), seen: seen.clone() }),
+            Ok(seen) => {
+                return Some(RequestState::Done { at: self.load.moment(), seen: seen.clone() });
+            }
             Err(error) => error,
         };
+        // The first word of an error is a contract: is the request certainly not done, or unknown?
         match error.split(' ').next()? {
-            "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "MISCONF" => Some(End::NotDone),
-            "UNKNOWN" => Some(End::Unknown),
+            "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "MISCONF" => Some(RequestState::NotDone),
+            "UNKNOWN" => Some(RequestState::Unknown),
             _ if error.starts_with("ERR value is not an integer") => {
-                Some(End::Done { at: self.load.moment(), seen: Seen::Failed })
+                Some(RequestState::Done { at: self.load.moment(), seen: Seen::Failed })
             }
             _ => None,
         }
     }
 
-    fn end(&mut self, number: usize, end: End) {
+    fn end_request(&mut self, number: usize, state: RequestState) {
         let request = &mut self.load.requests[number];
         let node = request.node;
-        let text = format!("request {number} ends: {end:?}");
-        request.end = end;
+        let text = format!("request {number} ends: {state:?}");
+        request.state = state;
         self.note(node, [31, number as u64, 0], || text);
     }
 }
@@ -215,7 +226,7 @@ fn encode(key: &[u8], action: &Action, eventual: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// The first reply, if it is whole, and its length. `Err` is an error reply.
+/// The first reply and its length, if all of it has come. `Err` is an error reply.
 fn parse(bytes: &[u8]) -> Option<(Result<Seen, String>, usize)> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let (line, len) = (std::str::from_utf8(&bytes[1..end]).ok()?, end + 2);

@@ -1,10 +1,11 @@
 //! A node's directory: the real log and the real image files, on a disk in memory that can lose
-//! power, fail, fill up and rot. Beside it stands a model: what must be found there again.
+//! power, fail, fill up and rot. Beside it stands a model of the log: the records that a start must
+//! find.
 //!
-//! A sync takes time, so a crash may come in the middle. Then what was under way is done after all,
-//! on a disk that stops after a random number of changes, and chance decides what the power cut
-//! leaves of them. So every moment of a write, a sync, a rename and a removal is a moment at which
-//! the power may fail.
+//! A sync takes time, so a crash may come in the middle of it. The simulator then does the
+//! unfinished work after all, on a disk that stops after a random number of changes, and chance
+//! decides which of the unsynced changes survive the power cut. So the power may fail at every
+//! moment of a write, a sync, a rename and a removal.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,24 +16,24 @@ use crate::replica::{Envelope, HardState, JobNo, Recovered, WalRecord};
 use crate::rng::Rng;
 use crate::store::{Image, ImageError};
 use crate::testing::MemoryDisk;
-use crate::testing::sim::view::View;
+use crate::testing::sim::log_model::LogModel;
 use crate::types::SnapshotMeta;
 use crate::wal::{
     self, Disk as _, ImageWriter, Images, OutgoingImage, SpareJob, Wal, WalError, WalOptions,
 };
 
-/// Changes of a disk within which a crash interrupts what was under way.
+/// A crash interrupts the unfinished work within this many changes of the disk.
 const CRASH_WITHIN: u64 = 14;
 
-/// What one step of a replica asked to be made durable.
+/// Records that one turn makes durable, and the messages that wait for them.
 #[derive(Debug)]
-pub struct Batch {
-    pub job: JobNo,
+pub struct LogJob {
+    pub number: JobNo,
     pub records: Vec<WalRecord>,
     pub after: Vec<Envelope>,
 }
 
-/// Why a node cannot start from its directory.
+/// The reason why a node cannot start from its directory.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The log.
@@ -41,45 +42,47 @@ pub enum Unreadable {
     /// The image that the log relies on.
     #[error("{0}")]
     Image(#[from] ImageError),
-    /// What is found is neither what was synced nor that and what was being written.
+    /// The log holds neither the synced records nor these and the ones that were being written.
     #[error("{0}")]
     Forgotten(String),
 }
 
-/// How a process ends without being asked.
+/// The way in which a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// With its machine: what was not synced may be lost.
+    /// With its machine: unsynced changes may be lost.
     PowerCut,
-    /// Alone, as by kill -9: the system still writes what it was given.
+    /// Alone, as by kill -9: the system still writes all changes that it was given.
     Killed,
 }
 
-/// See the module.
-pub struct Disk {
+/// A node's directory, with the work that is under way in it.
+pub struct SimDisk {
     pub files: Arc<MemoryDisk>,
     images: Images<MemoryDisk>,
     /// Open while a process runs.
     log: Option<Wal<MemoryDisk>>,
-    /// What all synced batches add up to.
-    pub synced: View,
-    /// What was being written when the process died, on top of what was synced.
-    doubtful: Option<View>,
-    /// Handed to the log, being synced.
-    writing: Vec<Batch>,
+    /// The sum of all synced jobs.
+    pub synced: LogModel,
+    /// The same with the jobs that were being written when the process died. A start finds one or
+    /// the other.
+    doubtful: Option<LogModel>,
+    /// Jobs being synced.
+    writing: Vec<LogJob>,
+    /// The jobs in `writing` are appended. (A full disk may make them wait for their sync.)
     appended: bool,
-    /// Not written yet.
-    queue: VecDeque<Batch>,
+    /// Jobs that wait.
+    queue: VecDeque<LogJob>,
 }
 
-impl Default for Disk {
-    fn default() -> Disk {
+impl Default for SimDisk {
+    fn default() -> SimDisk {
         let files = Arc::new(MemoryDisk::new());
-        Disk {
+        SimDisk {
             images: Images::new(Arc::clone(&files)),
             files,
             log: None,
-            synced: View::default(),
+            synced: LogModel::default(),
             doubtful: None,
             writing: Vec::new(),
             appended: false,
@@ -88,14 +91,14 @@ impl Default for Disk {
     }
 }
 
-impl fmt::Debug for Disk {
+impl fmt::Debug for SimDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk").field("synced", &self.synced.hard).finish_non_exhaustive()
     }
 }
 
-impl Disk {
-    /// A process begins: reads the log, and the image that it relies on.
+impl SimDisk {
+    /// A process starts: reads the log, and the image that it relies on.
     pub fn open(
         &mut self,
         log_id: u64,
@@ -105,7 +108,9 @@ impl Disk {
         let (log, recovered) = Wal::open(Arc::clone(&self.files), options)?;
         let snapshot = recovered.snapshot;
         let image = if snapshot.index > 0 { Some(self.load(snapshot)?) } else { None };
-        let found = View::new(&recovered);
+        let found = LogModel::new(&recovered);
+        // A crash may lose the jobs that were being written, and may keep them. Nothing else is
+        // right.
         if found != self.synced && Some(&found) != self.doubtful.as_ref() {
             let (synced, doubtful) = (&self.synced, &self.doubtful);
             let how = format!("found {found}, synced {synced}, perhaps {doubtful:?}");
@@ -118,7 +123,7 @@ impl Disk {
         Ok((recovered, image))
     }
 
-    /// True if nothing was ever committed to the log that is open.
+    /// True if the open log never had a record.
     pub fn is_new(&self) -> bool {
         self.log.as_ref().is_some_and(Wal::is_new)
     }
@@ -130,12 +135,12 @@ impl Disk {
         log.commit()
     }
 
-    /// Takes a batch in, behind all others.
-    pub fn push(&mut self, batch: Batch) {
-        self.queue.push_back(batch);
+    /// Queues a job behind all others.
+    pub fn push(&mut self, job: LogJob) {
+        self.queue.push_back(job);
     }
 
-    /// Takes all that waits and begins to sync it. False if there is nothing to do, or a sync is
+    /// Takes all jobs that wait and begins to sync them. False if there are none, or a sync is
     /// under way.
     pub fn begin_sync(&mut self) -> bool {
         let idle = self.writing.is_empty() && !self.queue.is_empty();
@@ -146,11 +151,15 @@ impl Disk {
         idle
     }
 
-    /// Writes and syncs. The batches that are durable now; on [`WalError::Full`] they wait.
-    pub fn end_sync(&mut self) -> Result<Vec<Batch>, WalError> {
+    /// Writes and syncs. Returns the jobs that are durable now.
+    ///
+    /// # Errors
+    /// After [`WalError::Full`] the jobs wait for the next attempt. Any other error is final.
+    pub fn end_sync(&mut self) -> Result<Vec<LogJob>, WalError> {
         let Some(log) = &mut self.log else { return Ok(Vec::new()) };
+        // After a full disk the log has the records already: only its commit is repeated.
         if !self.appended {
-            self.writing.iter().for_each(|batch| log.append(&batch.records));
+            self.writing.iter().for_each(|job| log.append(&job.records));
             self.appended = true;
         }
         log.commit()?;
@@ -158,11 +167,11 @@ impl Disk {
         Ok(std::mem::take(&mut self.writing))
     }
 
-    /// What is synced and what is being written. (Records make sense: they were checked when the
-    /// replica decided them.)
-    fn with_written(&self) -> View {
+    /// The synced jobs and those being written. No record fails here: `World::check_records` has
+    /// applied each one when the replica decided it.
+    fn with_written(&self) -> LogModel {
         let mut view = self.synced.clone();
-        for record in self.writing.iter().flat_map(|batch| &batch.records) {
+        for record in self.writing.iter().flat_map(|job| &job.records) {
             let _ = view.apply(record);
         }
         view
@@ -178,8 +187,9 @@ impl Disk {
         self.log.as_ref().is_some_and(Wal::has_spare)
     }
 
-    /// Everything is written and synced, and the end is marked, as at a clean stop.
+    /// Writes and syncs everything and closes the log, as a clean stop does.
     pub fn close(&mut self) -> Result<(), WalError> {
+        // First the jobs that are being written, then those that wait.
         let written = self.end_sync().and_then(|_| {
             self.begin_sync();
             self.end_sync()
@@ -192,20 +202,22 @@ impl Disk {
         written.and(closed)
     }
 
-    /// What is being written may be there or not.
+    /// The next start may find the jobs that are being written, or not.
     fn note_doubt(&mut self) {
         if !self.writing.is_empty() {
             self.doubtful = Some(self.with_written());
         }
     }
 
-    /// The process dies in the middle of what its threads are doing; `unfinished` is that, beside
-    /// the log's own work, and `rest` whatever would tidy up if the process went on.
+    /// The process dies in the middle of its threads' work: that of the log, and `unfinished`.
+    /// `rest` is the remainder of the process, whose destructors must not touch the disk any more.
     pub fn die<T>(&mut self, death: Death, rng: &mut Rng, unfinished: Unfinished, rest: T) {
         self.queue.clear();
         self.note_doubt();
         self.files.stop_after(self.files.changes() + rng.below(CRASH_WITHIN));
         let Unfinished { image, part, spare } = unfinished;
+        // The threads of the log and of images work side by side: either may be the first to come
+        // to the change at which the disk stops.
         let mut log_is_next = rng.chance(1, 2);
         for _ in 0..2 {
             if log_is_next && self.log.is_some() {
@@ -219,7 +231,7 @@ impl Disk {
             let _ = self.images.finish(part, meta);
         }
         let _ = spare.map(SpareJob::run);
-        // What a value would tidy up when it is dropped, a process that dies does not.
+        // A process that dies runs no destructors: those that run here find a dead disk.
         self.files.stop_after(self.files.changes());
         self.log = None;
         self.writing.clear();
@@ -230,7 +242,7 @@ impl Disk {
         }
     }
 
-    /// Makes the image of a state durable; its length in bytes.
+    /// Makes an image durable. Returns its length in bytes.
     pub fn write(&self, image: Image) -> io::Result<u64> {
         let (mut part, meta) = (self.images.begin()?, image.meta());
         let bytes = image.write(&mut part)?;
@@ -252,18 +264,19 @@ impl Disk {
         self.images.open_to_send(meta, bytes)
     }
 
-    /// Where images that come are kept.
+    /// The image files.
     pub fn images(&self) -> &Images<MemoryDisk> {
         &self.images
     }
 
-    /// Verifies an image that has come, and makes it durable.
+    /// Verifies a received image, and makes it durable.
     pub fn verify(
         &self,
         part: ImageWriter<MemoryDisk>,
         meta: SnapshotMeta,
     ) -> Result<Image, ImageError> {
         let image = Image::read(&mut part.read()?)?;
+        // The checksums are right, but the peer has sent another image than it has announced.
         if image.meta() != meta {
             return Err(ImageError::Corrupt { offset: 0, what: "it is another snapshot" });
         }
@@ -271,7 +284,7 @@ impl Disk {
         Ok(image)
     }
 
-    /// Removes the images that nothing relies on.
+    /// Removes the images that are older than the one that the log relies on.
     pub fn remove_older_images(&self) {
         let _ = self.images.remove_older(self.synced.snapshot);
     }
@@ -281,9 +294,11 @@ impl Disk {
         self.files.open(name).is_ok()
     }
 
-    /// Flips a bit of a sealed segment or an image, if there is one; which file it was.
+    /// Flips a bit of a sealed segment or an image. Returns the name of the file; `None` if there
+    /// is no such file.
     pub fn rot(&self, rng: &mut Rng) -> Option<String> {
         let mut names = self.files.list().ok()?;
+        // Only sealed files: damage at the end of the last segment looks like a torn write.
         let last = names.iter().map(|(name, _)| name).filter(|name| is_segment(name)).max();
         let last = last.cloned();
         names.retain(|(name, len)| {
@@ -300,7 +315,7 @@ fn is_segment(name: &str) -> bool {
     name.starts_with("wal-")
 }
 
-/// What a process was doing with its disk when it died.
+/// Work on the disk that a process leaves unfinished when it dies.
 #[derive(Debug, Default)]
 pub struct Unfinished {
     /// Being written.

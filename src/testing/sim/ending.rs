@@ -1,4 +1,4 @@
-//! Calm and judgement: see the module above.
+//! A whole run: trouble, then calm, in which every promise of progress must hold, then judgement.
 
 use std::time::Duration;
 
@@ -6,16 +6,17 @@ use crate::clock::Now;
 use crate::replica::RoleName;
 use crate::store::Writer;
 use crate::testing::linearizability::{self, Action, Verdict};
-use crate::testing::sim::cluster::{SKEW_MICROS, World};
+use crate::testing::sim::cluster::{SKEW_MICROS, SimNode, World};
 use crate::testing::sim::disk::Death;
-use crate::testing::sim::events::Event;
+use crate::testing::sim::events::SimEvent;
+use crate::testing::sim::options::Options;
+use crate::testing::sim::report::Report;
 use crate::testing::sim::trace::mix_bytes;
-use crate::testing::sim::workload::{End, Key};
-use crate::testing::sim::{Options, Report};
+use crate::testing::sim::workload::RequestState;
 use crate::types::When;
 
-/// In calm, the highest node must lead and all requests must have ended within this time. (Where an
-/// image has rotted it takes long: a leader waits 40 election time-outs before it doubts its own.)
+/// In calm, the highest node must lead and all requests must have ended within this time. A rotten
+/// image takes long: a leader waits 40 election time-outs before it doubts its own image.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
 /// In calm, a fresh request is served, and all nodes agree, within this time.
@@ -25,7 +26,7 @@ const SERVICE_MAX: Duration = Duration::from_secs(10);
 const SEARCH_BUDGET: usize = 200_000;
 
 impl World {
-    /// The whole run.
+    /// The whole run. A broken promise is in `failure` afterwards.
     pub fn live(&mut self, options: &Options) -> Report {
         let end = self.now + self.plan.quiet + self.plan.trouble;
         self.run_for(end, options.steps.unwrap_or(u64::MAX));
@@ -44,7 +45,8 @@ impl World {
         self.recover_from_disk();
         let undecided = self.judge();
         let requests = &self.load.requests;
-        let answered = requests.iter().filter(|r| matches!(r.end, End::Done { .. })).count();
+        let answered =
+            requests.iter().filter(|r| matches!(r.state, RequestState::Done { .. })).count();
         Report {
             trace_hash: self.trace.hash(),
             nodes: self.nodes.len(),
@@ -57,16 +59,18 @@ impl World {
             restored: self.oracle.restored,
             requests: requests.len() as u64,
             answered: answered as u64,
-            joined: self.joined,
+            coverage: self.coverage,
             eventual: self.promises.acknowledged(),
             undecided,
             lines: Vec::new(),
         }
     }
 
+    /// Heals everything: links, disks, clocks; and starts all nodes.
     fn calm_down(&mut self) {
         self.calm = true;
         self.note(0, [40, 0, 0], || "---- calm ----".to_owned());
+        // Slow seeds become fast enough for the bounds below.
         self.plan.travel.delay_min_micros = self.plan.travel.delay_min_micros.min(500);
         self.plan.travel.delay_spread_micros = self.plan.travel.delay_spread_micros.min(500);
         self.plan.sync_micros = self.plan.sync_micros.min(2_000);
@@ -78,13 +82,14 @@ impl World {
             }
             self.nodes[node].disk.files.heal();
             self.set_clock(node, SKEW_MICROS);
-            self.schedule(self.now, Event::Start(node));
+            self.schedule(self.now, SimEvent::Start(node));
             for peer in 0..self.nodes.len() {
                 self.unblock_all(node, peer);
             }
         }
     }
 
+    /// Lets the world go on until `done`. Fails the promise `what` if that takes too long.
     fn wait(&mut self, what: &'static str, patience: Duration, done: impl Fn(&World) -> bool) {
         let limit = self.now + patience;
         while self.failure.is_none() && !done(self) {
@@ -96,17 +101,20 @@ impl World {
         }
     }
 
+    /// All nodes, and all requests without a reply.
     fn describe(&self) -> String {
         let nodes = self.nodes.iter().map(|node| {
             let status = node.process.as_ref().map(|process| process.shell.replica().status());
-            let standing = node.process.as_ref().map(|process| &process.view.hard.standing);
+            let standing = node.process.as_ref().map(|process| &process.log_model.hard.standing);
             format!("\n    {} {standing:?} {status:?}", node.id)
         });
-        let open = self.load.requests.iter().enumerate().filter(|(_, r)| r.end == End::Open);
+        let open =
+            self.load.requests.iter().enumerate().filter(|(_, r)| r.state == RequestState::Open);
         nodes.chain(open.map(|(at, request)| format!("\n    request {at}: {request:?}"))).collect()
     }
 
     fn all_serve_under_the_highest(&self) -> bool {
+        // The alive node with the highest id leads, and here all nodes are alive.
         let highest = self.nodes.last().map(|node| node.id);
         self.nodes.iter().all(|node| {
             let process = node.process.as_ref().filter(|process| !process.stopping);
@@ -118,10 +126,10 @@ impl World {
         })
     }
 
-    /// Each node serves a write and a read. A result may be lost behind an image; then it asks
-    /// again.
+    /// Each node serves a write and a read. A result may be lost if an image replaces the store
+    /// before its entry is applied; then the client tries again.
     fn serve_fresh_requests(&mut self) {
-        let mut fresh: Vec<(usize, Vec<(Key, Action)>)> = Vec::new();
+        let mut fresh: Vec<(usize, Vec<(Vec<u8>, Action)>)> = Vec::new();
         for node in 0..self.nodes.len() {
             let value = format!("fresh-{node}").into_bytes();
             let set = Action::Set { value, when: When::Always, get: true };
@@ -129,17 +137,19 @@ impl World {
             fresh.push((client, vec![(b"fresh".to_vec(), set)]));
             fresh.push((client, vec![(b"fresh".to_vec(), Action::Get)]));
         }
+        // A lost result leaves a request unknown. So the client tries again, as a real one would.
         for _ in 0..5 {
-            let mut asked = Vec::new();
+            let mut sent = Vec::new();
             for (client, parts) in std::mem::take(&mut fresh) {
-                asked.push((self.ask(client, parts.clone(), false), client, parts));
+                sent.push((self.send_requests(client, parts.clone(), false), client, parts));
             }
             self.wait("fresh requests end", SERVICE_MAX, |world| world.load.all_ended());
             if self.failure.is_some() {
                 return;
             }
-            for (mut requests, client, parts) in asked {
-                let done = |at: usize| matches!(self.load.requests[at].end, End::Done { .. });
+            for (mut requests, client, parts) in sent {
+                let done =
+                    |at: usize| matches!(self.load.requests[at].state, RequestState::Done { .. });
                 if requests.is_empty() || !requests.all(done) {
                     fresh.push((client, parts));
                 }
@@ -152,7 +162,7 @@ impl World {
         self.fail("fresh requests are served", format!("{fresh:?}"));
     }
 
-    /// At last all nodes die at once, and each finds on its own disk what it had applied.
+    /// All nodes lose power at once. Each finds the state that it had applied on its own disk.
     fn recover_from_disk(&mut self) {
         if self.failure.is_some() {
             return;
@@ -168,6 +178,7 @@ impl World {
             let (log_id, segment_bytes) = (self.nodes[node].incarnation, self.plan.segment_bytes);
             let (recovered, image) = match self.nodes[node].disk.open(log_id, segment_bytes) {
                 Ok(found) => found,
+                // Bits have flipped in its files: it may refuse them.
                 Err(_) if !self.nodes[node].rotten.is_empty() => continue,
                 Err(why) => {
                     let how = format!("#{node}: {why}");
@@ -176,6 +187,7 @@ impl World {
             };
             let mut writer = Writer::new();
             image.map(|image| writer.restore(image));
+            // Entries behind `index` were never applied: they may be on the disk or not.
             let entries = recovered.entries.iter().take_while(|entry| entry.index <= index);
             let mut applied = entries.map(|entry| writer.apply(entry, false));
             let failed = applied.find_map(Result::err);
@@ -187,10 +199,12 @@ impl World {
         }
     }
 
+    /// True if every node has applied all that is committed, and all have the same digest.
     fn all_agree(&self) -> bool {
-        let reached = |node: &crate::testing::sim::cluster::Node| {
+        let reached = |node: &SimNode| {
             let process = node.process.as_ref()?;
             let status = process.shell.replica().status();
+            // Idle: all committed entries are applied, and all entries durable.
             let idle =
                 process.writer.applied().index == process.handed && status.durable == status.last;
             idle.then_some((process.handed, process.digest))
@@ -200,6 +214,7 @@ impl World {
             && self.nodes.iter().all(|node| reached(node) == first)
     }
 
+    /// Compares the images of all states, byte for byte.
     fn compare_states(&mut self) {
         let mut hashes = Vec::new();
         for process in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
@@ -212,7 +227,8 @@ impl World {
         }
     }
 
-    /// Judges each key's history; how many were beyond the budget.
+    /// Judges the history of each key. Returns the number of those that the budget was too small
+    /// for.
     fn judge(&mut self) -> u64 {
         let mut undecided = 0;
         if self.failure.is_some() {

@@ -1,128 +1,42 @@
-//! The eventual mode under trial: clients that write and read with it, and what must hold.
+//! The promises of the eventual mode, checked as its writes move through the cluster.
 //!
-//! What is known of every node's memory and disk says at each crash which acknowledged writes may
-//! be lost: those that nobody else holds, and only within their first second. All others must win
-//! over everything older when the world is calm again.
+//! The simulator knows every node's memory and disk. So at each crash it knows the acknowledged
+//! writes that are lost: those that no other node holds. A loss is allowed only within a write's
+//! first second. At the end every other acknowledged write must have won over all older ones.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::clock::Now;
 use crate::replica::{Envelope, Message, WalRecord};
 use crate::service::Taken;
 use crate::testing::sim::cluster::World;
+use crate::testing::sim::connection::SimConnection;
 use crate::testing::sim::faults::Fault;
-use crate::testing::sim::sessions::Connection;
-use crate::testing::sim::workload::{End, Request};
+use crate::testing::sim::promises::{Versions, raise, version};
+use crate::testing::sim::workload::{RequestState, SimRequest};
 use crate::types::{Command, Entry, Index, Key, Outcome, Payload, Version, Write};
 
-/// An acknowledged write that no crash has lost is durable after this time.
+/// An acknowledged write is durable after this time, on each node that holds it.
 const SYNCED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The highest version of each key.
-pub type Versions = BTreeMap<Key, Version>;
-
-/// What has been promised, and who holds what.
-#[derive(Debug)]
-pub struct Promises {
-    acked: BTreeMap<Key, Vec<Version>>,
-    /// In each node's memory.
-    memory: Vec<Versions>,
-    /// When each node took each version that it held.
-    taken: Vec<BTreeMap<Version, Now>>,
-    /// On each node's disk.
-    disk: Vec<Versions>,
-    committed: Versions,
-    /// What each version wrote.
-    values: BTreeMap<Version, (Key, Option<Vec<u8>>)>,
-    /// Which process stamped each version, as its node's life.
-    stampers: BTreeMap<Version, u64>,
-    /// The latest version that wrote a value.
-    writers: BTreeMap<Vec<u8>, Version>,
-    deletions: Versions,
-    /// The highest version of each node's own making that has left it.
-    left: Vec<Version>,
-    /// The newest of each key that has been applied anywhere.
-    merged: Versions,
-    digests: BTreeMap<Index, u64>,
-}
-
-impl Promises {
-    pub fn new(size: usize) -> Promises {
-        Promises {
-            acked: BTreeMap::new(),
-            memory: vec![Versions::new(); size],
-            taken: vec![BTreeMap::new(); size],
-            disk: vec![Versions::new(); size],
-            committed: Versions::new(),
-            values: BTreeMap::new(),
-            stampers: BTreeMap::new(),
-            writers: BTreeMap::new(),
-            deletions: Versions::new(),
-            left: vec![Version::default(); size],
-            merged: Versions::new(),
-            digests: BTreeMap::new(),
-        }
-    }
-
-    /// How many writes of eventual sessions were acknowledged and not excused.
-    pub fn acknowledged(&self) -> u64 {
-        self.acked.values().map(|writes| writes.len() as u64).sum()
-    }
-
-    /// Entries with these writes are committed.
-    pub fn commit(&mut self, payload: &Payload) {
-        if let Payload::Merge(writes) = payload {
-            raise(&mut self.committed, writes);
-        }
-    }
-
-    /// True if this write, or a newer one to its key, is in the log.
-    pub fn is_committed(&self, write: &Write) -> bool {
-        version(&self.committed, &write.key) >= write.version
-    }
-
-    fn note(&mut self, write: &Write) {
-        let value = write.value.as_ref().map(|value| value.to_vec());
-        match &value {
-            Some(value) => {
-                let writer = self.writers.entry(value.clone()).or_default();
-                *writer = write.version.max(*writer);
-            }
-            None => raise(&mut self.deletions, std::slice::from_ref(write)),
-        }
-        self.values.insert(write.version, (write.key.clone(), value));
-    }
-}
-
-fn raise(versions: &mut Versions, writes: &[Write]) {
-    for write in writes {
-        let known = versions.entry(write.key.clone()).or_default();
-        *known = write.version.max(*known);
-    }
-}
-
-fn version(versions: &Versions, key: &Key) -> Version {
-    versions.get(key).copied().unwrap_or_default()
-}
-
 impl World {
-    /// What a session reads is not older than what it has written there.
+    /// A session reads its own writes, or newer ones.
     pub fn check_read(&mut self, connection: usize, key: &Key, outcome: &Outcome) {
         let connection = &self.connections[connection];
         let (node, written) = (connection.node, version(&connection.written, key));
+        // Each value is written once, so a value tells its version. An absent key tells one only if
+        // nothing but eventual sessions deletes it.
         let seen = match outcome {
             Outcome::Value(value) => self.promises.writers.get(&value[..]).copied(),
             _ if key.starts_with(b"e") => Some(version(&self.promises.deletions, key)),
             _ => None,
         };
-        if !self.forgets() && seen.is_some_and(|seen| seen < written) {
+        if !self.tombstones_end_early() && seen.is_some_and(|seen| seen < written) {
             let how = format!("#{node}, {key:?}: {outcome:?} of {seen:?} after {written:?}");
             self.fail("a session reads its own writes", how);
         }
     }
 
-    /// A node holds stamped writes; they become visible there in a moment.
+    /// A node takes stamped writes into its memory. They become readable there a little later.
     pub fn note_taken(&mut self, node: usize, taken: &Taken) {
         let Some(life) = self.life(node) else { return };
         let writes = &taken.writes;
@@ -145,10 +59,10 @@ impl World {
         self.note_stamped(node, taken);
     }
 
-    /// A connection learns that its writes are stamped: they are newer than those before, readable
-    /// on its node, and from now on acknowledged.
+    /// A client learns that its writes are stamped. They are newer than its earlier ones, and from
+    /// now on acknowledged.
     pub fn check_stamped(&mut self, number: usize, writes: &[Write]) {
-        let Connection { node, written, .. } = &self.connections[number];
+        let SimConnection { node, written, .. } = &self.connections[number];
         let falls = writes.iter().find(|write| version(written, &write.key) >= write.version);
         if let Some(write) = falls {
             let how = format!("#{node}: {write:?} after {:?}", version(written, &write.key));
@@ -161,7 +75,7 @@ impl World {
         }
     }
 
-    /// Versions leave their node.
+    /// A message leaves a node: notes the highest version of the node's own that it carries.
     pub fn check_versions(&mut self, node: usize, envelope: &Envelope) {
         let versions: Vec<Version> = match &envelope.message {
             Message::Spread(writes) => writes.iter().map(|write| write.version).collect(),
@@ -173,15 +87,15 @@ impl World {
         *left = own.max().unwrap_or_default().max(*left);
     }
 
-    /// What the disk holds has changed.
+    /// Notes the eventual writes that a node's disk holds now.
     pub fn note_durable(&mut self, node: usize) {
         let mut durable = Versions::new();
         raise(&mut durable, &self.nodes[node].disk.synced.held);
         self.promises.disk[node] = durable;
     }
 
-    /// The eventual writes that are on a disk and that these records leave out.
-    pub fn left_out(&self, node: usize, records: &[WalRecord]) -> Vec<Write> {
+    /// The eventual writes on a node's disk that these records drop.
+    pub fn dropped_writes(&self, node: usize, records: &[WalRecord]) -> Vec<Write> {
         let last = records.iter().rev().find_map(|record| match record {
             WalRecord::Held(writes) => Some(writes),
             _ => None,
@@ -193,11 +107,11 @@ impl World {
             let newer = |new: &Write| new.key == old.key && new.version >= old.version;
             writes.iter().any(newer)
         };
-        process.view.held.iter().filter(|old| !kept(old)).cloned().collect()
+        process.log_model.held.iter().filter(|old| !kept(old)).cloned().collect()
     }
 
-    /// What a disk forgets of the eventual writes is in the log.
-    pub fn check_left_out(&mut self, node: usize, writes: &[Write]) {
+    /// A disk drops an eventual write only once it, or a newer one, is in the log.
+    pub fn check_dropped(&mut self, node: usize, writes: &[Write]) {
         let lost = writes.iter().find(|write| !self.promises.is_committed(write)).cloned();
         if let Some(lost) = lost {
             let how = format!("#{node}: {lost:?}");
@@ -205,12 +119,13 @@ impl World {
         }
     }
 
-    /// A node starts with what its disk held.
+    /// A node starts: its memory holds the writes of its disk.
     pub fn note_start(&mut self, node: usize) {
         self.promises.memory[node] = self.promises.disk[node].clone();
     }
 
-    /// A node has lost its memory, or its directory as well.
+    /// A node has lost its memory, and if `wiped` its directory as well. Excuses the acknowledged
+    /// writes that are lost with it, if they are young enough.
     pub fn note_loss(&mut self, node: usize, wiped: bool) {
         let mut lost = std::mem::take(&mut self.promises.memory[node]);
         let taken = std::mem::take(&mut self.promises.taken[node]);
@@ -219,10 +134,13 @@ impl World {
             self.promises.left[node] = Version::default();
         }
         self.note_durable(node);
+        // A slow, full or paused node may need more than a second for a sync.
         let unhealthy = [Fault::SlowDisk, Fault::StallDisk, Fault::DiskFull, Fault::Pause];
         let strict = !wiped && !unhealthy.iter().any(|fault| self.plan.faults.contains(fault));
         let now = self.now;
         let mut late = None;
+        // An acknowledged write is lost if no memory, no disk and no committed entry has it or a
+        // newer one to its key.
         for (key, held) in lost {
             let promises = &mut self.promises;
             let elsewhere = promises.memory.iter().chain(&promises.disk);
@@ -244,12 +162,14 @@ impl World {
         }
     }
 
-    /// True if writes may come too late: tombstones end before writes are certain to be drained.
-    fn forgets(&self) -> bool {
+    /// True if an eventual write may come too late: the seed lets tombstones end before all writes
+    /// are certain to have drained.
+    fn tombstones_end_early(&self) -> bool {
         self.plan.settings.tombstone_horizon < Duration::from_secs(60)
     }
 
-    /// Before an entry is applied for the first time.
+    /// An entry is about to be applied. The store must not refuse a new write as too old: the
+    /// floor, the version of all keys without a record, must not have passed it.
     pub fn check_merge(&mut self, node: usize, entry: &Entry) {
         let Payload::Merge(writes) = &entry.payload else { return };
         let Some(process) = &self.nodes[node].process else { return };
@@ -258,8 +178,10 @@ impl World {
             let fresh = version(&self.promises.merged, &write.key) < write.version;
             raise(&mut self.promises.merged, std::slice::from_ref(write));
             let current = store.version(&write.key);
+            // The floor refuses it. Only the first node to apply a write can tell: afterwards the
+            // key has a record.
             if fresh && write.version <= current && current == store.floor() {
-                if self.forgets() {
+                if self.tombstones_end_early() {
                     self.promises.acked.remove(&write.key);
                 } else {
                     let how = format!("{write:?} at {}, floor {current:?}", entry.index);
@@ -270,7 +192,7 @@ impl World {
         }
     }
 
-    /// A node's state has this digest at a checkpoint.
+    /// The digest of a state at a checkpoint is the same on every node.
     pub fn check_checkpoint(&mut self, node: usize, index: Index, digest: u64) {
         if *self.promises.digests.entry(index).or_insert(digest) != digest {
             self.fail("equal logs have equal digests", format!("#{node} at {index}"));
@@ -285,10 +207,11 @@ impl World {
         })
     }
 
-    /// Where a client alone writes a key, by way of one process, each write beats those that had
-    /// their answers before it was asked for; and what was refused was not done.
+    /// A client that alone writes a key, through one process, sees its later write win over each
+    /// that had its answer before. And a refused write was not done.
     pub fn check_order(&mut self) {
-        let Some(process) = self.nodes[0].process.as_ref().filter(|_| !self.forgets()) else {
+        let Some(process) = self.nodes[0].process.as_ref().filter(|_| !self.tombstones_end_early())
+        else {
             return;
         };
         let store = process.writer.store();
@@ -296,24 +219,25 @@ impl World {
         for client in 0..self.load.clients.len() {
             let key: Key = format!("own{client}").into_bytes().into();
             let Outcome::Value(value) = store.read(&Command::Get { key: &key }) else { continue };
-            let wrote = |request: &&Request| request.sets(&value);
+            let wrote = |request: &&SimRequest| request.sets(&value);
             let Some(winner) = self.load.requests.iter().find(wrote) else { continue };
-            let End::Done { at, .. } = winner.end else {
-                if winner.end == End::NotDone {
+            let RequestState::Done { at, .. } = winner.state else {
+                if winner.state == RequestState::NotDone {
                     broken = Some(format!("{key:?}: {winner:?} was refused"));
                 }
                 continue;
             };
-            if self.was_stamped_by_the_dead(&value) {
+            if self.has_a_stamp_of_a_dead_process(&value) {
                 continue;
             }
-            let later = |request: &&Request| {
+            let later = |request: &&SimRequest| {
                 let own = request.client == client && request.is_of_same_process(winner);
-                let done = matches!(request.end, End::Done { .. }) && request.invoked > at;
+                let done =
+                    matches!(request.state, RequestState::Done { .. }) && request.invoked > at;
                 own && done && self.is_promised(&key, request)
             };
             if let Some(loser) = self.load.requests.iter().find(later) {
-                broken = Some(format!("{key:?}: {winner:?} heartbeats {loser:?}"));
+                broken = Some(format!("{key:?}: {winner:?} beats {loser:?}"));
             }
         }
         if let Some(how) = broken {
@@ -321,10 +245,10 @@ impl World {
         }
     }
 
-    /// True if a request was stamped by a process that died before it could say so, and then by
-    /// another: the first stamp may turn up later and, if that clock was ahead, win over what was
-    /// written meanwhile.
-    fn was_stamped_by_the_dead(&self, value: &[u8]) -> bool {
+    /// True if a write was stamped by a process that died before it could answer, and then again by
+    /// another one. The first stamp may turn up later. If its clock was ahead, it wins over the
+    /// writes made in between, which is allowed.
+    fn has_a_stamp_of_a_dead_process(&self, value: &[u8]) -> bool {
         let stamps = self.promises.values.iter().filter(|(_, (_, v))| v.as_deref() == Some(value));
         let stamps: Vec<Version> = stamps.map(|(version, _)| *version).collect();
         let alive = |version: &Version| {
@@ -333,8 +257,8 @@ impl World {
         stamps.len() > 1 && !stamps.iter().all(alive)
     }
 
-    /// True if the request wrote this key and what it wrote must not be lost.
-    fn is_promised(&self, key: &Key, request: &Request) -> bool {
+    /// True if the request wrote this key and its write must not be lost.
+    fn is_promised(&self, key: &Key, request: &SimRequest) -> bool {
         let Some(acked) = self.promises.acked.get(key) else { return false };
         let values =
             acked.iter().filter_map(|version| self.promises.values.get(version)?.1.as_ref());
@@ -354,7 +278,7 @@ impl World {
                 Outcome::Value(value) => Some(value.to_vec()),
                 _ => None,
             };
-            // (A key without a record has the version of the floor, which may be another key's.)
+            // A key without a record has the version of the floor, which may be another key's.
             let wrong = match self.promises.values.get(&current) {
                 Some((written, value)) if written == key => *value != found,
                 _ => false,

@@ -1,95 +1,21 @@
-//! What must hold, whatever happens. The oracle sees all nodes at once and remembers what no node
-//! remembers: who led, what was committed, who voted for whom, what was applied and executed.
-
-use std::collections::{BTreeMap, HashMap};
+//! The promises of Raft and of the node, checked after each step. The checks see all nodes at once.
 
 use crate::replica::{Envelope, Input, Message, Status, WalRecord};
 use crate::service::{
     Answers, ApplyWork, Consequence, RequestHandle, Superseded, consequence, own_request,
 };
 use crate::store::Applied;
-use crate::testing::sim::cluster::World;
-use crate::testing::sim::process::Process;
+use crate::testing::sim::cluster::{SimNode, World};
+use crate::testing::sim::oracle::{Committed, hash, hash_applied, versions_before};
 use crate::testing::sim::trace::{mix, mix_bytes};
-use crate::types::{
-    Command, Entry, Index, Key, NodeId, Outcome, Payload, RequestId, SnapshotMeta, Term, Version,
-    encode_writes,
-};
-
-/// A committed entry.
-#[derive(Clone, Copy, Debug)]
-struct Committed {
-    term: Term,
-    hash: u64,
-    /// The term in which somebody first knew that it is committed.
-    since: Term,
-    /// The digest of everything applied up to it, once somebody has applied it.
-    digest: Option<u64>,
-}
-
-/// See the module.
-#[derive(Debug)]
-pub struct Oracle {
-    majority: usize,
-    leaders: BTreeMap<Term, NodeId>,
-    votes: HashMap<(NodeId, Term), NodeId>,
-    /// The latest term in which each node's vote has left it.
-    voted: BTreeMap<NodeId, Term>,
-    /// Of each entry that ever was in a log: its hash, and the term before it.
-    entries: HashMap<(Index, Term), (u64, Term)>,
-    /// From index 1 on.
-    committed: Vec<Committed>,
-    executed: HashMap<RequestId, Index>,
-    /// Of each node the latest life of which something was executed, and where.
-    boots: BTreeMap<NodeId, (u64, Index)>,
-    images: BTreeMap<Index, u64>,
-    /// How many images were put in place of a store.
-    pub restored: u64,
-    /// The longest image, in bytes.
-    image_bytes: u64,
-}
-
-impl Oracle {
-    pub fn new(size: usize) -> Oracle {
-        Oracle {
-            majority: size / 2 + 1,
-            leaders: BTreeMap::new(),
-            votes: HashMap::new(),
-            voted: BTreeMap::new(),
-            entries: HashMap::new(),
-            committed: Vec::new(),
-            executed: HashMap::new(),
-            boots: BTreeMap::new(),
-            images: BTreeMap::new(),
-            restored: 0,
-            image_bytes: 0,
-        }
-    }
-
-    /// How many entries are committed.
-    pub fn commits(&self) -> u64 {
-        self.committed.len() as u64
-    }
-
-    /// How many terms had a leader.
-    pub fn terms_led(&self) -> u64 {
-        self.leaders.len() as u64
-    }
-
-    /// How many images of different indexes were taken.
-    pub fn images(&self) -> u64 {
-        self.images.len() as u64
-    }
-
-    fn committed(&self, index: Index) -> Option<&Committed> {
-        self.committed.get(usize::try_from(index.checked_sub(1)?).ok()?)
-    }
-}
+use crate::types::{Entry, Index, Payload, RequestId, SnapshotMeta, Term};
 
 impl World {
-    /// A vote that leaves its node must be that node's only one in its term, in all its lives.
+    /// A vote leaves its node. It must be that node's only one in its term, in all its lives
+    /// (§5.2).
     pub fn check_vote(&mut self, envelope: &Envelope) {
         let vote = match &envelope.message {
+            // A candidate votes for itself. A pre-vote promises nothing (thesis §9.6).
             Message::Vote(request) if !request.pre => envelope.from,
             Message::VoteReply(reply) if !reply.pre && reply.granted => envelope.to,
             _ => return,
@@ -105,8 +31,8 @@ impl World {
         self.after_vote(self.position(voter));
     }
 
-    /// A node that has lost its directory need not remember that it once stood for election: its
-    /// candidacy is lost too, and nobody else counts on that vote.
+    /// A node has lost its directory. Its votes for itself are void: they counted only in its own
+    /// candidacies, which are lost as well. Its votes for others still bind it.
     pub fn forget_candidacies(&mut self, node: usize) {
         let id = self.nodes[node].id;
         self.oracle.votes.retain(|(voter, _), vote| *voter != id || *vote != id);
@@ -116,7 +42,7 @@ impl World {
     }
 
     /// A node that starts finds its votes again, unless its directory was lost and it has not
-    /// caught up since.
+    /// caught up since: then it does not vote.
     pub fn check_found(&mut self, node: usize) {
         let machine = &self.nodes[node];
         let hard = &machine.disk.synced.hard;
@@ -128,22 +54,22 @@ impl World {
         }
     }
 
-    /// Log matching: an index and a term name one entry with one past, everywhere. (An only member
-    /// leads before its term is durable, as nobody else can see it; after a crash it may begin the
-    /// same term again.)
+    /// Log Matching (§5.3): an index and a term name one entry with one predecessor, on every node.
+    /// A cluster of one is exempt. Its member leads before its term is durable, because no other
+    /// node can see that term, and may begin it again after a crash.
     pub fn check_records(&mut self, node: usize, records: &[WalRecord]) {
         let Some(process) = &mut self.nodes[node].process else { return };
-        let (mut broken, mut told) = (None, None);
+        let (mut broken, mut fallen) = (None, None);
         for record in records {
             if let WalRecord::Hard(hard) = record {
-                told = (hard.term < process.view.hard.term).then_some(hard.term);
+                fallen = (hard.term < process.log_model.hard.term).then_some(hard.term);
             }
-            if let Err(how) = process.view.apply(record) {
+            if let Err(how) = process.log_model.apply(record) {
                 broken.get_or_insert(("records make sense", how));
                 break;
             }
             let WalRecord::Entry(entry) = record else { continue };
-            let before = process.view.term_at(entry.index - 1).unwrap_or(0);
+            let before = process.log_model.term_at(entry.index - 1).unwrap_or(0);
             let seen = (hash(entry), before);
             let key = (entry.index, entry.term);
             let first = *self.oracle.entries.entry(key).or_insert(seen);
@@ -151,7 +77,7 @@ impl World {
                 broken.get_or_insert(("log matching", format!("{entry:?} after term {before}")));
             }
         }
-        if let Some(term) = told {
+        if let Some(term) = fallen {
             broken.get_or_insert(("a term never falls", format!("to {term}")));
         }
         if let Some((invariant, how)) = broken {
@@ -159,8 +85,8 @@ impl World {
         }
     }
 
-    /// What is handed to apply is committed: the same everywhere, for ever, and durable on a
-    /// majority when it is first known.
+    /// The apply thread gets only committed entries. They are the same on every node and for ever,
+    /// and durable on a majority when the first node learns of their commit.
     pub fn check_apply(&mut self, node: usize, work: &ApplyWork) {
         match work {
             ApplyWork::Entries(entries) => {
@@ -169,6 +95,7 @@ impl World {
             ApplyWork::Restore(image) => {
                 let meta = image.meta();
                 let known = self.oracle.committed(meta.index).map(|known| known.term);
+                // A snapshot replaces only committed entries (§7).
                 if known != Some(meta.term) {
                     let how = format!("#{node} restores {meta:?}, committed is {known:?}");
                     self.fail("an image holds only what is committed", how);
@@ -184,13 +111,14 @@ impl World {
 
     fn check_committed(&mut self, node: usize, entry: &Entry) {
         let Some(process) = &mut self.nodes[node].process else { return };
-        let (index, term, since) = (entry.index, entry.term, process.view.hard.term);
+        let (index, term, since) = (entry.index, entry.term, process.log_model.hard.term);
         if index != process.handed + 1 {
             let how = format!("#{node}: {index} after {}", process.handed);
             return self.fail("entries are applied in order", how);
         }
         process.handed = index;
         let (is, hash) = (self.oracle.committed(index).copied(), hash(entry));
+        // The first node to learn of the commit.
         let Some(known) = is else {
             self.promises.commit(&entry.payload);
             self.oracle.committed.push(Committed { term, hash, since, digest: None });
@@ -203,8 +131,10 @@ impl World {
         }
     }
 
+    /// A committed entry is on the disks of a majority. A lost directory still counts until its
+    /// node has caught up.
     fn check_majority(&mut self, index: Index, term: Term) {
-        let holds = |node: &&crate::testing::sim::cluster::Node| {
+        let holds = |node: &&SimNode| {
             node.disk.synced.holds(index, term)
                 || node.ghosts.iter().any(|ghost| ghost.holds(index, term))
         };
@@ -215,14 +145,14 @@ impl World {
         }
     }
 
-    /// After each step of a replica.
+    /// Checks a replica after each of its steps.
     pub fn check_step(&mut self, node: usize) {
         let Some(process) = &mut self.nodes[node].process else { return };
         let status = process.shell.replica().status();
         let leads = process.shell.replica().is_leader();
-        let began = leads && !std::mem::replace(&mut process.led, leads);
+        let has_begun = leads && !std::mem::replace(&mut process.led, leads);
         process.led = leads;
-        if began {
+        if has_begun {
             process.led_from = status.last;
         }
         let term_start = process.led_from;
@@ -235,8 +165,10 @@ impl World {
         } else if status.commit != process.handed {
             Some("all that is committed is applied")
         } else if status.pending.0 > waiting {
+            // A cancelled request must not stay pending: no client would learn that it is done.
             Some("only what is waited for is pending")
-        } else if (status.term, status.last) != (process.view.hard.term, process.view.last_index())
+        } else if (status.term, status.last)
+            != (process.log_model.hard.term, process.log_model.last_index())
         {
             Some("all that is decided is written")
         } else {
@@ -247,19 +179,21 @@ impl World {
         }
         self.check_bounds(node, &status);
         if leads {
-            self.check_leader(node, status.term, began);
+            self.check_leader(node, status.term, has_begun);
+            // The first commits of its term.
             if status.commit > before.1 && before.1 < term_start {
                 self.after_leading(node);
             }
         }
     }
 
-    /// What waits, in memory and for the disk, stays within its limits. Each admits one more than
-    /// fits, because the first is always taken.
+    /// Queues and disks stay within their limits. Each queue admits one item more than fits,
+    /// because an empty queue takes an item of any length.
     fn check_bounds(&mut self, node: usize, status: &Status) {
+        /// Longer than any item.
         const ONE: usize = 4_096;
         let settings = &self.plan.settings;
-        // Peers may hand over what they hold: each is bounded, and so is the sum.
+        // Each peer may hand over all eventual writes that it holds.
         let backlog_max = (settings.backlog_bytes_max + ONE) * self.nodes.len();
         let used = self.nodes[node].disk.files.used_bytes();
         let images = self.oracle.image_bytes * 8;
@@ -281,31 +215,33 @@ impl World {
         }
     }
 
-    fn check_leader(&mut self, node: usize, term: Term, began: bool) {
+    /// Election Safety and Leader Completeness (§5.2, §5.4).
+    fn check_leader(&mut self, node: usize, term: Term, has_begun: bool) {
         let id = self.nodes[node].id;
         let first = *self.oracle.leaders.entry(term).or_insert(id);
         if first != id {
             let how = format!("{first} and {id} lead term {term}");
             return self.fail("a term has one leader", how);
         }
-        if began {
+        if has_begun {
             self.after_leading(node);
         }
-        let Some(process) = self.nodes[node].process.as_ref().filter(|_| began) else { return };
-        let view = &process.view;
+        let Some(process) = self.nodes[node].process.as_ref().filter(|_| has_begun) else { return };
+        let log = &process.log_model;
+        // §5.4: all entries that were committed before this term began.
         let missing = self
             .oracle
             .committed
             .iter()
             .zip(1..)
-            .find(|(known, index)| known.since < term && !view.holds(*index, known.term));
+            .find(|(known, index)| known.since < term && !log.holds(*index, known.term));
         if let Some((known, index)) = missing {
             let how = format!("{id} leads term {term} without entry {index} of {}", known.term);
             self.fail("a leader holds all that is committed", how);
         }
     }
 
-    /// The store of one node applies one entry.
+    /// A node's store applies an entry, and the node's clients get their results.
     pub fn apply_entry(&mut self, node: usize, entry: &Entry, answers: &mut Answers) {
         self.check_merge(node, entry);
         let spoilt = self.spoil_entry(node, entry);
@@ -317,7 +253,8 @@ impl World {
             Ok(applied) => applied,
             Err(error) => return self.fail("committed entries can be applied", error.to_string()),
         };
-        process.digest = Process::digest(process.digest, entry, hash_applied(&applied));
+        process.digest =
+            mix(mix(mix(process.digest, entry.index), entry.term), hash_applied(&applied));
         let (digest, life) = (process.digest, process.life);
         if matches!(applied, Applied::Done(_))
             && let Some((key, version)) =
@@ -330,6 +267,8 @@ impl World {
         if let (Payload::Batch { proposal, .. }, Applied::Done(_)) = (&entry.payload, &applied) {
             self.check_executed(proposal.id, entry.index);
         }
+        // A client still waits, so no earlier copy of its request may have been executed: that one
+        // would have answered it.
         let own = own_request(entry, id, life);
         let copy = matches!(applied, Applied::Duplicate | Applied::Stale);
         if let Some(own) = own.filter(|own| copy && self.is_waited_for(node, *own)) {
@@ -338,6 +277,7 @@ impl World {
         }
         match consequence(entry.index, own, applied) {
             Ok(Some(Consequence::Outcomes(own, outcomes))) => {
+                // A client is about to get its answer: the write must survive any minority.
                 if self.is_waited_for(node, own) {
                     self.check_majority(entry.index, entry.term);
                 }
@@ -362,11 +302,12 @@ impl World {
         process.is_some_and(|process| process.shell.waits_for(RequestHandle::Write(id)))
     }
 
-    /// The digest of the state as of `index`, which somebody has applied.
+    /// The digest of the state at `index`, which a node has applied.
     pub fn digest_at(&self, index: Index) -> u64 {
         self.oracle.committed(index).and_then(|known| known.digest).unwrap_or_default()
     }
 
+    /// State Machine Safety (§5.4.3): equal logs give equal states.
     fn check_digest(&mut self, node: usize, index: Index, digest: u64) {
         let at = (index as usize).wrapping_sub(1);
         let Some(known) = self.oracle.committed.get_mut(at) else {
@@ -377,6 +318,7 @@ impl World {
         }
     }
 
+    /// No request is executed twice, nor after a request of a later process of its node.
     fn check_executed(&mut self, id: RequestId, index: Index) {
         let (boot, since) = *self.oracle.boots.entry(id.node).or_default();
         if id.boot > boot {
@@ -392,61 +334,12 @@ impl World {
         }
     }
 
-    /// Images of one index are equal byte for byte.
+    /// All images of one index are equal, byte for byte.
     pub fn check_image(&mut self, meta: SnapshotMeta, bytes: &[u8]) {
         let hash = mix_bytes(0, bytes);
         self.oracle.image_bytes = self.oracle.image_bytes.max(bytes.len() as u64);
         if *self.oracle.images.entry(meta.index).or_insert(hash) != hash {
             self.fail("equal states have equal images", format!("{meta:?}"));
         }
-    }
-}
-
-/// Of each key that a batch names: the version that it has, or that the batch itself brings.
-fn versions_before(entry: &Entry, known: impl Fn(&[u8]) -> Version) -> Vec<(Key, Version)> {
-    let Payload::Batch { proposal, .. } = &entry.payload else { return Vec::new() };
-    let commands = Command::decode_all(&proposal.commands).map_while(Result::ok);
-    let of = |command| match command {
-        Command::Merge { version, key, .. } => Some((key.into(), version.max(known(key)))),
-        Command::Set { key, .. } | Command::Increment { key, .. } | Command::Take { key } => {
-            Some((key.into(), known(key)))
-        }
-        _ => None,
-    };
-    commands.filter_map(of).collect()
-}
-
-fn hash(entry: &Entry) -> u64 {
-    let start = mix(entry.index, entry.term);
-    match &entry.payload {
-        Payload::Noop => start,
-        Payload::Merge(writes) => {
-            let mut bytes = Vec::new();
-            encode_writes(writes, &mut bytes);
-            mix_bytes(mix(start, 1), &bytes)
-        }
-        Payload::Checkpoint { floor } => mix(mix(start, 2), floor.0),
-        Payload::Batch { proposal, .. } => {
-            let id = proposal.id;
-            let numbers = [u64::from(id.node.0), id.boot, id.seq, proposal.floor];
-            mix_bytes(numbers.into_iter().fold(start, mix), &proposal.commands)
-        }
-    }
-}
-
-fn hash_applied(applied: &Applied) -> u64 {
-    match applied {
-        Applied::Nothing => 1,
-        Applied::Duplicate => 2,
-        Applied::Stale => 3,
-        Applied::Merged { taken, late } => mix(mix(5, *taken), *late),
-        Applied::Checkpoint { digest } => mix(6, *digest),
-        Applied::Done(outcomes) => outcomes.iter().fold(4, |hash, outcome| match outcome {
-            Outcome::Done => mix(hash, 1),
-            Outcome::Nil => mix(hash, 2),
-            Outcome::Integer(number) => mix(mix(hash, 3), number.cast_unsigned()),
-            Outcome::Value(value) => mix_bytes(mix(hash, 4), value),
-            _ => mix(hash, 5),
-        }),
     }
 }

@@ -1,256 +1,141 @@
 //! # The simulator: a cluster in one thread, under virtual time
 //!
-//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes whose replicas, failure detectors, logs, image
-//! files, stores and client sessions are the real ones, and whose clocks, disks, links, threads and
-//! clients are not. One number, the seed, decides everything: the size, all timings, which faults
-//! strike, when, and what clients ask. The same seed gives the same run, event for event, on every
-//! machine, which [`Report::trace_hash`] proves.
+//! [`run`] builds a cluster of 1, 3, 5 or 7 nodes. Replicas, failure detectors, logs, image files,
+//! stores, client sessions and the whole [`service`](crate::service) room between session and
+//! replica are the server's own code. Clocks, disks, links, threads and clients are models. One
+//! number, the seed, decides everything: the size of the cluster, all timings, the commands of the
+//! clients, and which faults strike when. The same seed gives the same run, event for event, on
+//! every machine; [`Report::trace_hash`] proves it. So no code here reads a real clock, and none
+//! lets the order of a hash table decide anything.
 //!
-//! A run has three acts. **Trouble**: clients work while faults strike. **Calm**: everything is
-//! healed and restarted, and now things must go well: the node with the highest id comes to lead,
-//! every request gets an answer, each node serves a fresh write and a fresh read, and all nodes
-//! hold the same state. **Judgement**: all nodes lose power at once, and each recovers that state
-//! from its own disk; the history that the clients saw must be linearizable
-//! ([`crate::testing::linearizability`]).
+//! A run has three acts.
 //!
-//! | room | what lives there |
-//! |---|---|
-//! | `cluster`, `events` | nodes, the queue of events, virtual time |
-//! | `plan` | what a seed makes of the world |
-//! | `process` | what a node's threads do around its replica, in the order that effects ask for |
-//! | `outside` | the decisions of a turn, in order |
-//! | `sessions`, `loops` | what its threads do for clients: real drivers, joined in real rounds |
-//! | `storage` | what they do with its disk: the log, images, spare segments |
-//! | `disk`, `view` | a directory that can fail, and the model of what must be found in it |
-//! | `network` | links, connections, messages that are late, lost, doubled, out of order |
-//! | `faults` | the swarm of faults |
-//! | `clients`, `workload` | who asks, and the history of what they asked and saw |
-//! | `eventual` | what must hold for clients of the eventual mode |
-//! | `invariants` | what is checked after each step |
-//! | `ending` | calm and judgement |
-//! | `mutant` | mistakes made on purpose |
-//! | `shrink` | the smallest run that fails alike |
-//! | `trace` | what happened, as a hash and as lines |
+//! 1. **Trouble.** Clients work while faults strike.
+//! 2. **Calm.** Every fault is healed and every node restarts. Within a bounded time the node with
+//!    the highest id must lead, every request must have its answer, each node must serve a fresh
+//!    write and a fresh read, and all nodes must hold the same state.
+//! 3. **Judgement.** All nodes lose power at once, and each must recover that state from its own
+//!    disk. The history that the clients saw must be linearizable
+//!    ([`crate::testing::linearizability`]).
 //!
-//! **Checked at each step**: a term has one leader; log matching; a leader holds all that was
-//! committed before its term; what is committed never changes, and is durable on a majority when
-//! it is first known and when a client is answered; a node votes once in a term, whatever it
-//! forgot; terms and commits never fall; equal logs give equal states and equal images; a request
-//! is executed once and has one reply; nothing is pending that nobody waits for; a read covers
-//! what was committed before it was asked for; a session reads its own eventual writes, and each
-//! is newer than those before it; versions do not fall; a disk forgets only eventual writes that
-//! are in the log; digests at a mark are equal; nothing grows beyond its bound, on the disk
-//! neither; the replica's own check. **At each start**: the disk holds what was synced, or that
-//! and what was being written, and nothing else; a vote that has left is found. **At each
-//! crash**: an acknowledged eventual write is lost only where no node has had it for a second.
-//! **At the end**: the newest of each key has won, and of a client's writes the later one.
+//! ## Files
 //!
-//! **Modelled**: message delay, loss, doubling, reordering; connections that break, are refused and
-//! come again; partitions of all shapes; power that fails at any change of a disk, in the middle of
-//! a batch, of an image being written, received or renamed, of a recovery; kill -9, which keeps
-//! what the system was given; lost directories, of a minority; bits that flip in sealed segments
-//! and images; failed writes and syncs; slow, stalled and full disks; SIGSTOP; clean stops; wall
-//! clocks that differ and jump, clocks of different speed; clients that are slow to read, hang up,
-//! or send in pieces.
+//! The files form layers. Each uses only files that stand above it in this table; `mutant` alone
+//! uses the world as well. Handlers and checks are methods of `World`, in one file for each
+//! subject.
 //!
-//! **Not modelled**: locks and real threads (`node` has stress tests); the bytes of peers' frames
-//! (`wire` is fuzzed); damage to the end of a log, which looks like a torn write; the identity file
-//! and its lock; two faults of one disk at a time.
+//! | layer | file | content |
+//! |---|---|---|
+//! | words | `trace` | the events of a run, as a hash and as lines |
+//! | | `faults`, `mutant` | the kinds of faults; deliberate bugs |
+//! | | `options`, `report` | the choices of the caller, the result of a run |
+//! | | `link` | one direction between two nodes, and the messages on it |
+//! | | `plan` | the world that a seed draws: sizes, timings, limits, habits |
+//! | state | `oracle`, `promises` | the facts that checks remember: of Raft, of the eventual mode |
+//! | | `log_model`, `disk` | the model of a log; a directory that can fail |
+//! | | `storage` | the files that a process has under way |
+//! | | `client_loop`, `connection` | the server's side of its clients |
+//! | | `process`, `outside` | one running node; the decisions of a turn |
+//! | | `workload` | clients, and the history of their requests |
+//! | | `events` | everything that can happen |
+//! | world | `cluster` | `World`: all of the above, virtual time, the event queue |
+//! | handlers | `dispatch` | takes the next event and calls its handler |
+//! | | `lifecycle`, `turns` | a process starts and ends; its threads take turns at its shell |
+//! | | `sessions`, `loops` | real session drivers, whose requests join in real rounds |
+//! | | `disk_work` | the threads that write the log, images and spare segments |
+//! | | `network` | messages travel, links break and come back |
+//! | | `clients` | clients send commands and read replies |
+//! | | `strikes` | faults strike and end |
+//! | checks | `invariants`, `eventual` | the promises that must hold after each step |
+//! | | `ending` | calm and judgement |
+//! | whole runs | `run`, `shrink` | one run; the smallest run that fails alike |
 //!
-//! **Does it find anything?** Each [`Mutant`] breaks one promise; tests see to it that each is
-//! found.
+//! ## Checked
+//!
+//! **After each step.** Raft's own properties (§5): a term has one leader; logs match; a leader
+//! holds all that was committed before its term; a committed entry never changes, and is durable
+//! on a majority when the first node learns of its commit and when a client gets its answer; a node
+//! votes once in a term, whatever it has forgotten; terms and commit indexes never fall. Equal logs
+//! give equal states, equal images, and equal digests at a checkpoint. A request is executed once
+//! and has one reply. Only requests that a client waits for are pending. A linearizable read covers
+//! all that was committed before it. A session reads its own eventual writes, and each is newer
+//! than those before it; versions never fall; a disk drops only eventual writes that are in the
+//! log. Memory and disk stay within their bounds. The replica's own check passes.
+//!
+//! **At each start.** The disk holds the synced records, or these and the ones that were being
+//! written, and nothing else. A vote that has left its node is still there.
+//!
+//! **At each crash.** An acknowledged eventual write is lost only if no node has held it for a
+//! second.
+//!
+//! **At the end.** The newest write to each key has won, and of one client's writes the later one.
+//!
+//! ## Modelled
+//!
+//! - Clients: several share a loop and their requests join in one round, or each has a thread of
+//!   its own; a long list of eventual writes is stamped in parts; a request that grows beyond
+//!   `request_bytes_max` is refused; clients read slowly, hang up, and send in pieces.
+//! - Threads: each wakes up late, and may be held up between its turn at the shell and the rest of
+//!   that turn. SIGSTOP, kill -9 and clean stops.
+//! - Network: messages are late, lost, doubled and reordered; connections break, are refused and
+//!   come back; partitions of all shapes.
+//! - Disks: power fails at any change of a disk, in the middle of a batch, of an image that is
+//!   written, received or renamed, and of a recovery; a minority loses its directories; bits flip
+//!   in sealed segments and images; writes and syncs fail; disks are slow, stalled and full.
+//! - Clocks: wall clocks differ and jump, monotonic clocks run at different speeds.
+//!
+//! ## Not modelled
+//!
+//! - Locks and real threads: a turn at a shell is one event. `node` has stress tests.
+//! - The sockets of the front end: readiness, partial writes, limits on connections.
+//! - The bytes of peers' frames, which `wire` fuzzes.
+//! - Commands beside reads and writes of keys: INFO, WAIT that really waits, and their like.
+//! - Damage to the end of a log, which looks like a torn write.
+//! - The identity file of a directory, and its lock.
+//! - Two faults of one disk at a time.
+//!
+//! ## Proof that it finds bugs
+//!
+//! Each [`Mutant`] is a deliberate bug that breaks one promise. `tests/simulation.rs` demands that
+//! a run catches each of them.
 
+mod client_loop;
 mod clients;
 mod cluster;
+mod connection;
 mod disk;
+mod disk_work;
+mod dispatch;
 mod ending;
 mod events;
 mod eventual;
 mod faults;
 mod invariants;
+mod lifecycle;
+mod link;
+mod log_model;
 mod loops;
 mod mutant;
 mod network;
+mod options;
+mod oracle;
 mod outside;
 mod plan;
 mod process;
+mod promises;
+mod report;
+mod run;
 mod sessions;
 mod shrink;
 mod storage;
+mod strikes;
 mod trace;
-mod view;
+mod turns;
 mod workload;
-
-use std::collections::BTreeSet;
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 pub use faults::{Fault, Struck};
 pub use mutant::Mutant;
+pub use options::{Options, TraceDetail};
+pub use report::{Coverage, NO_PANIC, Report, Violation};
+pub use run::run;
 pub use shrink::shrink;
-
-use crate::rng::Rng;
-use cluster::World;
-use plan::Plan;
-use trace::Trace;
-
-/// What a run is like, beside what its seed decides. The later ones make a run smaller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How long faults strike, in virtual time.
-    pub trouble: Duration,
-    /// A promise that is broken on purpose.
-    pub mutant: Option<Mutant>,
-    /// The events that a run writes into its trace.
-    pub trace: TraceDetail,
-    /// How many nodes there are.
-    pub nodes: Option<usize>,
-    /// After so many events all is calm.
-    pub steps: Option<u64>,
-    /// Kinds of faults that do not strike.
-    pub without: BTreeSet<Fault>,
-    /// The faults that strike, by their numbers within the run.
-    pub only: Option<BTreeSet<u64>>,
-    /// No message is lost, doubled or held up, no client is slow, and clocks run alike.
-    pub gentle: bool,
-    /// No client chooses the eventual mode.
-    pub strong_only: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            trouble: Duration::from_secs(6),
-            mutant: None,
-            trace: TraceDetail::Last(200),
-            nodes: None,
-            steps: None,
-            without: BTreeSet::new(),
-            only: None,
-            gentle: false,
-            strong_only: false,
-        }
-    }
-}
-
-/// The events in the trace of a run, which its report or its violation carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TraceDetail {
-    /// The last lines before a violation, this many.
-    Last(usize),
-    /// Elections, starts, ends and faults.
-    Headlines,
-    /// Every message, write and answer.
-    Everything,
-}
-
-/// The invariant that a run breaks whose code panics.
-pub const NO_PANIC: &str = "nothing panics";
-
-/// What a good run came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Equal for equal runs.
-    pub trace_hash: u64,
-    /// Members of the cluster.
-    pub nodes: usize,
-    /// Faults that struck.
-    pub faults: u64,
-    /// Events before all was calm.
-    pub steps: u64,
-    /// Events that happened.
-    pub events: u64,
-    /// Entries committed.
-    pub commits: u64,
-    /// Terms that had a leader.
-    pub terms_led: u64,
-    /// Snapshots taken, counted once for all nodes.
-    pub snapshots: u64,
-    /// Snapshots of a peer put in the place of a store.
-    pub restored: u64,
-    /// Requests of clients.
-    pub requests: u64,
-    /// Requests that ended with their results.
-    pub answered: u64,
-    /// How often a client's request was asked for together with others of its loop.
-    pub joined: u64,
-    /// Eventual writes that were acknowledged and not lost within their first second.
-    pub eventual: u64,
-    /// Keys whose history was too tangled to be judged within the budget.
-    pub undecided: u64,
-    /// What happened, as far as it is told.
-    pub lines: Vec<String>,
-}
-
-/// A promise that was broken.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// Replays the run.
-    pub seed: u64,
-    /// When, in microseconds of virtual time.
-    pub at_micros: u64,
-    /// What should have held.
-    pub invariant: &'static str,
-    /// What was found instead.
-    pub how: String,
-    /// What the seed made of the world.
-    pub plan: String,
-    /// Which faults had struck by then.
-    pub struck: Vec<Struck>,
-    /// Events until then.
-    pub steps: u64,
-    /// What happened, as far as it is told.
-    pub lines: Vec<String>,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.lines {
-            writeln!(f, "{line}")?;
-        }
-        let Violation { seed, at_micros, invariant, how, plan, .. } = self;
-        let at_ms = *at_micros as f64 / 1000.0;
-        write!(f, "seed {seed}, {at_ms:.3} ms: broken: {invariant}\n  {how}\n  {plan}")
-    }
-}
-
-impl std::error::Error for Violation {}
-
-/// Runs the world of `seed`, and tells what happened as the options have it.
-pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
-    match options.trace {
-        TraceDetail::Last(0) => attempt(seed, options, Trace::new(0, false)),
-        // Text costs time: only a violation is worth it, and comes again with it.
-        TraceDetail::Last(lines) => attempt(seed, options, Trace::new(0, false))
-            .or_else(|_| attempt(seed, options, Trace::new(lines, false))),
-        TraceDetail::Headlines => attempt(seed, options, Trace::new(usize::MAX, true)),
-        TraceDetail::Everything => attempt(seed, options, Trace::new(usize::MAX, false)),
-    }
-}
-
-fn attempt(seed: u64, options: &Options, trace: Trace) -> Result<Report, Box<Violation>> {
-    let mut rng = Rng::new(seed);
-    let plan = Plan::draw(&mut rng, options);
-    let mut world = World::new(rng, plan, trace, options);
-    // What a panic leaves is not used any further, only told.
-    let report = catch_unwind(AssertUnwindSafe(|| world.live(options))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        world.failure = Some((NO_PANIC, text.to_owned()));
-        Report::default()
-    });
-    match world.failure.take() {
-        None => Ok(Report { lines: world.trace.into_lines(), ..report }),
-        Some((invariant, how)) => Err(Box::new(Violation {
-            seed,
-            at_micros: world.age_micros(),
-            invariant,
-            how,
-            plan: format!("{:?}", world.plan),
-            struck: world.struck,
-            steps: world.steps,
-            lines: world.trace.into_lines(),
-        })),
-    }
-}

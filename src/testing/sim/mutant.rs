@@ -38,7 +38,7 @@ pub enum Mutant {
 }
 
 impl World {
-    /// What is wrong with a node's disk.
+    /// Makes a node's disk as bad as the mutant wants it.
     pub fn spoil_disk(&mut self, node: usize) {
         let files = &self.nodes[node].disk.files;
         match self.mutant {
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    /// What a start does wrong.
+    /// Removes the facts that the mutant forgets from those that a start recovers.
     pub fn spoil_recovered(&self, node: usize, recovered: &mut Recovered) {
         let lost = !self.nodes[node].ghosts.is_empty();
         match self.mutant {
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// What an image lacks.
+    /// Removes the requests that the mutant forgets from an image.
     pub fn spoil_image(&self, image: Image) -> Image {
         if self.mutant != Some(Mutant::ForgottenRequests) {
             return image;
@@ -74,18 +74,18 @@ impl World {
         spoilt.unwrap_or(image)
     }
 
-    /// What apply does wrong with an entry: it gets another one.
+    /// The wrong entry that the mutant applies instead of this one, if it does so.
     pub fn spoil_entry(&mut self, node: usize, entry: &Entry) -> Option<Entry> {
         let mutant = self.mutant?;
         let process = self.nodes[node].process.as_mut()?;
         let mut spoilt = entry.clone();
         match (&mut spoilt.payload, mutant) {
-            // Every copy of a request has a name of its own.
+            // Every copy of a request gets a name of its own, so the table knows none of them.
             (Payload::Batch { proposal, .. }, Mutant::ExecutedTwice) => {
                 proposal.id.node.0 += 10_000 + entry.index as u32;
                 proposal.floor = 0;
             }
-            // Every eventual write is newer than those before it.
+            // A write at a later index gets a newer version.
             (Payload::Merge(writes), Mutant::MergeByArrival) => {
                 let mut later = writes.to_vec();
                 later.iter_mut().for_each(|write| write.version.0 += entry.index << 40);
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-/// The image with an empty table of requests, as a faulty snapshot format might have it.
+/// The image with an empty table of requests, as a faulty snapshot format might write it.
 fn without_requests(image: &[u8]) -> Vec<u8> {
     const HEAD: usize = 33;
     const SECTION_HEAD: usize = 13;

@@ -1,79 +1,37 @@
-//! Links between nodes: who can reach whom, how long a message takes, and what happens to it.
+//! Messages travel between nodes: late, lost, doubled, out of order; and links break and come back.
 //!
-//! For each ordered pair of nodes there is one link, as there is one outbound connection in a real
-//! node. It is connected to one life of the peer: what it carries never reaches a later one. When
-//! it breaks, what is under way arrives late or never, perhaps after messages of the next
-//! connection; the sender connects again and steps [`Input::LinkUp`]. A blocked link keeps what is
-//! sent, as TCP does, until it is free again or breaks. A port where nobody listens refuses.
+//! A link is connected to one life of its peer. A message for that life never reaches a later one.
+//! When a link breaks, the messages under way arrive late or never, perhaps after those of the next
+//! connection; the sender connects again and steps [`Input::LinkUp`]. A blocked link keeps its
+//! messages, as TCP does, until it is free again or breaks. A port without a process refuses.
 //!
 //! Within a connection messages keep their order and none is lost, unless the seed says otherwise:
-//! the core does not rely on either. It does rely on one thing that a stream gives: a `Forward` is
-//! not delivered twice, so that a refusal of it is the whole truth.
+//! the replica relies on neither. It relies on one property of a stream: a `Forward` arrives at
+//! most once. Otherwise a leader could refuse one copy as not done and append the other one.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::replica::detector::Liveness;
 use crate::replica::{Chunk, Envelope, Input, Message, Pull};
 use crate::testing::sim::cluster::World;
-use crate::testing::sim::events::Event;
+use crate::testing::sim::events::SimEvent;
+use crate::testing::sim::link::{ChunkPacket, Packet, SimLink};
 
-/// Messages under way on a link beyond which its thread waits before it fetches more.
+/// A link with this many messages under way pulls no more of them.
 const BACKLOG_MAX: usize = 64;
 
-/// See the module.
-#[derive(Debug, Default)]
-pub struct Link {
-    pub up: bool,
-    /// Grows with each connection and each break.
-    pub generation: u64,
-    /// The life of the peer that it is connected to.
-    life: u64,
-    /// How many faults block it.
-    blocked: u32,
-    /// Sent while it was blocked.
-    parked: Vec<Packet>,
-    parked_chunks: Vec<Event>,
-    /// When the latest message will arrive.
-    latest: Now,
-    /// Messages under way.
-    backlog: usize,
-}
-
-/// A message under way.
-#[derive(Clone, Debug)]
-pub struct Packet {
-    pub from: usize,
-    pub to: usize,
-    pub life: u64,
-    generation: u64,
-    pub envelope: Envelope,
-}
-
-/// How messages travel, as the seed has it.
-#[derive(Clone, Debug)]
-pub struct Travel {
-    pub delay_min_micros: u64,
-    pub delay_spread_micros: u64,
-    /// Of 1000 messages, how many are held up by `spike_micros`.
-    pub spikes: u64,
-    pub spike_micros: u64,
-    pub lost: u64,
-    pub doubled: u64,
-    pub reorder: bool,
-}
-
 impl World {
-    fn link(&mut self, from: usize, to: usize) -> &mut Link {
+    fn link(&mut self, from: usize, to: usize) -> &mut SimLink {
         let nodes = self.nodes.len();
         &mut self.links[from * nodes + to]
     }
 
     fn is_blocked(&mut self, from: usize, to: usize) -> bool {
-        self.link(from, to).blocked > 0
+        self.link(from, to).blocks > 0
     }
 
-    /// Hands a message to its link.
+    /// Gives a message to its link.
     pub fn send(&mut self, envelope: Envelope) {
         let (from, to) = (self.position(envelope.from), self.position(envelope.to));
         let link = self.link(from, to);
@@ -82,20 +40,22 @@ impl World {
         }
         let (life, generation) = (link.life, link.generation);
         let packet = Packet { from, to, life, generation, envelope };
-        if link.blocked > 0 {
+        if link.blocks > 0 {
+            // TCP keeps what it cannot deliver.
             link.parked.push(packet);
             return;
         }
         if !self.calm && self.rng.chance(self.plan.travel.lost, 1000) {
             return;
         }
-        let forward = matches!(packet.envelope.message, Message::Forward(_));
-        if !self.calm && !forward && self.rng.chance(self.plan.travel.doubled, 1000) {
+        let is_forward = matches!(packet.envelope.message, Message::Forward(_));
+        if !self.calm && !is_forward && self.rng.chance(self.plan.travel.doubled, 1000) {
             self.dispatch(packet.clone());
         }
         self.dispatch(packet);
     }
 
+    /// Lets a message travel to the end of its link.
     fn dispatch(&mut self, packet: Packet) {
         let travel = self.plan.travel.clone();
         let mut micros = travel.delay_min_micros + self.rng.below(travel.delay_spread_micros);
@@ -103,6 +63,7 @@ impl World {
             micros += self.rng.below(travel.spike_micros);
         }
         let mut at = self.now + Duration::from_micros(micros);
+        // A stream keeps the order. The replica must not rely on it, so some seeds do not.
         let in_order = self.calm || !travel.reorder;
         let link = self.link(packet.from, packet.to);
         if in_order {
@@ -110,55 +71,59 @@ impl World {
         }
         link.latest = link.latest.max(at);
         link.backlog += 1;
-        self.schedule(at, Event::Arrive(packet));
+        self.schedule(at, SimEvent::Arrive(packet));
     }
 
-    /// A message has come to the end of its link.
+    /// A message comes to the end of its link.
     pub fn arrive(&mut self, packet: Packet) {
         let Packet { from, to, life, generation, envelope } = packet;
         let link = self.link(from, to);
         link.backlog = link.backlog.saturating_sub(1);
-        let current = link.generation == generation;
+        let is_current = link.generation == generation;
+        // The process that the link was connected to is gone. The peer's system resets the link.
         if self.life(to) != Some(life) {
-            if current {
+            if is_current {
                 self.link_broken(from, to, generation);
             }
             return;
         }
-        if !current && self.rng.chance(1, 2) {
+        // The link has broken behind this message.
+        if !is_current && self.rng.chance(1, 2) {
             return;
         }
         self.note(to, [10, from as u64, envelope.term], || format!("hears {envelope:?}"));
         let now = self.local(to);
         if let Some(process) = &mut self.nodes[to].process {
+            // As in a node, the reader itself notes a peer that counts as alive. Only the
+            // detector's thread may declare a peer alive again.
             if process.detector.counts_as_alive(envelope.from) {
                 process.detector.heard(now, envelope.from);
             } else {
-                self.tell_detector(to, from, false);
+                self.send_to_detector(to, from, false);
             }
         }
         self.step(to, vec![Input::Message(envelope)]);
     }
 
-    /// The detector thread gets a sign, behind the earlier ones.
-    fn tell_detector(&mut self, node: usize, peer: usize, refused: bool) {
+    /// Sends news to the detector thread, behind the earlier ones.
+    fn send_to_detector(&mut self, node: usize, peer: usize, refused: bool) {
         let late = Duration::from_micros(self.rng.below(self.plan.wake_micros));
         let now = self.now;
         let Some(process) = &mut self.nodes[node].process else { return };
-        process.signs_until = process.signs_until.max(now + late);
-        let (at, life) = (process.signs_until, process.life);
-        self.schedule(at, Event::Sign { node, life, peer, refused });
+        process.detector_news_at = process.detector_news_at.max(now + late);
+        let (at, life) = (process.detector_news_at, process.life);
+        self.schedule(at, SimEvent::DetectorNews { node, life, peer, refused });
     }
 
-    /// The detector thread has a sign.
-    pub fn sign(&mut self, node: usize, peer: usize, refused: bool) {
+    /// The detector thread takes news from its queue.
+    pub fn detector_news(&mut self, node: usize, peer: usize, refused: bool) {
         let (now, peer) = (self.local(node), self.nodes[peer].id);
         let Some(process) = &mut self.nodes[node].process else { return };
         if refused {
             process.detector.refused(peer);
             self.step(node, vec![Input::PeerGone(peer)]);
         } else if process.detector.heard(now, peer) {
-            let liveness = crate::replica::detector::Liveness::Alive;
+            let liveness = Liveness::Alive;
             self.step(node, vec![Input::Peer { peer, liveness }]);
         }
     }
@@ -170,27 +135,35 @@ impl World {
         }
         let life = self.life(from).unwrap_or(0);
         let retry = Duration::from_micros(20_000 + self.rng.below(80_000));
+        // The attempt times out: that is no sign that the peer is gone.
         if self.is_blocked(from, to) || self.is_blocked(to, from) {
-            self.schedule(self.now + retry, Event::Connect { from, to, life });
+            self.schedule(self.now + retry, SimEvent::Connect { from, to, life });
             return;
         }
         let peer = self.nodes[to].id;
+        // The port refuses: the machine is up, and no process listens.
         let Some(peer_life) = self.life(to) else {
-            self.schedule(self.now + retry, Event::Connect { from, to, life });
+            self.schedule(self.now + retry, SimEvent::Connect { from, to, life });
             self.note(from, [11, to as u64, 0], || format!("is refused by {peer}"));
-            self.tell_detector(from, to, true);
+            self.send_to_detector(from, to, true);
             return;
         };
         let now = self.now;
         let link = self.link(from, to);
         let (generation, backlog) = (link.generation + 1, 0);
-        *link =
-            Link { up: true, generation, life: peer_life, latest: now, backlog, ..Link::default() };
+        *link = SimLink {
+            up: true,
+            generation,
+            life: peer_life,
+            latest: now,
+            backlog,
+            ..SimLink::default()
+        };
         self.note(from, [12, to as u64, generation], || format!("is connected to {peer}"));
         self.step(from, vec![Input::LinkUp(peer)]);
     }
 
-    /// A connection is no more, and its owner sees it.
+    /// The owner of a connection finds it dead.
     pub fn link_broken(&mut self, from: usize, to: usize, generation: u64) {
         let link = self.link(from, to);
         if !link.up || link.generation != generation {
@@ -203,7 +176,7 @@ impl World {
         self.note(from, [13, to as u64, generation], || format!("loses its link to #{to}"));
         if let Some(life) = self.life(from) {
             let at = self.now + Duration::from_micros(self.rng.below(5_000));
-            self.schedule(at, Event::Connect { from, to, life });
+            self.schedule(at, SimEvent::Connect { from, to, life });
         }
     }
 
@@ -213,7 +186,7 @@ impl World {
         self.link_broken(from, to, generation);
     }
 
-    /// A process has ended: its own links are gone, and those to it will soon be found dead.
+    /// A process has ended. Its own links are gone, and its peers soon find theirs dead.
     pub fn links_of_the_dead(&mut self, dead: usize) {
         for peer in (0..self.nodes.len()).filter(|&peer| peer != dead) {
             let link = self.link(dead, peer);
@@ -221,53 +194,59 @@ impl World {
             link.generation += 1;
             link.parked.clear();
             link.parked_chunks.clear();
-            link.parked_chunks.clear();
+            // A blocked link hides the end of the process until it is free again.
             if !self.is_blocked(dead, peer) && !self.is_blocked(peer, dead) {
                 let generation = self.link(peer, dead).generation;
                 let at = self.now + Duration::from_micros(50 + self.rng.below(1_000));
-                self.schedule(at, Event::LinkBroken { from: peer, to: dead, generation });
+                self.schedule(at, SimEvent::LinkBroken { from: peer, to: dead, generation });
             }
         }
     }
 
-    /// Nothing passes from here to there until as many unblocks.
+    /// Blocks a link once more. It is free again after as many calls of `unblock`.
     pub fn block(&mut self, from: usize, to: usize) {
-        self.link(from, to).blocked += 1;
+        self.link(from, to).blocks += 1;
     }
 
-    /// Takes one block away. What was kept arrives now, unless the connection has given up.
+    /// Takes one block away. The last one lets the kept messages travel, unless the connection has
+    /// timed out in the meantime.
     pub fn unblock(&mut self, from: usize, to: usize) {
-        let gave_up = self.rng.chance(1, 3);
+        let timed_out = self.rng.chance(1, 3);
         let link = self.link(from, to);
-        link.blocked = link.blocked.saturating_sub(1);
-        if link.blocked > 0 {
+        link.blocks = link.blocks.saturating_sub(1);
+        if link.blocks > 0 {
             return;
         }
         let parked = std::mem::take(&mut link.parked);
         let chunks = std::mem::take(&mut link.parked_chunks);
-        if gave_up {
+        if timed_out {
             self.break_link(from, to);
         } else {
             for packet in parked {
                 self.dispatch(packet);
             }
             for chunk in chunks {
-                self.schedule(self.now, chunk);
+                self.schedule(self.now, SimEvent::ChunkArrives(chunk));
             }
         }
     }
 
-    /// No fault blocks the link any more.
+    /// Takes all blocks away.
     pub fn unblock_all(&mut self, from: usize, to: usize) {
-        let blocked = &mut self.link(from, to).blocked;
-        if *blocked > 0 {
-            *blocked = 1;
+        let blocks = &mut self.link(from, to).blocks;
+        if *blocks > 0 {
+            *blocks = 1;
             self.unblock(from, to);
         }
     }
 
-    /// The thread that owns a link fetches what there is for the peer.
+    /// The thread of a link pulls messages until the replica has none left for the peer, or the
+    /// link is full.
     pub fn pull(&mut self, from: usize, to: usize) {
+        // From now on another pull may be scheduled.
+        if let Some(process) = &mut self.nodes[from].process {
+            process.pulls.remove(&to);
+        }
         let (now, peer) = (self.local(from), self.nodes[to].id);
         let bytes_max = self.plan.append_bytes_max;
         loop {
@@ -288,13 +267,13 @@ impl World {
         }
     }
 
-    /// `Some` while the connection that `generation` names is there.
-    pub fn link_state(&mut self, from: usize, to: usize, generation: u64) -> Option<()> {
+    /// True while the connection that `generation` names is up.
+    pub fn is_connected(&mut self, from: usize, to: usize, generation: u64) -> bool {
         let link = self.link(from, to);
-        (link.up && link.generation == generation).then_some(())
+        link.up && link.generation == generation
     }
 
-    /// A chunk of an image leaves. It waits while the link is blocked.
+    /// Lets a chunk of an image travel. It waits while the link is blocked.
     pub fn dispatch_chunk(&mut self, from: usize, to: usize, generation: u64, chunk: Chunk) {
         let spread = self.plan.travel.delay_spread_micros;
         let delay = self.plan.travel.delay_min_micros + self.rng.below(spread);
@@ -303,12 +282,11 @@ impl World {
         at = at.max(link.latest);
         link.latest = at;
         let life = link.life;
-        let chunk = Rc::new(chunk);
-        let event = Event::ChunkArrives { from, to, life, generation, chunk };
-        if link.blocked > 0 {
-            link.parked_chunks.push(event);
+        let packet = ChunkPacket { from, to, life, generation, chunk: Rc::new(chunk) };
+        if link.blocks > 0 {
+            link.parked_chunks.push(packet);
         } else {
-            self.schedule(at, event);
+            self.schedule(at, SimEvent::ChunkArrives(packet));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a seed makes of the world: size, timings, limits, habits of its clients, and which kinds of
-//! faults there are.
+//! The world that a seed draws: its size, timings and limits, the habits of its clients, and the
+//! kinds of faults that strike it.
 
 use std::time::Duration;
 
@@ -7,55 +7,56 @@ use crate::protocol::Limits;
 use crate::replica::Settings;
 use crate::replica::progress::Window;
 use crate::rng::Rng;
-use crate::testing::sim::Options;
 use crate::testing::sim::faults::{self, Fault};
-use crate::testing::sim::network::Travel;
+use crate::testing::sim::link::Travel;
+use crate::testing::sim::options::Options;
 use crate::types::NodeId;
 
-/// See the module.
+/// The world that a seed draws.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub nodes: usize,
     pub clients: usize,
-    /// How many requests a client may have under way before it sends another pipeline.
+    /// A client with this many requests under way sends no other pipeline.
     pub pipeline: u64,
-    /// Between an answer and the next request.
+    /// The mean pause between two attempts of a client to send requests.
     pub think_micros: u64,
-    /// On the way between a client and its node.
+    /// The longest time that bytes travel between a client and its node.
     pub client_micros: u64,
-    /// How many of 100 batches of replies their client takes slowly.
+    /// Of 100 batches of replies, the number that their client takes slowly.
     pub slow_clients: u64,
     pub request_timeout: Duration,
-    /// How many loops serve a node's clients; 0: each client has a thread.
+    /// The number of loops that serve a node's clients; 0: each client has a thread.
     pub loops: usize,
     pub limits: Limits,
     pub settings: Settings,
     pub travel: Travel,
-    /// How late a thread wakes up.
+    /// A thread wakes up less than this too late.
     pub wake_micros: u64,
     pub sync_micros: u64,
     pub apply_micros: u64,
     pub image_micros: u64,
-    /// Of 1000 images, how many cannot be written for want of room.
+    /// Of 1000 images, the number that find no room on the disk.
     pub images_failed: u64,
     pub segment_bytes: u64,
-    /// By how many millionths clocks run too fast or too slow at most.
+    /// The greatest error of a monotonic clock's speed, in millionths.
     pub rate_ppm_max: u64,
-    /// How many of four requests are of eventual sessions.
+    /// Of four requests, the number that come from eventual sessions.
     pub eventual_share: u64,
     pub append_bytes_max: usize,
-    /// Before the first fault.
+    /// The time before the first fault.
     pub quiet: Duration,
-    /// From the first fault to the last.
+    /// The time in which faults strike.
     pub trouble: Duration,
+    /// The mean time between two faults.
     pub fault_every_micros: u64,
     /// The kinds that are on, one entry for each unit of weight.
     pub faults: Vec<Fault>,
 }
 
 impl Plan {
-    /// Draws a world, within `options`. What an option decides is drawn all the same, so that the
-    /// rest stays as it is.
+    /// Draws a world, within `options`. A value that an option decides is drawn all the same: so an
+    /// option changes nothing but its own value.
     pub fn draw(rng: &mut Rng, options: &Options) -> Plan {
         let mut plan = Plan::draw_freely(rng, options.trouble);
         plan.nodes = options.nodes.unwrap_or(plan.nodes);
@@ -136,7 +137,7 @@ impl Plan {
         }
     }
 
-    /// How wrong a clock's speed is, in millionths.
+    /// The error of one clock's speed, in millionths.
     pub fn draw_rate(&self, rng: &mut Rng) -> i64 {
         rng.below(2 * self.rate_ppm_max + 1).cast_signed() - self.rate_ppm_max.cast_signed()
     }

@@ -1,10 +1,8 @@
-//! The server's side of client connections: the real driver of each session, fed with bytes that
-//! arrive late, in pieces, and from clients that take their replies slowly. `loops` decides when a
-//! connection has its turn.
+//! The server's end of client connections: a real session driver for each. Bytes arrive late and in
+//! pieces, and some clients take their replies slowly. `loops` gives each connection its turns.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,67 +12,30 @@ use crate::replica::Status;
 use crate::service::{Next, NodeView, Request, SessionDriver, Share, Shell};
 use crate::store::Store;
 use crate::testing::sim::cluster::{World, local};
-use crate::testing::sim::events::Event;
-use crate::testing::sim::eventual::Versions;
+use crate::testing::sim::connection::{SimConnection, WaitsFor};
+use crate::testing::sim::events::SimEvent;
 use crate::testing::sim::plan::Plan;
 use crate::types::{Command, Consistency, Key, NodeId, Outcome, Rejected, Version, Write};
 
-/// The reason why a connection stands still.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// The client has to send something.
-    Reading,
-    /// A request has no answer yet. What the client sends stays in the socket.
-    Asking,
-    /// The client takes its replies slowly.
-    Writing,
-}
-
-/// A client's connection.
-pub struct Connection {
-    pub client: usize,
-    pub node: usize,
-    pub life: u64,
-    /// The loop or thread that serves it.
-    pub lane: usize,
-    /// `None` once the connection is closed.
-    driver: Option<Box<SessionDriver>>,
-    state: State,
-    /// Bytes that the session has not taken yet.
-    inbox: Vec<u8>,
-    /// The time at which the latest bytes arrive, each way.
-    latest: [Now; 2],
-    /// The key that an eventual session counts up, while that is under way.
-    update: Option<Key>,
-    /// The newest eventual writes that its client knows to be taken.
-    pub written: Versions,
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "client {} at #{}: {:?}", self.client, self.node, self.state)
-    }
-}
-
-impl Connection {
-    /// True while both ends have it open.
-    pub fn is_open(&self) -> bool {
-        self.driver.is_some()
-    }
-}
-
-/// A node as a driver sees it, which remembers what was read for the checks.
-struct View<'a> {
+/// A driver's view of its node. It remembers local reads, which the checks look at afterwards.
+struct RecordingView<'a> {
     now: Now,
     shell: &'a Shell,
     store: &'a Store,
-    /// Keys read locally, with what was found.
-    seen: RefCell<Vec<(Key, Outcome)>>,
-    /// The key of an increment of an eventual session.
-    update: Cell<Option<Key>>,
+    /// The keys that were read locally, and the results.
+    local_reads: RefCell<Vec<(Key, Outcome)>>,
+    /// The key that an eventual session increments.
+    incremented: Cell<Option<Key>>,
 }
 
-impl NodeView for View<'_> {
+impl<'a> RecordingView<'a> {
+    fn new(now: Now, shell: &'a Shell, store: &'a Store) -> RecordingView<'a> {
+        let (local_reads, incremented) = (RefCell::default(), Cell::default());
+        RecordingView { now, shell, store, local_reads, incremented }
+    }
+}
+
+impl NodeView for RecordingView<'_> {
     fn now(&self) -> Now {
         self.now
     }
@@ -94,7 +55,7 @@ impl NodeView for View<'_> {
     fn read_local(&self, command: &Command<'_>) -> Outcome {
         let outcome = self.store.read_newest(command);
         if let Command::Get { key } = command {
-            self.seen.borrow_mut().push(((*key).into(), outcome.clone()));
+            self.local_reads.borrow_mut().push(((*key).into(), outcome.clone()));
         }
         outcome
     }
@@ -103,7 +64,7 @@ impl NodeView for View<'_> {
         if let Some(Command::Increment { key, .. }) =
             Command::decode_all(commands).find_map(Result::ok)
         {
-            self.update.set(Some(key.into()));
+            self.incremented.set(Some(key.into()));
         }
         self.store.undrained(commands)
     }
@@ -112,6 +73,7 @@ impl NodeView for View<'_> {
         self.shell.trust(self.now, version)
     }
 
+    /// No client asks such a question: an error would show up as an unexpected reply.
     fn answer(&self, _: &Profile, question: &Question) -> Reply {
         Reply::Error(format!("{question:?}").into())
     }
@@ -130,23 +92,23 @@ fn server_info(node: NodeId, plan: &Plan) -> Arc<ServerInfo> {
 }
 
 impl World {
-    /// A client connects to a running node.
+    /// A client connects to a node. `None` if no process runs there.
     pub fn open_connection(&mut self, client: usize, node: usize) -> Option<usize> {
         let life = self.life(node)?;
         let number = self.connections.len();
         let session = Session::new(number as u64, server_info(self.nodes[node].id, &self.plan));
         let driver = SessionDriver::new(session, self.plan.request_timeout);
-        let lane = self.lane_for(node, number);
-        self.connections.push(Connection {
+        let client_loop = self.loop_for(node, number);
+        self.connections.push(SimConnection {
             client,
             node,
             life,
-            lane,
+            client_loop,
             driver: Some(Box::new(driver)),
-            state: State::Reading,
+            waits_for: WaitsFor::Bytes,
             inbox: Vec::new(),
             latest: [self.now; 2],
-            update: None,
+            incremented: None,
             written: BTreeMap::new(),
         });
         Some(number)
@@ -160,9 +122,9 @@ impl World {
                 continue;
             }
             let at = self.travel_time(connection, 0);
-            let Connection { node, life, .. } = self.connections[connection];
+            let SimConnection { node, life, .. } = self.connections[connection];
             let bytes = part.to_vec();
-            self.schedule(at, Event::Bytes { node, life, connection, bytes });
+            self.schedule(at, SimEvent::ClientBytes { node, life, connection, bytes });
         }
     }
 
@@ -175,41 +137,44 @@ impl World {
     }
 
     /// Bytes have come from a client.
-    pub fn bytes(&mut self, connection: usize, bytes: Vec<u8>) {
+    pub fn client_bytes(&mut self, connection: usize, bytes: Vec<u8>) {
         self.connections[connection].inbox.extend(bytes);
-        if self.connections[connection].state == State::Reading {
+        // While a connection waits for an answer or for room, nothing reads its socket.
+        if self.connections[connection].waits_for == WaitsFor::Bytes {
             self.has_turn_soon(connection);
         }
     }
 
     /// A client has taken its replies.
-    pub fn has_room(&mut self, connection: usize) {
-        self.connections[connection].state = State::Reading;
+    pub fn replies_taken(&mut self, connection: usize) {
+        self.connections[connection].waits_for = WaitsFor::Bytes;
         self.has_turn_soon(connection);
     }
 
-    /// A connection goes on until it has to wait. Its request, if it has one, joins the round.
+    /// A connection goes on until it has to wait. Returns the request that it waits for, if any,
+    /// and the number of outcomes that the answer must have.
     pub fn serve(&mut self, number: usize) -> Option<(Request, usize)> {
         loop {
-            let Connection { node, state, driver, .. } = &mut self.connections[number];
-            let driver = driver.as_mut().filter(|_| *state == State::Reading)?;
+            let SimConnection { node, waits_for, driver, .. } = &mut self.connections[number];
+            let driver = driver.as_mut().filter(|_| *waits_for == WaitsFor::Bytes)?;
             let now = local(self.now, self.nodes[*node].rate_ppm);
             let process = self.nodes[*node].process.as_ref()?;
-            let (seen, update) = (RefCell::default(), Cell::default());
             let store = process.writer.store();
-            let view = View { now, shell: &process.shell, store: &store, seen, update };
+            let view = RecordingView::new(now, &process.shell, &store);
             let next = driver.next(&view);
             let commands = driver.commands_under_way();
-            let (seen, update) = (view.seen.into_inner(), view.update.into_inner());
-            for (key, outcome) in seen {
+            let incremented = view.incremented.into_inner();
+            for (key, outcome) in view.local_reads.into_inner() {
                 self.check_read(number, &key, &outcome);
             }
             match next {
                 Next::Ask(request) => {
                     let connection = &mut self.connections[number];
-                    (connection.state, connection.update) = (State::Asking, update);
+                    connection.waits_for = WaitsFor::Answer;
+                    connection.incremented = incremented;
                     return Some((request, commands));
                 }
+                // WAIT is answered at once, as if its time were over.
                 Next::Wait(wait) => {
                     let node = self.connections[number].node;
                     let status = self.nodes[node].process.as_ref()?.shell.replica().status();
@@ -239,9 +204,9 @@ impl World {
         }
     }
 
-    /// Gives the session what has come. False if there is nothing.
+    /// Gives the session the bytes that have come. False if there are none.
     fn feed(&mut self, number: usize) -> bool {
-        let Connection { driver, inbox, .. } = &mut self.connections[number];
+        let SimConnection { driver, inbox, .. } = &mut self.connections[number];
         let Some(driver) = driver.as_mut().filter(|_| !inbox.is_empty()) else { return false };
         let space = driver.space();
         let len = space.len().min(inbox.len());
@@ -259,20 +224,21 @@ impl World {
             return false;
         }
         let at = self.travel_time(number, 1);
-        self.schedule(at, Event::Replies { connection: number, bytes });
+        self.schedule(at, SimEvent::Replies { connection: number, bytes });
+        // A slow client: the node's send buffer is full, and the connection waits for room.
         let slow = !self.calm && self.rng.chance(self.plan.slow_clients, 100);
         if slow {
-            let Connection { node, life, state, .. } = &mut self.connections[number];
-            *state = State::Writing;
-            let event = Event::HasRoom { node: *node, life: *life, connection: number };
+            let SimConnection { node, life, waits_for, .. } = &mut self.connections[number];
+            *waits_for = WaitsFor::Room;
+            let event = SimEvent::RepliesTaken { node: *node, life: *life, connection: number };
             let at = self.soon(500);
             self.schedule(at, event);
         }
         slow
     }
 
-    /// A connection has its share of an answer. `writes` are its own stamped writes, if the answer
-    /// is about such.
+    /// A connection gets its share of an answer. `writes` are its own stamped writes, if the answer
+    /// acknowledges any.
     pub fn answered(&mut self, number: usize, share: Share<'_>, writes: &[Write]) {
         if !self.connections[number].is_open() {
             return;
@@ -280,8 +246,10 @@ impl World {
         if let Share::Stamped { .. } = &share {
             self.check_stamped(number, writes);
         }
+        // The increment of an eventual session has read the value that it has changed. So the sum
+        // tells which value that was.
         if let (Share::Outcomes(outcomes), Some(key)) =
-            (&share, self.connections[number].update.take())
+            (&share, self.connections[number].incremented.take())
             && let [Outcome::Integer(sum)] = outcomes[..]
         {
             let before = match sum - 1 {
@@ -290,13 +258,17 @@ impl World {
             };
             self.check_read(number, &key, &before);
         }
-        let Connection { node, state, driver, .. } = &mut self.connections[number];
+        let SimConnection { node, waits_for, driver, .. } = &mut self.connections[number];
         let now = local(self.now, self.nodes[*node].rate_ppm);
         let (Some(process), Some(driver)) = (&self.nodes[*node].process, driver) else { return };
-        let (seen, update) = (RefCell::default(), Cell::default());
         let store = process.writer.store();
-        driver.complete(&View { now, shell: &process.shell, store: &store, seen, update }, share);
-        *state = State::Reading;
+        let is_stamped = matches!(share, Share::Stamped { .. });
+        driver.complete(&RecordingView::new(now, &process.shell, &store), share);
+        // Acknowledged writes without a reply: other parts of them are still to be stamped.
+        if is_stamped && driver.output().is_empty() {
+            self.coverage.stamped_in_parts += 1;
+        }
+        *waits_for = WaitsFor::Bytes;
     }
 
     /// Either end has closed a connection.

@@ -1,29 +1,29 @@
-//! A failing run made smaller: what breaks an invariant among hundreds of faults is easier to
-//! understand among two.
+//! Makes a failing run smaller: two faults are easier to understand than hundreds.
 //!
 //! Coarse cuts come first: fewer nodes, a gentle network, strong clients only, fewer kinds of
-//! faults. Each of them makes another run of the seed, which may or may not break the same
-//! invariant; if it does, it is kept. Then come the fine ones, which leave what happens before the
-//! cut as it was: an earlier end of the trouble, and fewer faults, by delta debugging (Zeller and
-//! Hildebrandt, *Simplifying and Isolating Failure-Inducing Input*, 2002). All is tried again as
-//! long as it helps.
+//! faults. Each of them makes a different run of the seed. A cut is kept if the run still breaks
+//! the same invariant. Fine cuts follow, which change nothing before the cut: an earlier end of the
+//! trouble, and fewer faults, by delta debugging (Zeller and Hildebrandt, *Simplifying and
+//! Isolating Failure-Inducing Input*, 2002). All cuts are tried again as long as one of them helps.
 //!
-//! Left out: a shorter time of trouble (steps do that), fewer clients, smaller requests. The result
-//! is small, not the smallest.
+//! Left out: a shorter time of trouble (fewer steps do that), fewer clients, smaller requests. The
+//! result is small, not the smallest.
 
 use std::collections::BTreeSet;
 
 use crate::rng::Rng;
 use crate::testing::sim::faults::Fault;
+use crate::testing::sim::options::{Options, TraceDetail};
 use crate::testing::sim::plan::Plan;
-use crate::testing::sim::{Options, TraceDetail, Violation, run};
+use crate::testing::sim::report::Violation;
+use crate::testing::sim::run::run;
 
-/// So many runs at most.
+/// The greatest number of runs.
 const ATTEMPTS_MAX: usize = 400;
 
-/// Makes the failing run of `seed` smaller while the same invariant stays broken. Before each
-/// attempt `tell` gets their number so far and the smallest failure; its `false` ends the search.
-/// `None` if the run does not fail.
+/// Makes the failing run of `seed` smaller as long as the same invariant stays broken. Before each
+/// attempt `tell` gets the number of attempts so far and the smallest failure; `false` ends the
+/// search. Returns `None` if the run does not fail.
 pub fn shrink(
     seed: u64,
     options: &Options,
@@ -31,7 +31,7 @@ pub fn shrink(
 ) -> Option<(Options, Box<Violation>)> {
     let quiet = Options { trace: TraceDetail::Last(0), ..options.clone() };
     let violation = run(seed, &quiet).err()?;
-    let mut search = Search { seed, options: quiet, violation, attempts: 0, ended: false, tell };
+    let mut search = Shrinker { seed, options: quiet, violation, attempts: 0, ended: false, tell };
     loop {
         let before = search.options.clone();
         search.coarsely();
@@ -47,7 +47,7 @@ pub fn shrink(
 }
 
 /// The smallest failure so far, and the means to find a smaller one.
-struct Search<'a> {
+struct Shrinker<'a> {
     seed: u64,
     options: Options,
     violation: Box<Violation>,
@@ -56,8 +56,8 @@ struct Search<'a> {
     tell: &'a mut dyn FnMut(usize, &Violation) -> bool,
 }
 
-impl Search<'_> {
-    /// Keeps the run that `change` makes if it breaks the same invariant; true if it does.
+impl Shrinker<'_> {
+    /// Changes the options, and keeps the change if the run breaks the same invariant. True if so.
     fn attempt(&mut self, change: impl FnOnce(&mut Options)) -> bool {
         let mut options = self.options.clone();
         change(&mut options);
@@ -67,18 +67,19 @@ impl Search<'_> {
         }
         self.attempts += 1;
         let failure = run(self.seed, &options).err();
+        // A failure of another kind is another bug, or a consequence: it would lead astray.
         let same = failure.filter(|failure| failure.invariant == self.violation.invariant);
         let Some(violation) = same else { return false };
         (self.options, self.violation) = (options, violation);
         true
     }
 
-    /// What the options make of the seed.
+    /// The world that the seed draws within the options.
     fn plan(&self) -> Plan {
         Plan::draw(&mut Rng::new(self.seed), &self.options)
     }
 
-    /// Cuts that make another run of it.
+    /// Makes the cuts that change the whole run.
     fn coarsely(&mut self) {
         let nodes = self.plan().nodes;
         for fewer in [1, 3, 5].into_iter().filter(|fewer| *fewer < nodes) {
@@ -89,6 +90,7 @@ impl Search<'_> {
         self.attempt(|options| options.gentle = true);
         self.attempt(|options| options.strong_only = true);
         let kinds: BTreeSet<Fault> = self.plan().faults.into_iter().collect();
+        // No fault at all, before one kind after the other.
         if self.attempt(|options| options.without.extend(&kinds)) {
             return;
         }
@@ -97,7 +99,7 @@ impl Search<'_> {
         }
     }
 
-    /// Cuts that leave what was before as it was.
+    /// Makes the cuts that change nothing before them.
     fn finely(&mut self) {
         self.fewer_steps();
         if self.fewer_faults() {
@@ -105,11 +107,12 @@ impl Search<'_> {
         }
     }
 
-    /// An earlier end of the trouble. Nothing says that a run which fails after n steps of it also
-    /// fails after more; the search goes on as if it were so.
+    /// Ends the trouble earlier, by bisection. A run that fails after n steps need not fail after
+    /// n + 1; the search assumes it does, and may miss a smaller run.
     fn fewer_steps(&mut self) {
         let (mut passes, mut fails) = (0, self.steps());
         self.attempt(|options| options.steps = Some(fails));
+        // Within two per cent: the last steps cost as many runs as all others.
         while fails - passes > 1 + fails / 50 && !self.ended {
             let middle = passes + (fails - passes) / 2;
             if self.attempt(|options| options.steps = Some(middle)) {
@@ -120,12 +123,12 @@ impl Search<'_> {
         }
     }
 
-    /// After so many steps the trouble was over, or the invariant broken.
+    /// The number of steps after which the trouble was over, or the invariant broken.
     fn steps(&self) -> u64 {
         self.options.steps.unwrap_or(u64::MAX).min(self.violation.steps)
     }
 
-    /// Leaves out as many of the faults as possible; true if that were some.
+    /// Leaves out as many faults as possible. True if that were any.
     fn fewer_faults(&mut self) -> bool {
         let all = self.struck();
         if all.is_empty() || self.attempt(|options| options.only = Some(BTreeSet::new())) {
@@ -139,6 +142,7 @@ impl Search<'_> {
                 let kept = left.iter().filter(|number| !chunk.contains(number));
                 kept.copied().collect::<BTreeSet<u64>>()
             });
+            // A complement still fails: go on with it. Otherwise cut into smaller parts.
             if without_one.any(|kept| self.attempt(|options| options.only = Some(kept))) {
                 parts = (parts - 1).max(2);
             } else if size == 1 {
@@ -150,8 +154,8 @@ impl Search<'_> {
         self.struck().len() < all.len()
     }
 
-    /// Names the faults that strike and not the kinds that do not, if that comes to the same. (The
-    /// crashes of [`Fault::CrashVoters`] have no numbers.)
+    /// Names the faults that strike instead of the kinds that do not, if the run stays the same.
+    /// The crashes of [`Fault::CrashVoters`] have no numbers, so that kind stays named.
     fn in_few_words(&mut self) {
         let (options, violation) = (self.options.clone(), self.violation.clone());
         let struck = self.struck();
@@ -175,7 +179,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::testing::sim::Mutant;
+    use crate::testing::sim::mutant::Mutant;
 
     fn with(mutant: Mutant) -> Options {
         let trouble = Duration::from_secs(2);
@@ -194,13 +198,13 @@ mod tests {
         for mutant in [Mutant::LyingDisk, Mutant::AckBeforeSync] {
             let options = with(mutant);
             let (seed, large) = failing(&options);
-            let mut told = Vec::new();
+            let mut counts = Vec::new();
             let mut tell = |attempts, _: &Violation| {
-                told.push(attempts);
+                counts.push(attempts);
                 true
             };
             let (smaller, small) = shrink(seed, &options, &mut tell).unwrap();
-            assert!(told.len() <= ATTEMPTS_MAX + 2 && told.is_sorted(), "{told:?}");
+            assert!(counts.len() <= ATTEMPTS_MAX + 2 && counts.is_sorted(), "{counts:?}");
             assert_eq!(small.invariant, large.invariant);
             assert!(small.struck.len() < large.struck.len(), "{mutant:?}: {:?}", small.struck);
             assert!(small.steps < large.steps, "{mutant:?}: {} steps", small.steps);

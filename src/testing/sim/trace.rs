@@ -1,29 +1,29 @@
-//! What happened, as a hash of everything and as the last lines of text.
+//! The trace of a run: a hash of every event, and lines of text for the reader.
 //!
-//! Text costs time, so a run makes none. A run that fails is run again with the same seed, and
-//! keeps its last lines: a seed replays exactly, which the hash proves.
+//! Text costs time, so a run makes none unless its options want it. A run that fails is repeated
+//! with the same seed and keeps its last lines. The hash proves that both runs are the same.
 
 use std::collections::VecDeque;
 
-/// See the module.
+/// The trace of a run.
 #[derive(Debug)]
 pub struct Trace {
     hash: u64,
-    /// How many lines are kept; 0: none are made.
+    /// The number of lines to keep; 0: no text is made.
     keep: usize,
-    /// Only lines that begin with a word in capitals, behind the node's name, or with a dash.
+    /// Keep only the lines whose first word behind the node's name is in capitals, or is a dash.
     headlines: bool,
     lines: VecDeque<String>,
 }
 
 impl Trace {
-    /// A trace that keeps the last `keep` lines, of all or of headlines.
+    /// A trace that keeps the last `keep` lines: of all, or of the headlines.
     pub fn new(keep: usize, headlines: bool) -> Trace {
         Trace { hash: 0xcbf2_9ce4_8422_2325, keep, headlines, lines: VecDeque::new() }
     }
 
-    /// Notes that something happened so many microseconds after the beginning. `what` names it in
-    /// numbers, `text` in words.
+    /// Adds an event, at this time since the run began. `what` names it in numbers, `text` in
+    /// words.
     pub fn note(&mut self, age_micros: u64, what: [u64; 3], text: impl FnOnce() -> String) {
         for number in [age_micros, what[0], what[1], what[2]] {
             self.hash = mix(self.hash, number);
@@ -52,14 +52,14 @@ impl Trace {
     }
 }
 
-/// Folds a number into a hash that is the same on every platform and for ever.
+/// Folds a number into a hash that is the same on every machine and in every version.
 pub fn mix(hash: u64, number: u64) -> u64 {
     let mut z = (hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z ^= z >> 32;
     z.wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
-/// Folds bytes into such a hash.
+/// Folds bytes into a hash of [`mix`].
 pub fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
     let words = bytes.chunks(8).map(|chunk| {
         let mut word = [0; 8];

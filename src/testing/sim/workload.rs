@@ -1,4 +1,4 @@
-//! What clients ask for, and the history of what they asked and saw, which is judged in the end.
+//! The requests of clients, and the history of requests and results, which is judged at the end.
 //!
 //! Most keys live for half a second, so that a key's history stays short enough to be checked even
 //! when many of its operations have no known result. One key lives as long as the run.
@@ -10,95 +10,95 @@ use crate::testing::linearizability::{Action, Operation, Seen};
 use crate::testing::sim::plan::Plan;
 use crate::types::When;
 
-pub type Key = Vec<u8>;
-
-/// A key that both kinds of sessions write: what comes of it is decided by versions.
+/// A key that strong and eventual sessions write. Versions decide which write wins, so its history
+/// need not be linearizable.
 pub const MIXED: &[u8] = b"mixed";
 
-/// How a request ended.
+/// The state of a request, as its client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum RequestState {
+    /// It has no reply yet.
     Open,
-    Done {
-        at: u64,
-        seen: Seen,
-    },
+    /// It is done, with this result, at this moment.
+    Done { at: u64, seen: Seen },
     /// It may or may not be done, now or later.
     Unknown,
     /// Certainly not done.
     NotDone,
 }
 
-/// One command.
+/// One command of a client.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct SimRequest {
     pub client: usize,
-    /// The process that was asked.
+    /// The node and the process that it was sent to.
     pub node: usize,
     pub life: u64,
     pub eventual: bool,
-    pub key: Key,
+    pub key: Vec<u8>,
     pub action: Action,
-    /// Those of one group happen at one moment.
+    /// Requests of one group happen at one moment.
     pub group: Option<u64>,
+    /// The moment of the call.
     pub invoked: u64,
-    pub end: End,
+    pub state: RequestState,
 }
 
-impl Request {
-    /// True if it sets a key to this value, of which there is one in a run.
+impl SimRequest {
+    /// True if it sets a key to this value. No two requests of a run set the same value.
     pub fn sets(&self, value: &[u8]) -> bool {
         matches!(&self.action, Action::Set { value: set, .. } if **set == *value)
     }
 
-    /// True if the same process of a node was asked for eventual writes.
-    pub fn is_of_same_process(&self, other: &Request) -> bool {
+    /// True if both are requests of eventual sessions to the same process.
+    pub fn is_of_same_process(&self, other: &SimRequest) -> bool {
         self.eventual && other.eventual && (self.node, self.life) == (other.node, other.life)
     }
 }
 
-/// One who asks.
+/// A client.
 #[derive(Debug, Default)]
-pub struct Client {
-    /// Where it connects.
+pub struct SimClient {
+    /// The node that it connects to.
     pub node: usize,
     pub connection: Option<usize>,
-    /// Requests without a reply, in their order.
+    /// Requests without a reply, in order.
     pub open: VecDeque<usize>,
-    /// Bytes of replies that are not whole yet.
+    /// The bytes of a reply that has not come whole.
     pub replies: Vec<u8>,
 }
 
-/// See the module.
+/// All clients and all requests of a run.
 #[derive(Debug)]
 pub struct Workload {
-    pub clients: Vec<Client>,
-    pub requests: Vec<Request>,
+    pub clients: Vec<SimClient>,
+    pub requests: Vec<SimRequest>,
     /// Orders calls and returns.
     moment: u64,
     next_value: u64,
 }
 
 impl Workload {
-    /// Clients of random nodes.
+    /// The clients of a plan, at random nodes.
     pub fn new(plan: &Plan, rng: &mut Rng) -> Workload {
         let mut client =
-            || Client { node: rng.below(plan.nodes as u64) as usize, ..Client::default() };
+            || SimClient { node: rng.below(plan.nodes as u64) as usize, ..SimClient::default() };
         let clients = (0..plan.clients).map(|_| client()).collect();
         Workload { clients, requests: Vec::new(), moment: 0, next_value: 1_000 }
     }
 
-    /// True if every request has come to an end.
+    /// True if no request is open.
     pub fn all_ended(&self) -> bool {
-        self.requests.iter().all(|request| request.end != End::Open)
+        self.requests.iter().all(|request| request.state != RequestState::Open)
     }
 
-    /// The next moment.
+    /// The next moment. No two calls and returns share one.
     pub fn moment(&mut self) -> u64 {
         self.moment += 1;
         self.moment
     }
 
+    /// A value that no other request writes.
     fn value(&mut self) -> Vec<u8> {
         self.next_value += 100;
         self.next_value.to_string().into_bytes()
@@ -124,12 +124,16 @@ impl Workload {
         Action::Set { value: self.value(), when: When::Always, get: false }
     }
 
-    /// What an eventual session asks for: a read, some blind writes, or a write that depends on
-    /// what is there.
-    pub fn eventual_parts(&mut self, client: usize, at: u64, rng: &mut Rng) -> Vec<(Key, Action)> {
+    /// The commands of an eventual session: a read, some blind writes, or an increment.
+    pub fn eventual_parts(
+        &mut self,
+        client: usize,
+        at: u64,
+        rng: &mut Rng,
+    ) -> Vec<(Vec<u8>, Action)> {
         let key = |rng: &mut Rng| match rng.below(10) {
             0 => MIXED.to_vec(),
-            // A key without a record: nothing but the floor says how old a write to it may be.
+            // A key of its own time has no record: only the floor bounds the age of a write to it.
             1..4 => format!("e-{}-{}", at / 500_000, rng.below(3)).into_bytes(),
             number => format!("e{}", number % 4).into_bytes(),
         };
@@ -147,24 +151,26 @@ impl Workload {
         parts
     }
 
-    /// The history of each key that only strong sessions write. What certainly did not happen is no
-    /// part of it.
-    pub fn histories(&self) -> BTreeMap<Key, Vec<Operation>> {
-        let mut histories: BTreeMap<Key, Vec<Operation>> = BTreeMap::new();
-        let mut groups: BTreeMap<(u64, &Key), usize> = BTreeMap::new();
+    /// The history of each key that only strong sessions write. Requests that are certainly not
+    /// done are no part of it.
+    pub fn histories(&self) -> BTreeMap<Vec<u8>, Vec<Operation>> {
+        let mut histories: BTreeMap<Vec<u8>, Vec<Operation>> = BTreeMap::new();
+        let mut groups: BTreeMap<(u64, &Vec<u8>), usize> = BTreeMap::new();
         for request in self.requests.iter().filter(|request| !request.eventual) {
-            let (returned, seen) = match &request.end {
-                End::NotDone => continue,
-                End::Done { at, seen } => (Some(*at), Some(seen.clone())),
-                End::Open | End::Unknown => (None, None),
+            let (returned, seen) = match &request.state {
+                RequestState::NotDone => continue,
+                RequestState::Done { at, seen } => (Some(*at), Some(seen.clone())),
+                RequestState::Open | RequestState::Unknown => (None, None),
             };
             let action = (request.action.clone(), seen);
+            // Versions decide about this key: `eventual` checks it.
             if request.key == MIXED {
                 continue;
             }
             let history = histories.entry(request.key.clone()).or_default();
             let group = request.group.map(|group| (group, &request.key));
             match group.and_then(|group| groups.get(&group)) {
+                // Another command of the same batch: both happen at one moment.
                 Some(&at) => {
                     let operation = &mut history[at];
                     operation.actions.push(action);

@@ -1,6 +1,5 @@
-//! What a sequence of records means, in the plainest terms: the model that the log on disk is held
-//! against. What each record says is written in the documentation of [`WalRecord`]; this is that in
-//! code.
+//! The model of a log: the meaning of a sequence of records, in the plainest terms. The real log is
+//! compared with it. The documentation of [`WalRecord`] gives each record's meaning in words.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,21 +7,22 @@ use std::fmt;
 use crate::replica::{HardState, Recovered, WalRecord};
 use crate::types::{Entry, Index, SnapshotMeta, Term, Version, Write};
 
-/// What a sequence of records adds up to.
+/// The sum of a sequence of records.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct LogModel {
     pub hard: HardState,
     pub snapshot: SnapshotMeta,
-    /// Without a gap after the snapshot.
+    /// The entries that follow the snapshot, without a gap.
     entries: VecDeque<Entry>,
-    /// Eventual writes.
+    /// Eventual writes that have not drained.
     pub held: Vec<Write>,
     clock: Version,
 }
 
-impl View {
-    pub fn new(recovered: &Recovered) -> View {
-        View {
+impl LogModel {
+    /// The sum that a start has recovered from its disk.
+    pub fn new(recovered: &Recovered) -> LogModel {
+        LogModel {
             hard: recovered.hard.clone(),
             snapshot: recovered.snapshot,
             entries: recovered.entries.clone().into(),
@@ -31,10 +31,12 @@ impl View {
         }
     }
 
+    /// The index of the last entry, or of the snapshot if no entry follows it.
     pub fn last_index(&self) -> Index {
         self.snapshot.index + self.entries.len() as Index
     }
 
+    /// The term of an entry, or of the last one in the snapshot.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.snapshot.index {
             return Some(self.snapshot.term);
@@ -43,12 +45,15 @@ impl View {
         self.entries.get(usize::try_from(offset).ok()?).map(|entry| entry.term)
     }
 
-    /// True if it stands for the committed entry `(index, term)`.
+    /// True if the committed entry `(index, term)` is in the log or in the snapshot.
     pub fn holds(&self, index: Index, term: Term) -> bool {
         index <= self.snapshot.index || self.term_at(index) == Some(term)
     }
 
-    /// Takes one record in. `Err` if it makes no sense after those before it.
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// The record contradicts those before it.
     pub fn apply(&mut self, record: &WalRecord) -> Result<(), String> {
         match record {
             WalRecord::Hard(hard) => self.hard = hard.clone(),
@@ -58,6 +63,7 @@ impl View {
                     let snapshot = self.snapshot.index;
                     return Err(format!("entry {index} after snapshot {snapshot}, last {last}"));
                 }
+                // §5.3: an entry at an old index replaces it and everything behind it.
                 self.entries.truncate((index - self.snapshot.index - 1) as usize);
                 self.entries.push_back(entry.clone());
             }
@@ -68,6 +74,7 @@ impl View {
                 if meta.index < self.snapshot.index {
                     return Err(format!("{meta:?} after {:?}", self.snapshot));
                 }
+                // §7: keep the entries behind the snapshot if the log agrees with it.
                 if self.term_at(meta.index) == Some(meta.term) {
                     self.entries.drain(..(meta.index - self.snapshot.index) as usize);
                 } else {
@@ -80,16 +87,16 @@ impl View {
     }
 }
 
-impl fmt::Display for View {
+impl fmt::Display for LogModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let View { hard, snapshot, held, clock, .. } = self;
+        let LogModel { hard, snapshot, held, clock, .. } = self;
         let (last, held) = (self.last_index(), held.len());
         let term = self.term_at(last);
         write!(f, "{hard:?}, {snapshot:?}, entries to {last} ({term:?}), {held} held, {clock:?}")
     }
 }
 
-impl fmt::Debug for View {
+impl fmt::Debug for LogModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
