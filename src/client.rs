@@ -1,40 +1,41 @@
 //! A small blocking client of one node: RESP2 or RESP3 over one TCP connection. The project's own
 //! tools use it, and so may any other program.
 //!
-//! It says what became of a request as exactly as can be known from outside: answered, with a
-//! [`Reply`] (which may be an error's text); certainly not sent ([`Error::NotSent`]); or sent, with
-//! the answer lost ([`Error::Lost`]), so that it may or may not have been done. It never sends
-//! anything twice by itself. A connection that has failed once stays closed: make another one.
+//! A request has one of three results: a [`Reply`], which may be an error's text; certainly not
+//! sent ([`Error::NotSent`]); or sent with its reply lost ([`Error::Lost`]), so that it may or may
+//! not be done. The client never repeats a request. A connection that has failed once stays closed:
+//! make another one.
 //!
-//! Rules: every wait has a deadline, and nothing that comes from the node takes more memory than
-//! [`Options::reply_bytes_max`], or more depth than a few levels, whatever lengths it announces.
+//! Rules: every wait has a deadline. A reply takes at most [`Options::reply_bytes_max`] of memory
+//! and a few levels of depth, whatever lengths it announces.
 //!
-//! Written against the protocol's description and not with the server's parser, so that a mistake
-//! there is not repeated here. Left out: TLS, pools, subscriptions, streamed RESP3 replies.
+//! The client follows the protocol's specification and shares no code with the server's parser, so
+//! that it does not repeat a bug there. Left out: TLS, pools, subscriptions, streamed RESP3
+//! replies.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// Arrays in arrays; no reply of a node has more than four levels.
+/// Most levels of nested arrays; no reply of a node has more than four.
 const DEPTH_MAX: usize = 16;
-/// The longest line that announces something or holds a text.
+/// Longest line with a length or a text.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// Bytes asked of the socket at a time.
+/// Most bytes of one read from the socket.
 const READ_BYTES: usize = 16 << 10;
 
-/// How to connect, and how long to wait.
+/// The options of a connection: its greeting, time-outs and limits.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Said with AUTH before anything else.
+    /// The password for AUTH, sent first.
     pub password: Option<String>,
-    /// Says `HELLO 3`, and so gets maps, sets and other replies of RESP3.
+    /// True to send `HELLO 3`, for maps, sets and other replies of RESP3.
     pub resp3: bool,
-    /// Longest wait for a connection, for each address that the name has.
+    /// Longest wait for a connection, for each address of the name.
     pub connect_timeout: Duration,
-    /// Longest wait for a request to leave, and for all replies of a [`Client::pipeline`].
+    /// Longest wait until a request is sent and all replies of a [`Client::pipeline`] have come.
     pub timeout: Duration,
-    /// Most memory that one reply may take.
+    /// Most bytes of memory that one reply may take.
     pub reply_bytes_max: usize,
 }
 
@@ -45,13 +46,13 @@ impl Default for Options {
             resp3: false,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(15),
-            // The longest value that a node stores, and a bit.
+            // The longest value that a node stores, and room for its framing.
             reply_bytes_max: (512 << 20) + (1 << 20),
         }
     }
 }
 
-/// What a node answered.
+/// The reply of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// `+`: a short text, such as OK.
@@ -91,16 +92,16 @@ impl Reply {
     }
 }
 
-/// Why there is no reply.
+/// The reason why there is no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No byte of the request has left: it is certainly not done.
+    /// No byte of the request was sent: it is certainly not done.
     #[error("not sent: {0}")]
     NotSent(io::Error),
-    /// The node has refused the connection's greeting, with this error: AUTH or HELLO failed.
+    /// The node refused the greeting with this error: AUTH or HELLO failed.
     #[error("refused: {0}")]
     Refused(String),
-    /// The request, or a part of it, has left, and no reply came: it may or may not be done.
+    /// A part of the request was sent, and no reply came: it may or may not be done.
     #[error("no reply: {0}")]
     Lost(io::Error),
 }
@@ -111,16 +112,16 @@ pub struct Client {
     stream: TcpStream,
     timeout: Duration,
     reply_bytes_max: usize,
-    /// What has come and was not looked at, from `start` on.
+    /// Received bytes; those from `start` on are not parsed yet.
     buffer: Vec<u8>,
     start: usize,
-    /// By when the replies must have come.
+    /// The deadline for all replies to the requests sent last.
     deadline: Instant,
-    broken: bool,
+    is_broken: bool,
 }
 
 impl Client {
-    /// Connects to `HOST:PORT`, and introduces itself as the options say.
+    /// Connects to `HOST:PORT` and sends the greeting that the options ask for.
     pub fn connect(address: &str, options: &Options) -> Result<Client, Error> {
         let stream = dial(address, options.connect_timeout).map_err(Error::NotSent)?;
         let mut client = Client {
@@ -130,7 +131,7 @@ impl Client {
             buffer: Vec::new(),
             start: 0,
             deadline: Instant::now(),
-            broken: false,
+            is_broken: false,
         };
         if let Some(password) = &options.password {
             client.greet(&["AUTH", password])?;
@@ -141,7 +142,8 @@ impl Client {
         Ok(client)
     }
 
-    /// A greeting changes nothing on the node: without an answer the connection was not made.
+    /// Sends a request of the greeting, which changes nothing on the node. So without a reply no
+    /// request was sent yet.
     fn greet(&mut self, words: &[&str]) -> Result<(), Error> {
         match self.call(words) {
             Ok(Reply::Error(text)) => Err(Error::Refused(text)),
@@ -159,8 +161,8 @@ impl Client {
         self.receive()
     }
 
-    /// Sends requests in one go and waits for all their replies. Where the number of replies that
-    /// came before a failure matters, use [`Client::send`] and [`Client::receive`].
+    /// Sends requests together and waits for all their replies. To keep the replies that came
+    /// before a failure, use [`Client::send`] and [`Client::receive`].
     pub fn pipeline<W: AsRef<[u8]>>(&mut self, requests: &[Vec<W>]) -> Result<Vec<Reply>, Error> {
         let mut bytes = Vec::new();
         requests.iter().for_each(|words| encode(words, &mut bytes));
@@ -168,9 +170,9 @@ impl Client {
         requests.iter().map(|_| self.receive()).collect()
     }
 
-    /// Sends requests that [`encode`] has made, and sets the deadline for their replies.
+    /// Sends requests in the form of [`encode`], and sets the deadline for their replies.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if self.broken {
+        if self.is_broken {
             return Err(Error::NotSent(ErrorKind::NotConnected.into()));
         }
         self.deadline = Instant::now() + self.timeout;
@@ -189,20 +191,21 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            self.broken = true;
+            // After the first byte no one can tell how much has reached the node.
+            self.is_broken = true;
             return Err(if sent == 0 { Error::NotSent(error) } else { Error::Lost(error) });
         }
         Ok(())
     }
 
-    /// Waits for the next reply to what was sent, until the deadline that [`Client::send`] has set.
+    /// Waits for the next reply, until the deadline that [`Client::send`] has set.
     pub fn receive(&mut self) -> Result<Reply, Error> {
-        if self.broken {
+        if self.is_broken {
             return Err(Error::Lost(ErrorKind::NotConnected.into()));
         }
         let mut budget = self.reply_bytes_max;
         self.reply(DEPTH_MAX, &mut budget).map_err(|error| {
-            self.broken = true;
+            self.is_broken = true;
             Error::Lost(error)
         })
     }
@@ -243,7 +246,7 @@ impl Client {
         })
     }
 
-    /// The parts of an array. No memory is taken for what was only announced.
+    /// The items of an array. An announced length alone takes no memory.
     fn items(&mut self, count: usize, depth: usize, budget: &mut usize) -> io::Result<Vec<Reply>> {
         let depth = depth.checked_sub(1).ok_or_else(|| invalid("arrays are nested too deep"))?;
         let mut items = Vec::new();
@@ -293,7 +296,7 @@ impl Client {
         Ok(line)
     }
 
-    /// Takes in what has come, or waits for it.
+    /// Reads received bytes into the buffer; waits for them if there are none.
     fn fill(&mut self) -> io::Result<()> {
         if self.start > 0 && self.start * 2 >= self.buffer.len() {
             self.buffer.drain(..self.start);
@@ -317,14 +320,14 @@ impl Client {
         }
     }
 
-    /// The time that is left; an error if there is none.
+    /// The time until the deadline; an error once it has passed.
     fn remaining(&self) -> io::Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 }
 
-/// Appends a request in RESP.
+/// Appends a request to `out` in RESP.
 pub fn encode<W: AsRef<[u8]>>(words: &[W], out: &mut Vec<u8>) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words.iter().map(AsRef::as_ref) {
@@ -334,7 +337,7 @@ pub fn encode<W: AsRef<[u8]>>(words: &[W], out: &mut Vec<u8>) {
     }
 }
 
-/// Tries all addresses of a name; the last one's error counts.
+/// Connects to the first address of a name that accepts. Returns the last error if none does.
 fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
@@ -349,8 +352,8 @@ fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, what)
+fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, reason)
 }
 
 fn spend(budget: &mut usize, bytes: usize) -> io::Result<()> {

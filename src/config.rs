@@ -1,5 +1,7 @@
-//! The command line: what was typed, and what it means. Everything is checked here, before anything
-//! is touched; every limit and time-out of a node has its one place in [`Config`].
+//! The configuration of a node: its command line, and the checked settings that follow from it.
+//!
+//! All checks happen here, before the node touches a file or a socket. Every limit and time-out of
+//! a node is a field of [`Config`].
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -10,21 +12,21 @@ use clap::{Parser, ValueEnum};
 
 use crate::types::{Consistency, NodeId};
 
-/// What was typed. Each flag can also be given as an environment variable `NODESYNC_<FLAG>`; the
-/// command line wins.
+/// The command line of a node. An environment variable `NODESYNC_<FLAG>` can stand for each flag;
+/// the command line wins.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nodesync", version, about, max_term_width = 100)]
 #[command(after_help = "Tools: nodesync sim --help, nodesync verify --help, nodesync bench --help")]
 pub struct NodeArgs {
-    /// Port for clients and peers; also the node's id, and so its rank
+    /// Port for clients and peers; also the node's id, which is its rank
     #[arg(value_name = "PORT")]
     pub port: u16,
 
-    /// The other members, as HOST:PORT or ID=HOST:PORT
+    /// The other members of the cluster, as HOST:PORT or ID=HOST:PORT
     #[arg(value_name = "PEER")]
     pub peers: Vec<PeerAddress>,
 
-    /// Id of this node, if it is not to be its port; the highest alive id leads
+    /// Id of this node, if it differs from the port; the alive node with the highest id leads
     #[arg(long, env = "NODESYNC_ID")]
     pub id: Option<u32>,
 
@@ -40,7 +42,7 @@ pub struct NodeArgs {
     #[arg(long, env = "NODESYNC_CLUSTER", default_value = "nodesync")]
     pub cluster: String,
 
-    /// Password that clients and peers must know (visible to other users: prefer the file)
+    /// Password of clients and peers (visible to other users of the machine: prefer the file)
     #[arg(long, env = "NODESYNC_REQUIREPASS", hide_env_values = true)]
     pub requirepass: Option<String>,
 
@@ -52,28 +54,28 @@ pub struct NodeArgs {
     #[arg(long, env = "NODESYNC_PROTECTED_MODE", default_value = "yes")]
     pub protected_mode: Switch,
 
-    /// Most client connections at a time
+    /// Most client connections at the same time
     #[arg(long, env = "NODESYNC_MAXCLIENTS", default_value_t = 10_000)]
     pub maxclients: usize,
 
-    /// Milliseconds between signs of life to the peers
+    /// Milliseconds between heartbeats
     #[arg(long, env = "NODESYNC_HEARTBEAT_INTERVAL", value_name = "MS", default_value_t = 50)]
     pub heartbeat_interval: u64,
 
-    /// Milliseconds of silence after which a node is suspected and a leader replaced
+    /// Milliseconds of silence before a node is suspected and a leader replaced
     #[arg(long, env = "NODESYNC_ELECTION_TIMEOUT", value_name = "MS", default_value_t = 300)]
     pub election_timeout: u64,
 
-    /// Milliseconds after which a client's waiting request gets an error
+    /// Milliseconds before a waiting request of a client gets an error
     #[arg(long, env = "NODESYNC_REQUEST_TIMEOUT", value_name = "MS", default_value_t = 10_000)]
     pub request_timeout: u64,
 
-    /// Milliseconds after which a leader whose disk does not answer steps down
+    /// Milliseconds before a leader steps down whose disk does not answer
     #[arg(long, env = "NODESYNC_DISK_TIMEOUT", value_name = "MS", default_value_t = 1_000)]
     pub disk_timeout: u64,
 
-    /// Log since the last snapshot after which a new one is taken; with a large state up to eight
-    /// times as much, a quarter of the last snapshot
+    /// Take a snapshot after this much log; with a large state after a quarter of the last
+    /// snapshot, but at most eight times as much log
     #[arg(long, env = "NODESYNC_SNAPSHOT_LOG", value_name = "BYTES", default_value = "64mb")]
     pub snapshot_log: ByteSize,
 
@@ -89,40 +91,41 @@ pub struct NodeArgs {
     #[arg(long, env = "NODESYNC_MAX_VALUE_SIZE", value_name = "BYTES", default_value = "512mb")]
     pub max_value_size: ByteSize,
 
-    /// Most bytes of this node's clients' writes that may wait for a quorum
+    /// Most bytes of writes from this node's clients that wait for a quorum
     #[arg(long, env = "NODESYNC_MAX_PENDING", value_name = "BYTES", default_value = "256mb")]
     pub max_pending: ByteSize,
 
-    /// What new sessions start with: strong or eventual
+    /// Consistency mode of new sessions
     #[arg(long, env = "NODESYNC_CONSISTENCY", value_name = "MODE", default_value = "strong")]
     pub consistency: ConsistencyArg,
 
-    /// Milliseconds that the clocks of two nodes may differ before eventual writes are refused
+    /// Largest difference between two nodes' clocks, in milliseconds, before eventual writes are
+    /// refused
     #[arg(long, env = "NODESYNC_MAX_CLOCK_OFFSET", value_name = "MS", default_value_t = 500)]
     pub max_clock_offset: u64,
 
-    /// Most bytes of eventual writes that wait to be brought into the log; beyond, sessions wait
+    /// Most bytes of eventual writes that are not in the log yet; beyond that, sessions wait
     #[arg(long, env = "NODESYNC_MAX_BACKLOG", value_name = "BYTES", default_value = "64mb")]
     pub max_backlog: ByteSize,
 
-    /// Seconds for which deletions are remembered while a member may hold older eventual writes
+    /// Longest time in seconds to remember a deletion while a member may hold older eventual writes
     #[arg(long, env = "NODESYNC_TOMBSTONE_HORIZON", value_name = "S", default_value_t = 86_400)]
     pub tombstone_horizon: u64,
 
-    /// How clients are served: by a thread for each, or by a few loops that poll
+    /// How to serve clients
     #[arg(long, env = "NODESYNC_IO", value_enum, default_value = "poll")]
     pub io: Io,
 
-    /// How many loops `--io poll` has; 0 for one for every two cores, at most 4
+    /// Number of loops of `--io poll`; 0 for one for every two cores, at most 4
     #[arg(long, env = "NODESYNC_IO_LOOPS", value_name = "N", default_value_t = 0)]
     pub io_loops: usize,
 
-    /// Least important messages to log: error, warn, info, debug or trace
+    /// Least severe level of log messages: error, warn, info, debug or trace
     #[arg(long, env = "NODESYNC_LOG_LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
 }
 
-/// A member as typed: `HOST:PORT` or `ID=HOST:PORT`.
+/// A member as named on the command line: `HOST:PORT` or `ID=HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAddress {
     /// Its id.
@@ -192,26 +195,26 @@ pub enum Switch {
     No,
 }
 
-/// A consistency mode by name.
+/// A consistency mode on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ConsistencyArg {
-    /// Writes on a majority, linearizable reads.
+    /// Writes on a majority, linearizable reads
     Strong,
-    /// Answered by one node, the newest version wins.
+    /// One node answers, and the newest version of a key wins
     Eventual,
 }
 
-/// How clients are served.
+/// The front end that serves clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Io {
-    /// A blocking thread for each client.
+    /// A blocking thread for each client
     Threads,
-    /// A few loops, each of which serves many clients.
+    /// A few loops, each of which serves many clients
     Poll,
 }
 
 impl Io {
-    /// As it is typed.
+    /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Io::Threads => "threads",
@@ -220,72 +223,74 @@ impl Io {
     }
 }
 
-/// What it means: settings that fit together.
+/// The checked settings of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// Where it listens.
+    /// The address to listen on.
     pub bind: IpAddr,
-    /// On which port; 0 takes a free one (only for tests, which then know it by other means).
+    /// The port to listen on; 0 takes a free one (for tests, which learn it by other means).
     pub port: u16,
-    /// The other members, ascending by id.
+    /// The other members, in ascending order of id.
     pub peers: Vec<PeerAddress>,
     /// The cluster's name.
     pub cluster: String,
     /// The data directory.
     pub dir: PathBuf,
-    /// What clients and peers must know.
+    /// The password of clients and peers.
     pub password: Option<String>,
     /// Most client connections.
     pub maxclients: usize,
-    /// See [`NodeArgs::heartbeat_interval`].
+    /// Time between heartbeats.
     pub heartbeat_interval: Duration,
-    /// See [`NodeArgs::election_timeout`].
+    /// Time of silence before a node is suspected and a leader replaced.
     pub election_timeout: Duration,
-    /// See [`NodeArgs::request_timeout`].
+    /// Time before a waiting request of a client gets an error.
     pub request_timeout: Duration,
-    /// See [`NodeArgs::disk_timeout`].
+    /// Time before a leader steps down whose disk does not answer.
     pub disk_timeout: Duration,
-    /// See [`NodeArgs::snapshot_log`], bytes.
+    /// Bytes of log before a snapshot.
     pub snapshot_log_bytes: usize,
-    /// See [`NodeArgs::segment_size`], bytes.
+    /// Size of a log segment, in bytes.
     pub segment_bytes: usize,
-    /// See [`NodeArgs::max_key_size`], bytes.
+    /// Longest key, in bytes.
     pub key_bytes_max: usize,
-    /// See [`NodeArgs::max_value_size`], bytes.
+    /// Longest value, in bytes.
     pub value_bytes_max: usize,
-    /// See [`NodeArgs::max_pending`], bytes.
+    /// Most bytes of writes from this node's clients that wait for a quorum.
     pub pending_bytes_max: usize,
-    /// See [`NodeArgs::consistency`].
+    /// The consistency of new sessions.
     pub consistency: Consistency,
-    /// See [`NodeArgs::max_clock_offset`].
+    /// Largest difference between two nodes' clocks before eventual writes are refused.
     pub clock_offset_max: Duration,
-    /// See [`NodeArgs::max_backlog`], bytes.
+    /// Most bytes of eventual writes that are not in the log yet.
     pub backlog_bytes_max: usize,
-    /// See [`NodeArgs::tombstone_horizon`].
+    /// Longest time to remember a deletion while a member may hold older eventual writes.
     pub tombstone_horizon: Duration,
-    /// See [`NodeArgs::io`].
+    /// The front end that serves clients.
     pub io: Io,
-    /// See [`NodeArgs::io_loops`].
+    /// Number of loops of the front end `poll`; 0 for one for every two cores, at most 4.
     pub io_loops: usize,
 }
 
 impl Config {
-    /// Checks what was typed. The error is a sentence for the one who typed it.
+    /// Checks the command line. The error is a sentence for the operator.
     pub fn new(args: NodeArgs) -> Result<Config, String> {
         let id = NodeId(args.id.unwrap_or(args.port.into()));
         let mut peers = args.peers;
         peers.sort_by_key(|peer| peer.id);
         check_members(id, args.port, args.bind, &peers)?;
         let password = read_password(args.requirepass, args.requirepass_file)?;
+        // Protected mode, as in Redis: without a password only this machine may connect.
         if args.protected_mode == Switch::Yes && !args.bind.is_loopback() && password.is_none() {
             return Err(format!(
                 "refusing to listen on {} without a password: set --requirepass-file, or \
-                 --protected-mode no if the network keeps strangers away",
+                 --protected-mode no if only trusted hosts reach the network",
                 args.bind
             ));
         }
+        // Two lost heartbeats must not look like a failure.
         if args.heartbeat_interval == 0 || args.election_timeout < 3 * args.heartbeat_interval {
             return Err("--election-timeout must be at least three --heartbeat-interval".into());
         }
@@ -338,7 +343,7 @@ impl Config {
         })
     }
 
-    /// All members, ascending.
+    /// All members in ascending order of id.
     pub fn members(&self) -> Vec<NodeId> {
         let mut members: Vec<NodeId> = self.peers.iter().map(|peer| peer.id).collect();
         members.push(self.id);
@@ -346,7 +351,7 @@ impl Config {
         members
     }
 
-    /// What CONFIG GET tells, under Redis's and our own names.
+    /// The settings of CONFIG GET, under Redis's names where there are any.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
         let millis = |duration: Duration| duration.as_millis().to_string();
         vec![
@@ -382,10 +387,10 @@ impl Config {
     }
 }
 
-/// More loops than cores gain nothing.
+/// Most loops; more loops than cores gain nothing.
 const IO_LOOPS_MAX: usize = 64;
 
-/// A version's origin has a byte, and one of its values is taken.
+/// Most members: the origin of a version is one byte, and one of its values is reserved.
 const MEMBERS_MAX: usize = 255;
 
 fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[PeerAddress]) -> Result<(), String> {
@@ -421,7 +426,7 @@ fn check_members(id: NodeId, port: u16, bind: IpAddr, peers: &[PeerAddress]) -> 
     Ok(())
 }
 
-/// The password as typed, or the first line of its file.
+/// The password from the command line, or the first line of its file.
 pub fn read_password(
     typed: Option<String>,
     file: Option<PathBuf>,
@@ -449,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_original_command_line_is_a_cluster_of_three() {
+    fn a_port_and_two_peers_make_a_cluster_of_three() {
         let config = config("5000 127.0.0.1:5001 127.0.0.1:5002").unwrap();
         assert_eq!(config.id, NodeId(5000));
         assert_eq!(config.members(), [NodeId(5000), NodeId(5001), NodeId(5002)]);
@@ -484,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_addresses_of_many_kinds_are_understood() {
+    fn ids_and_addresses_have_many_forms() {
         let config =
             config("5000 --id 1 2=10.0.0.2:5000 3=[::1]:5000 --bind 0.0.0.0 --requirepass x");
         let config = config.unwrap();

@@ -1,24 +1,24 @@
-//! The client against servers that answer whatever a test wants.
+//! The client against servers that send the bytes of a test.
 
 use std::net::TcpListener;
 
 use super::*;
 
-/// A client of a server that reads a bit, answers with these bytes, and closes.
+/// A client of a server that reads once, sends these bytes, and closes.
 fn client_of(answer: &'static [u8], options: &Options) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let _ = stream.read(&mut [0; 1024]);
-        // In two pieces, so that every reply is cut somewhere.
+        // In two pieces, so that every reply is cut.
         let (first, second) = answer.split_at(answer.len() / 2);
         let _ = stream.write_all(first).and_then(|()| stream.write_all(second));
     });
     Client::connect(&address, options).unwrap()
 }
 
-fn ask(answer: &'static [u8]) -> Result<Reply, Error> {
+fn call(answer: &'static [u8]) -> Result<Reply, Error> {
     client_of(answer, &Options::default()).call(&["PING"])
 }
 
@@ -41,12 +41,12 @@ fn replies_of_both_versions_are_understood() {
         (b"(123\r\n", Reply::BigNumber("123".into())),
     ];
     for (bytes, reply) in cases {
-        assert_eq!(ask(bytes).unwrap(), reply, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(call(bytes).unwrap(), reply, "{:?}", String::from_utf8_lossy(bytes));
     }
 }
 
 #[test]
-fn nonsense_and_absurd_lengths_lose_the_answer_and_no_memory() {
+fn malformed_replies_and_absurd_lengths_are_lost_replies() {
     let cases: [&[u8]; 9] = [
         b"",
         b"?\r\n",
@@ -59,14 +59,14 @@ fn nonsense_and_absurd_lengths_lose_the_answer_and_no_memory() {
         b"$1\r\nabc\r\n",
     ];
     for bytes in cases {
-        assert!(matches!(ask(bytes), Err(Error::Lost(_))), "{bytes:?}");
+        assert!(matches!(call(bytes), Err(Error::Lost(_))), "{bytes:?}");
     }
     let deep: &[u8] = b"*1\r\n".repeat(100).leak();
-    assert!(matches!(ask(deep), Err(Error::Lost(error)) if error.to_string().contains("deep")));
+    assert!(matches!(call(deep), Err(Error::Lost(error)) if error.to_string().contains("deep")));
 }
 
 #[test]
-fn what_was_not_sent_and_what_was_lost_are_told_apart() {
+fn unsent_requests_and_lost_replies_are_distinguished() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let refused = Client::connect(&closed, &Options::default());
     assert!(matches!(refused, Err(Error::NotSent(_))), "{refused:?}");
@@ -79,7 +79,7 @@ fn what_was_not_sent_and_what_was_lost_are_told_apart() {
 }
 
 #[test]
-fn a_node_that_does_not_answer_costs_no_more_than_the_time_out() {
+fn a_silent_node_costs_no_more_than_the_time_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let timeout = Duration::from_millis(50);
@@ -89,7 +89,7 @@ fn a_node_that_does_not_answer_costs_no_more_than_the_time_out() {
 }
 
 #[test]
-fn a_refused_password_is_told() {
+fn a_refused_password_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
