@@ -13,8 +13,8 @@
 //! The transcript shows, for each command, the work that the session hands out and, after `<`, its
 //! output: a line for each reply, with a blank in place of RESP's CRLF.
 
-#[path = "protocol/desk.rs"]
-mod desk;
+#[path = "protocol/driven.rs"]
+mod driven;
 #[path = "protocol/limits.rs"]
 mod limits;
 #[path = "protocol/modes.rs"]
@@ -23,7 +23,7 @@ mod modes;
 use std::error::Error;
 use std::fmt::Write as _;
 
-use desk::{Desk, replies, request};
+use driven::{Driven, replies, request};
 use limits::tight;
 use nodesync::protocol::Limits;
 use nodesync::types::{Consistency, NodeId, Rejected, Unknown, Unserved};
@@ -35,24 +35,24 @@ fn bytes_of(text: &str) -> Vec<u8> {
 }
 
 /// Runs one script.
-struct Script(Desk);
+struct Script(Driven);
 
 impl Script {
     /// Serves the bytes sent so far and returns the transcript.
     fn served(&mut self) -> Result<String, Box<dyn Error>> {
-        let desk = &mut self.0;
-        desk.serve();
+        let driven = &mut self.0;
+        driven.serve();
         let mut text = String::new();
-        for line in desk.log.drain(..) {
+        for line in driven.take_log() {
             writeln!(text, "{line}")?;
         }
-        for reply in replies(&desk.output, desk.session.profile().protocol) {
+        for reply in replies(&driven.output, driven.protocol()) {
             match reply.len() {
                 0..=1000 => writeln!(text, "< {reply}")?,
                 len => writeln!(text, "< {}… ({len} characters)", &reply[..20])?,
             }
         }
-        desk.output.clear();
+        driven.output.clear();
         Ok(text)
     }
 
@@ -91,23 +91,23 @@ impl Script {
             };
             *limit = value.parse()?;
         }
-        let mut desk = Desk::with(limits, password, consistency);
-        (desk.leader, desk.refuse) = (self.0.leader, self.0.refuse);
-        desk.store = std::mem::take(&mut self.0.store);
-        self.0 = desk;
+        let mut driven = Driven::with(limits, password, consistency);
+        (driven.node.leader, driven.node.refuse) = (self.0.node.leader, self.0.node.refuse);
+        driven.node.store = std::mem::take(&mut self.0.node.store);
+        self.0 = driven;
         Ok(())
     }
 
     fn node(&mut self, settings: &[(String, String)]) -> Result<(), Box<dyn Error>> {
         for (name, value) in settings {
             match (name.as_str(), value.as_str()) {
-                ("leader", "none") => self.0.leader = None,
-                ("leader", id) => self.0.leader = Some(NodeId(id.parse()?)),
-                ("refuse", "none") => self.0.refuse = None,
+                ("leader", "none") => self.0.node.leader = None,
+                ("leader", id) => self.0.node.leader = Some(NodeId(id.parse()?)),
+                ("refuse", "none") => self.0.node.refuse = None,
                 ("refuse", reason) => {
                     let reasons = reasons();
                     let found = reasons.into_iter().find(|(name, _)| *name == reason);
-                    self.0.refuse = Some(found.ok_or("no such reason")?.1);
+                    self.0.node.refuse = Some(found.ok_or("no such reason")?.1);
                 }
                 (other, _) => return Err(format!("no setting {other}").into()),
             }
@@ -153,7 +153,7 @@ impl goldenscript::Runner for Script {
         match command.name.as_str() {
             "session" => self.open(&settings).map(|()| String::new()),
             "node" => self.node(&settings).map(|()| String::new()),
-            "profile" => Ok(format!("{:?}", self.0.session.profile())),
+            "profile" => Ok(format!("{:?}", self.0.profile())),
             "resp" => self.requests(&[words]),
             "pipeline" => self.requests(&words.iter().map(split).collect::<Vec<_>>()),
             "lines" => {
@@ -190,7 +190,7 @@ fn sessions_go_as_their_scripts_say() {
     assert!(!scripts.is_empty());
     for script in scripts {
         println!("{}", script.display());
-        let mut runner = Script(Desk::new(Limits::default(), None));
+        let mut runner = Script(Driven::new(Limits::default(), None));
         goldenscript::run(&mut runner, &script).expect("the script runs");
     }
 }
@@ -201,14 +201,15 @@ fn trace(
     password: Option<&str>,
     pieces: &[&[u8]],
 ) -> (Vec<String>, Vec<u8>, bool) {
-    let mut desk = Desk::new(limits.clone(), password);
+    let mut driven = Driven::new(limits.clone(), password);
     for piece in pieces {
-        desk.receive(piece);
-        desk.serve();
+        driven.receive(piece);
+        driven.serve();
     }
-    desk.log.retain(|line| line.starts_with("ask"));
-    desk.commands.append(&mut desk.log);
-    (desk.commands, desk.output, desk.closed)
+    let asked = driven.take_log().into_iter().filter(|line| line.starts_with("ask"));
+    let mut commands = driven.take_commands();
+    commands.extend(asked);
+    (commands, driven.output, driven.closed)
 }
 
 /// Requests of all kinds, whole ones, half ones and bytes that mean nothing.
@@ -346,25 +347,25 @@ proptest! {
         bytes in conversation(), cut in any::<prop::sample::Index>(),
     ) {
         let at = cut.index(bytes.len() + 1);
-        let (mut whole, mut split) = (Desk::new(tight(), None), Desk::new(tight(), None));
+        let (mut whole, mut split) = (Driven::new(tight(), None), Driven::new(tight(), None));
         whole.receive(&bytes);
         whole.serve();
         split.receive(&bytes[..at]);
         split.receive(&bytes[at..]);
         split.serve();
-        prop_assert_eq!(whole.log, split.log);
+        prop_assert_eq!(whole.take_log(), split.take_log());
         prop_assert_eq!(whole.output, split.output);
     }
 
     #[test]
     fn replies_are_well_formed(bytes in conversation(), three in any::<bool>()) {
-        let mut desk = Desk::new(Limits::default(), None);
+        let mut driven = Driven::new(Limits::default(), None);
         if three {
-            desk.receive(&request(&[b"HELLO", b"3"]));
+            driven.receive(&request(&[b"HELLO", b"3"]));
         }
-        desk.receive(&bytes);
-        desk.serve();
-        replies(&desk.output, desk.session.profile().protocol);
+        driven.receive(&bytes);
+        driven.serve();
+        replies(&driven.output, driven.protocol());
     }
 
     #[test]
@@ -372,11 +373,11 @@ proptest! {
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8),
     ) {
         for first in [&b""[..], b"*", b"*3\r\n$3\r\nSET\r\n$"] {
-            let mut desk = Desk::new(tight(), None);
-            desk.receive(first);
+            let mut driven = Driven::new(tight(), None);
+            driven.receive(first);
             for piece in &pieces {
-                desk.receive(piece);
-                desk.serve();
+                driven.receive(piece);
+                driven.serve();
             }
         }
     }
@@ -386,12 +387,12 @@ proptest! {
         key in prop::collection::vec(any::<u8>(), 0..40),
         value in prop::collection::vec(any::<u8>(), 0..40),
     ) {
-        let mut desk = Desk::new(Limits::default(), None);
-        desk.receive(&request(&[b"SET", &key, &value]));
-        desk.receive(&request(&[b"GET", &key]));
-        desk.serve();
+        let mut driven = Driven::new(Limits::default(), None);
+        driven.receive(&request(&[b"SET", &key, &value]));
+        driven.receive(&request(&[b"GET", &key]));
+        driven.serve();
         let head = format!("+OK\r\n${}\r\n", value.len());
-        prop_assert_eq!(desk.output, [head.as_bytes(), &value, b"\r\n"].concat());
+        prop_assert_eq!(driven.output, [head.as_bytes(), &value, b"\r\n"].concat());
     }
 
     #[test]
@@ -401,13 +402,13 @@ proptest! {
         value in prop::collection::vec(any::<u8>(), 0..10),
     ) {
         prop_assume!(name != "quit" && name != "post");
-        let mut desk = Desk::new(Limits::default(), None);
-        desk.store.0.extend([(b"a".to_vec(), value.clone()), (value, b"\r\n".to_vec())]);
-        desk.receive(format!("{name} {}\r\n", words.join(" ")).as_bytes());
-        desk.serve();
-        let newlines = desk.output.iter().filter(|&&byte| byte == b'\n').count();
+        let mut driven = Driven::new(Limits::default(), None);
+        driven.node.store.borrow_mut().0.extend([(b"a".to_vec(), value.clone()), (value, b"\r\n".to_vec())]);
+        driven.receive(format!("{name} {}\r\n", words.join(" ")).as_bytes());
+        driven.serve();
+        let newlines = driven.output.iter().filter(|&&byte| byte == b'\n').count();
         prop_assert_eq!(newlines, 1);
-        prop_assert_eq!(desk.output.last(), Some(&b'\n'));
-        prop_assert!(!desk.output.contains(&b'\r'));
+        prop_assert_eq!(driven.output.last(), Some(&b'\n'));
+        prop_assert!(!driven.output.contains(&b'\r'));
     }
 }

@@ -7,7 +7,7 @@ use nodesync::protocol::{Limits, Protocol};
 use nodesync::types::Consistency;
 use proptest::prelude::*;
 
-use crate::desk::{Desk, replies, request, show_write};
+use crate::driven::{Driven, replies, request, show_write};
 
 /// Commands that set or return a session's mode.
 pub const SWITCHES: [&str; 6] =
@@ -115,7 +115,7 @@ impl Model {
         };
         match kind {
             _ if !eventual => vec![plain.to_owned()],
-            Kind::Read => vec![format!("look {plain}")],
+            Kind::Read => vec![format!("local {plain}")],
             Kind::Update => vec![format!("update {plain}")],
             Kind::Blind => {
                 let words = words(text);
@@ -124,7 +124,7 @@ impl Model {
                     !name.eq_ignore_ascii_case(b"set") && !name.eq_ignore_ascii_case(b"mset");
                 let (step, value) = if deletes { (1, None) } else { (2, Some(1)) };
                 let write = |part: &[Vec<u8>]| show_write(&part[0], value.map(|at| &part[at][..]));
-                args.chunks(step).map(|part| format!("accept {}", write(part))).collect()
+                args.chunks(step).map(|part| format!("stamp {}", write(part))).collect()
             }
         }
     }
@@ -148,11 +148,11 @@ fn run(
     start: Consistency,
     bytes: &[u8],
     protocol: Protocol,
-) -> (Vec<String>, Desk) {
-    let mut desk = Desk::with(limits.clone(), None, start);
-    desk.receive(bytes);
-    desk.serve();
-    (replies(&desk.output, protocol), desk)
+) -> (Vec<String>, Driven) {
+    let mut driven = Driven::with(limits.clone(), None, start);
+    driven.receive(bytes);
+    driven.serve();
+    (replies(&driven.output, protocol), driven)
 }
 
 proptest! {
@@ -185,12 +185,13 @@ proptest! {
                 }
             }
         }
-        let (replies, desk) = run(&limits, start, &mixed, protocol);
+        let (replies, driven) = run(&limits, start, &mixed, protocol);
         let (mut expected, reference) = run(&limits, Consistency::Strong, &plain, protocol);
         prop_assert_eq!(expected.len(), steps.len());
 
         let mut model = Model { start, chosen: start, readonly: false };
-        let (mut served, mut commands) = (Vec::new(), reference.commands.iter());
+        let ran = reference.take_commands();
+        let (mut served, mut commands) = (Vec::new(), ran.iter());
         for (step, reply) in zip(&steps, &mut expected) {
             match *step {
                 Step::Switch(text) => *reply = model.switch(text, protocol),
@@ -201,7 +202,7 @@ proptest! {
             }
         }
         prop_assert_eq!(replies, expected);
-        prop_assert_eq!(&desk.commands, &served);
-        prop_assert_eq!(desk.store.0, reference.store.0);
+        prop_assert_eq!(&driven.take_commands(), &served);
+        prop_assert_eq!(driven.node.store.into_inner().0, reference.node.store.into_inner().0);
     }
 }

@@ -1,13 +1,20 @@
-//! A session with a small map that plays the store and the node.
+//! A session with its real driver, and a small map that plays the store and the node.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nodesync::clock::Now;
 use nodesync::codec::Reader;
-use nodesync::protocol::{Limits, Password, Protocol, Question, Reply, ServerInfo, Session, Work};
+use nodesync::protocol::{
+    Limits, Password, Profile, Protocol, Question, Reply, ServerInfo, Session,
+};
+use nodesync::replica::{Recovered, Replica, Settings, Status};
+use nodesync::rng::Rng;
+use nodesync::service::{Answer, Kind, Next, NodeView, Request, SessionDriver};
 use nodesync::types::{
-    Command, Consistency, Failure, NodeId, Outcome, Unserved, Value, Version, When, Write,
+    Command, Consistency, Failure, NodeId, Outcome, Rejected, Unserved, Value, Version, When, Write,
 };
 
 /// A map that knows the commands.
@@ -97,28 +104,152 @@ impl Store {
     }
 }
 
-/// A session and the node that serves it. The node is alone, so that its one map is what the log
-/// holds and what it has accepted, too: a session gets the same replies in all modes.
-pub struct Desk {
-    pub session: Session,
-    pub store: Store,
+/// A node that is alone: its one map is the log's state and the overlay, so a session gets the same
+/// replies in all modes.
+pub struct Node {
+    pub store: RefCell<Store>,
     pub leader: Option<NodeId>,
+    /// The answer to every request, if it is not served.
     pub refuse: Option<Unserved>,
-    /// What the session asked for, one line for each piece of work.
-    pub log: Vec<String>,
-    /// The store commands that were run, in order, in an eventual context behind how.
-    pub commands: Vec<String>,
+    status: Status,
+    /// The session's requests, one line for each.
+    log: RefCell<Vec<String>>,
+    /// The store commands that were run, in order; in an eventual context behind their service.
+    commands: RefCell<Vec<String>>,
+    /// The commands of the read that is under way.
+    reading: RefCell<Vec<String>>,
+    /// The driver has looked for undrained writes: the next batch is an eventual session's.
+    is_update: Cell<bool>,
+}
+
+impl Node {
+    fn new() -> Node {
+        let settings = Settings::new(NodeId(5001), (5001..=5005).map(NodeId).collect());
+        let replica = Replica::new(Now(0), settings, Recovered::default(), Rng::new(1));
+        Node {
+            store: RefCell::default(),
+            leader: Some(NodeId(5003)),
+            refuse: None,
+            status: replica.status(),
+            log: RefCell::default(),
+            commands: RefCell::default(),
+            reading: RefCell::default(),
+            is_update: Cell::default(),
+        }
+    }
+
+    /// Notes a request, and its commands.
+    fn note(&self, name: &str, prefix: &str, shown: &[String]) {
+        self.log.borrow_mut().push(format!("{name}: {}", shown.join(" · ")));
+        let commands = shown.iter().map(|command| format!("{prefix}{command}"));
+        self.commands.borrow_mut().extend(commands);
+    }
+
+    /// Notes the read that has come to its end, if there is one.
+    fn note_read(&self, name: &str, prefix: &str) {
+        let shown = self.reading.take();
+        if !shown.is_empty() {
+            self.note(name, prefix, &shown);
+        }
+    }
+
+    fn run_read(&self, command: &Command<'_>) -> Outcome {
+        assert!(!command.is_write(), "a read must not write");
+        self.reading.borrow_mut().push(show(command));
+        self.store.borrow_mut().run(command)
+    }
+
+    fn write(&self, commands: &[u8]) -> Answer {
+        let is_update = self.is_update.take();
+        let mut reader = Reader::new(commands);
+        let (mut outcomes, mut shown) = (Vec::new(), Vec::new());
+        while !reader.is_empty() {
+            let command = Command::decode(&mut reader).expect("batches can be decoded");
+            let blind = command.is_blind_write() || !command.is_write();
+            assert!(!is_update || !blind, "an eventual batch holds nothing but updates");
+            shown.push(show(&command));
+            if self.refuse.is_none() {
+                outcomes.push(self.store.borrow_mut().run(&command));
+            }
+        }
+        let (name, prefix) = if is_update { ("update", "update ") } else { ("write", "") };
+        self.note(name, prefix, &shown);
+        self.refuse.map_or(Answer::Outcomes(outcomes), Answer::Unserved)
+    }
+
+    fn stamp(&self, writes: &[Write]) -> Answer {
+        assert!(!writes.is_empty());
+        let (mut existed, mut shown) = (Vec::new(), Vec::new());
+        for write in writes {
+            assert_eq!(write.version, Version::default(), "only the stamping node gives a version");
+            shown.push(show_write(&write.key, write.value.as_deref()));
+            if self.refuse.is_none() {
+                existed.push(self.store.borrow_mut().put_overlay(write));
+            }
+        }
+        self.note("stamp", "stamp ", &shown);
+        let stamped = Answer::Stamped { existed, by: self.leader };
+        self.refuse.map_or(stamped, Answer::Unserved)
+    }
+}
+
+impl NodeView for Node {
+    fn now(&self) -> Now {
+        Now(0)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    fn read(&self, command: &Command<'_>) -> Outcome {
+        self.run_read(command)
+    }
+
+    fn read_local(&self, command: &Command<'_>) -> Outcome {
+        self.run_read(command)
+    }
+
+    fn undrained(&self, _: &[u8]) -> (Vec<u8>, Version) {
+        self.is_update.set(true);
+        (Vec::new(), Version::default())
+    }
+
+    fn trust(&self, _: Version) -> Result<(), Rejected> {
+        Ok(())
+    }
+
+    /// A piece of work begins, so a local read before it has come to its end.
+    fn count(&self, _: Kind) {
+        self.note_read("local", "local ");
+    }
+
+    fn answer(&self, _: &Profile, question: &Question) -> Reply {
+        self.note_read("local", "local ");
+        self.log.borrow_mut().push(format!("ask: {question:?}"));
+        self.reply(question)
+    }
+}
+
+/// A session with its real driver, and the node that serves it.
+pub struct Driven {
+    driver: SessionDriver,
+    pub node: Node,
     pub output: Vec<u8>,
     pub closed: bool,
 }
 
-impl Desk {
-    pub fn new(limits: Limits, password: Option<&str>) -> Desk {
-        Desk::with(limits, password, Consistency::Strong)
+impl Driven {
+    pub fn new(limits: Limits, password: Option<&str>) -> Driven {
+        Driven::with(limits, password, Consistency::Strong)
     }
 
-    /// With what new sessions start with.
-    pub fn with(limits: Limits, password: Option<&str>, consistency: Consistency) -> Desk {
+    /// A session that begins with this consistency.
+    pub fn with(limits: Limits, password: Option<&str>, consistency: Consistency) -> Driven {
         let config = [("appendonly", "yes"), ("maxclients", "10000"), ("save", "")];
         let server_info = ServerInfo {
             node: NodeId(5001),
@@ -128,26 +259,41 @@ impl Desk {
             consistency,
             config: config.map(|(name, value)| (name, value.to_owned())).to_vec(),
         };
-        Desk {
-            session: Session::new(7, Arc::new(server_info)),
-            store: Store::default(),
-            leader: Some(NodeId(5003)),
-            refuse: None,
-            log: Vec::new(),
-            commands: Vec::new(),
+        let session = Session::new(7, Arc::new(server_info));
+        Driven {
+            driver: SessionDriver::new(session, Duration::from_secs(1)),
+            node: Node::new(),
             output: Vec::new(),
             closed: false,
         }
     }
 
+    pub fn profile(&self) -> &Profile {
+        self.driver.profile()
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.driver.profile().protocol
+    }
+
+    /// The session's requests since the last call, one line for each.
+    pub fn take_log(&self) -> Vec<String> {
+        self.node.log.take()
+    }
+
+    /// The store commands since the last call, in order.
+    pub fn take_commands(&self) -> Vec<String> {
+        self.node.commands.take()
+    }
+
     /// Brings bytes, in as many reads as it takes.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let space = self.session.space();
+            let space = self.driver.space();
             assert!(space.len() >= 4 << 10, "too little space: {}", space.len());
             let len = bytes.len().min(space.len());
             space[..len].copy_from_slice(&bytes[..len]);
-            self.session.filled(len);
+            self.driver.filled(len);
             bytes = &bytes[len..];
         }
     }
@@ -155,94 +301,53 @@ impl Desk {
     /// Does all the work there is.
     pub fn serve(&mut self) {
         loop {
-            let work = self.session.next();
-            if !matches!(work, Work::Wait | Work::Flush | Work::Close) {
-                assert_eq!(self.session.next(), Work::Wait, "one piece of work at a time");
-            }
-            match work {
-                Work::Wait => break self.flush(),
-                Work::Flush => {
-                    assert!(!self.session.output().is_empty(), "there is something to flush");
-                    self.log.push("flush".into());
+            let next = self.driver.next(&self.node);
+            self.node.note_read("local", "local ");
+            match next {
+                Next::Read => break self.flush(),
+                Next::Flush => {
+                    assert!(!self.driver.output().is_empty(), "there is something to flush");
+                    self.node.log.borrow_mut().push("flush".into());
                     self.flush();
                 }
-                Work::Write { commands, eventual } => self.write(&commands, eventual),
-                Work::Read => self.read("read", ""),
-                Work::ReadLocal => self.read("look", "look "),
-                Work::Stamp { writes } => self.accept(&writes),
-                Work::Ask(question) => {
-                    self.log.push(format!("ask: {question:?}"));
-                    let answer = self.answer(question);
-                    self.session.finish_ask(answer);
-                }
-                Work::Close => {
+                Next::Close => {
                     if !std::mem::replace(&mut self.closed, true) {
-                        self.log.push("close".into());
+                        self.node.log.borrow_mut().push("close".into());
                     }
                     break self.flush();
                 }
+                Next::Yield => {}
+                Next::Wait(wait) => {
+                    self.node.log.borrow_mut().push("wait".into());
+                    self.driver.finish_wait(wait.holding(&self.node.status));
+                }
+                Next::Ask(request) => self.ask(request),
             }
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        let is_under_way = matches!(self.driver.next(&self.node), Next::Read);
+        assert!(is_under_way, "one piece of work at a time");
+        let is_read = matches!(request, Request::Read);
+        let mut answer = match request {
+            Request::Write(commands) => self.node.write(&commands),
+            Request::Stamp(writes) => self.node.stamp(&writes),
+            Request::Read => self.node.refuse.map_or(Answer::MayRead, Answer::Unserved),
+        };
+        self.driver.complete(&self.node, answer.as_share());
+        if is_read {
+            self.node.note("read", "", &self.node.reading.take());
         }
     }
 
     fn flush(&mut self) {
-        self.output.append(self.session.output());
+        self.output.append(self.driver.output());
     }
+}
 
-    fn write(&mut self, commands: &[u8], eventual: bool) {
-        let mut reader = Reader::new(commands);
-        let (mut outcomes, mut shown) = (Vec::new(), Vec::new());
-        while !reader.is_empty() {
-            let command = Command::decode(&mut reader).expect("batches can be decoded");
-            let blind = command.is_blind_write() || !command.is_write();
-            assert!(!eventual || !blind, "an eventual batch holds nothing but updates");
-            shown.push(show(&command));
-            if self.refuse.is_none() {
-                outcomes.push(self.store.run(&command));
-            }
-        }
-        let (name, prefix) = if eventual { ("update", "update ") } else { ("write", "") };
-        self.note(name, prefix, &shown);
-        let result = self.refuse.map_or(Ok(outcomes), Err);
-        self.session.finish_write(result, self.leader);
-    }
-
-    fn accept(&mut self, writes: &[Write]) {
-        assert!(!writes.is_empty());
-        let (mut existed, mut shown) = (Vec::new(), Vec::new());
-        for write in writes {
-            assert_eq!(write.version, Version::default(), "who accepts a write stamps it");
-            shown.push(show_write(&write.key, write.value.as_deref()));
-            if self.refuse.is_none() {
-                existed.push(self.store.put_overlay(write));
-            }
-        }
-        self.note("accept", "accept ", &shown);
-        let result = self.refuse.map_or(Ok(existed), Err);
-        self.session.finish_stamp(result, self.leader);
-    }
-
-    /// Takes note of a piece of work, and of its commands.
-    fn note(&mut self, name: &str, prefix: &str, shown: &[String]) {
-        self.log.push(format!("{name}: {}", shown.join(" · ")));
-        self.commands.extend(shown.iter().map(|command| format!("{prefix}{command}")));
-    }
-
-    fn read(&mut self, name: &str, prefix: &str) {
-        let mut shown = Vec::new();
-        if let Some(unserved) = self.refuse {
-            self.session.finish_read(Err(unserved));
-        } else {
-            self.session.finish_read(Ok(&mut |command| {
-                assert!(!command.is_write(), "a read must not write");
-                shown.push(show(command));
-                self.store.run(command)
-            }));
-        }
-        self.note(name, prefix, &shown);
-    }
-
-    fn answer(&self, question: Question) -> Reply {
+impl Node {
+    fn reply(&self, question: &Question) -> Reply {
         let node = |id: i64, role: &'static str| {
             let name = Reply::text("id");
             Reply::Map(vec![
@@ -271,7 +376,7 @@ impl Desk {
     }
 }
 
-/// A write to be accepted: `k=v`, or `k=-` for a deletion.
+/// A write to be stamped: `k=v`, or `k=-` for a deletion.
 pub fn show_write(key: &[u8], value: Option<&[u8]>) -> String {
     let value = value.map_or("-".into(), |value| value.escape_ascii().to_string());
     shortened(format!("{}={value}", key.escape_ascii()))
