@@ -1,26 +1,26 @@
-//! Glob patterns as Redis understands them in KEYS and SCAN (`stringmatchlen` in its util.c).
+//! Redis's glob patterns for KEYS and SCAN (`stringmatchlen` in its util.c).
 //!
 //! | pattern | matches |
 //! |---|---|
-//! | `*` | any number of bytes, none too |
+//! | `*` | any number of bytes, also none |
 //! | `?` | one byte |
 //! | `[abc]` `[a-z]` | one byte of the set; a range may be written backwards |
 //! | `[^a-z]` | one byte that is not of the set |
 //! | `\x` | the byte `x`, inside a set too |
 //!
-//! Oddities kept, because patterns in use may rely on them: a set that is never closed ends with
-//! the pattern, `[]` matches nothing, and in `[a-]` the `]` is the end of a range. One is not kept:
-//! here `*` matches the empty name too.
+//! Redis's oddities stay, because patterns in use may rely on them: a set that is never closed ends
+//! with the pattern, `[]` matches nothing, and in `[a-]` the `]` is the end of a range. One
+//! difference: here `*` matches the empty name too.
 //!
-//! Patterns come from clients, so time must not explode. Every element but `*` takes exactly one
-//! byte; so when something after a star does not fit, it is enough to give one more byte to the
-//! *latest* star: an earlier one can only reach places that the latest reaches too. That bounds the
-//! work by pattern length × text length, without recursion.
+//! Patterns come from clients, so the time must be bounded. Every element except `*` takes exactly
+//! one byte. When an element behind a star does not match, it is therefore enough to give one more
+//! byte to the *latest* star: an earlier star can only reach places that the latest reaches too.
+//! That bounds the work by pattern length × text length, without recursion.
 
 /// True if all of `text` matches `pattern`. Both may hold any bytes.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut read) = (0, 0);
-    // Behind the latest star, and how much of the text it and all before it have taken.
+    // The place behind the latest star in the pattern, and the text taken up to there.
     let mut star: Option<(usize, usize)> = None;
     while read < text.len() {
         if pattern.get(at) == Some(&b'*') {
@@ -30,6 +30,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
             at += len;
             read += 1;
         } else if let Some((behind, taken)) = star {
+            // No match: the latest star takes one more byte, and matching goes on behind it.
             star = Some((behind, taken + 1));
             (at, read) = (behind, taken + 1);
         } else {
@@ -39,7 +40,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// Matches one byte with the first element of `pattern`: the element's length if they fit.
+/// Matches one byte with the first element of `pattern`; returns the element's length on a match.
 fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     match *pattern {
         [] => None,
@@ -53,7 +54,8 @@ fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// Whether `byte` is of the set that starts behind a `[`, and the set's length with its `]`.
+/// Matches `byte` with the set that starts behind a `[`; also returns the set's length with its
+/// `]`.
 fn match_set(set: &[u8], byte: u8) -> (bool, usize) {
     let negated = set.first() == Some(&b'^');
     let mut rest = if negated { &set[1..] } else { set };

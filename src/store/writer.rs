@@ -92,7 +92,7 @@ impl Writer {
         self.applied
     }
 
-    /// Which requests have been applied.
+    /// The applied requests.
     pub fn requests(&self) -> &AppliedRequests {
         &self.requests
     }

@@ -1,4 +1,4 @@
-//! Why the log cannot go on.
+//! The errors of the log.
 
 use std::io;
 
@@ -15,7 +15,7 @@ pub enum WalError {
     Corrupt {
         /// The segment's file name.
         file: String,
-        /// Where in the file the damage is, in bytes.
+        /// The offset of the damage in the file, in bytes.
         offset: u64,
         /// The damage in words.
         what: String,

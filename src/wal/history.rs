@@ -88,7 +88,7 @@ impl LogReplay {
     }
 }
 
-/// Which entries a log holds after its snapshot, without the entries.
+/// The indexes and terms of a log's entries, without the entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LogOutline {
     snapshot: SnapshotMeta,

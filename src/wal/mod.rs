@@ -79,7 +79,7 @@ use retention::{Contents, Segment};
 use segment::Header;
 use spare::Spares;
 
-/// How a log is kept.
+/// The settings of a log.
 #[derive(Clone, Copy, Debug)]
 pub struct WalOptions {
     /// The length of a segment, in bytes.
@@ -119,7 +119,7 @@ pub struct Wal<D: Disk> {
 /// The segment being written.
 struct Current<F> {
     file: F,
-    /// Where the next batch goes, in bytes.
+    /// The offset of the next batch, in bytes.
     end: u64,
 }
 
@@ -135,7 +135,7 @@ struct PendingBatch {
     frames: Vec<u8>,
     /// The latest hard state in the batch.
     hard: Option<HardState>,
-    /// Which entries the log holds after the batch.
+    /// The log's entries after the batch.
     outline: LogOutline,
     /// The clock after the batch.
     clock: Version,

@@ -131,7 +131,7 @@ fn segment_numbers<D: Disk>(disk: &D) -> Result<Vec<u64>, WalError> {
     }
     numbers.sort_unstable();
     for pair in numbers.windows(2) {
-        // Segments go from the oldest on, so a gap is a file that the log did not remove.
+        // The log removes its oldest segment only, so it has not removed a file in a gap.
         if pair[1] != pair[0] + 1 {
             let what = format!("missing, although {} is here", segment::name(pair[1]));
             let file = segment::name(pair[0] + 1);
@@ -146,7 +146,7 @@ struct LogReading<'a> {
     options: &'a WalOptions,
     replay: LogReplay,
     segments: VecDeque<Segment>,
-    /// Where the whole batches of the segment just read end.
+    /// The offset behind the last whole batch of the segment just read.
     end: usize,
     /// `None` before the oldest segment.
     next_batch: Option<u64>,

@@ -1,4 +1,4 @@
-//! Which segments recovery still needs. A segment is retained for two reasons: it holds entries
+//! The retention of segments. A segment is retained for two reasons: it holds entries
 //! that no snapshot record covers, or eventual writes that no later
 //! [`WalRecord::Held`](crate::replica::WalRecord::Held) has replaced. Only the oldest segment is
 //! ever dropped: a younger one may hold the record that supersedes something in an older one, which
@@ -8,8 +8,7 @@ use std::collections::VecDeque;
 
 use crate::types::{Index, Write};
 
-/// What a run of successive records means for the retention of their own segment and of earlier
-/// ones.
+/// The effect of successive records on the retention of their own segment and of earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     /// The highest index of an entry, superseded ones included; 0 if there is none.
@@ -84,7 +83,7 @@ mod tests {
         [Write { version: Version(1), key: b"k".as_slice().into(), value: None }]
     }
 
-    /// Which of three segments are retained after `contents` came into the last one.
+    /// Tells for each of three segments if it is retained after `contents` came into the last one.
     fn retained(contents: Contents) -> [bool; 3] {
         let mut segments: VecDeque<Segment> = VecDeque::new();
         for number in 1..=3 {

@@ -212,14 +212,14 @@ fn checksums(frame: &[u8], log_id: u64, number: u64, at: usize) -> (u16, u32) {
     (place.finalize() as u16, all.finalize())
 }
 
-/// Where the frame at `at` would end, by its length, if that is within the segment.
+/// The end of the frame at `at` by its length field, if that is within the segment.
 fn end_by_length(segment: &[u8], at: usize) -> Option<usize> {
     let header = segment.get(at..at + FRAME_HEADER_LEN)?;
     let end = at + (FRAME_HEADER_LEN + u32_at(header, 4) as usize).next_multiple_of(8);
     (header[20] != 0 && end <= segment.len()).then_some(end)
 }
 
-/// Where the frame at `at` ends, if there is a sound one.
+/// The end of the frame at `at`, if it is sound.
 fn frame_end(segment: &[u8], log_id: u64, number: u64, at: usize) -> Option<usize> {
     let end = end_by_length(segment, at)?;
     let frame = &segment[at..end];

@@ -133,7 +133,7 @@ fn every_missing_tail_is_found_and_so_is_one_byte_too_many() {
     assert_eq!(offset, bytes.len() as u64 - 1);
 }
 
-/// Where each section of an image starts, by its own length fields; the end of the last one too.
+/// The offsets of the sections of an image, by their length fields; then the end of the last one.
 fn section_starts(bytes: &[u8]) -> Vec<usize> {
     let mut starts = vec![33];
     while let Some(&start) = starts.last()

@@ -44,7 +44,7 @@ fn reopen(disk: MemoryDisk) -> Result<Recovered, WalError> {
     Wal::open(Arc::new(disk), options(SEGMENT_BYTES)).map(|(_, recovered)| recovered)
 }
 
-/// Where each whole batch of a segment ends.
+/// The offsets behind the whole batches of a segment.
 fn batch_ends(disk: &MemoryDisk, name: &str) -> Vec<usize> {
     let bytes = disk.read(name).unwrap();
     let Start::Header(header) = Start::of(&bytes) else { panic!("{name} has no header") };

@@ -167,7 +167,7 @@ fn random_eventual_records(rng: &mut Rng, state: &Recovered) -> Vec<WalRecord> {
 struct Run {
     /// The state after each batch that was begun, and before the first.
     states: Vec<Recovered>,
-    /// How many batches were acknowledged.
+    /// The number of acknowledged batches.
     acknowledged: usize,
 }
 
