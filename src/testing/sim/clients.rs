@@ -8,7 +8,7 @@ use crate::protocol::Limits;
 use crate::testing::linearizability::{Action, Seen};
 use crate::testing::sim::cluster::World;
 use crate::testing::sim::events::SimEvent;
-use crate::testing::sim::workload::{MIXED, RequestState, SimClient, SimRequest};
+use crate::testing::sim::workload::{KeyAction, MIXED, RequestState, SimClient, SimRequest};
 use crate::types::When;
 
 /// A client hangs up when its first reply has not come within this many request time-outs.
@@ -66,7 +66,7 @@ impl World {
     pub fn send_requests(
         &mut self,
         client: usize,
-        parts: Vec<(Vec<u8>, Action)>,
+        parts: Vec<KeyAction>,
         eventual: bool,
     ) -> std::ops::Range<usize> {
         let first = self.load.requests.len();

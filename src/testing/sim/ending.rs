@@ -12,7 +12,7 @@ use crate::testing::sim::events::SimEvent;
 use crate::testing::sim::options::Options;
 use crate::testing::sim::report::Report;
 use crate::testing::sim::trace::mix_bytes;
-use crate::testing::sim::workload::RequestState;
+use crate::testing::sim::workload::{KeyAction, RequestState};
 use crate::types::When;
 
 /// In calm, the highest node must lead and all requests must have ended within this time. A rotten
@@ -129,7 +129,7 @@ impl World {
     /// Each node serves a write and a read. A result may be lost if an image replaces the store
     /// before its entry is applied; then the client tries again.
     fn serve_fresh_requests(&mut self) {
-        let mut fresh: Vec<(usize, Vec<(Vec<u8>, Action)>)> = Vec::new();
+        let mut fresh: Vec<(usize, Vec<KeyAction>)> = Vec::new();
         for node in 0..self.nodes.len() {
             let value = format!("fresh-{node}").into_bytes();
             let set = Action::Set { value, when: When::Always, get: true };

@@ -8,8 +8,7 @@ use clap::ValueEnum;
 
 use crate::rng::Rng;
 
-/// A kind of fault. Faults of single messages are not among them: see
-/// [`Travel`](super::link::Travel).
+/// A kind of fault. Faults of single messages are not among them: see `link::Travel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// Two groups of nodes do not hear each other.

@@ -10,6 +10,9 @@ use crate::testing::linearizability::{Action, Operation, Seen};
 use crate::testing::sim::plan::Plan;
 use crate::types::When;
 
+/// A command, with the key that it is about.
+pub type KeyAction = (Vec<u8>, Action);
+
 /// A key that strong and eventual sessions write. Versions decide which write wins, so its history
 /// need not be linearizable.
 pub const MIXED: &[u8] = b"mixed";
@@ -125,12 +128,7 @@ impl Workload {
     }
 
     /// The commands of an eventual session: a read, some blind writes, or an increment.
-    pub fn eventual_parts(
-        &mut self,
-        client: usize,
-        at: u64,
-        rng: &mut Rng,
-    ) -> Vec<(Vec<u8>, Action)> {
+    pub fn eventual_parts(&mut self, client: usize, at: u64, rng: &mut Rng) -> Vec<KeyAction> {
         let key = |rng: &mut Rng| match rng.below(10) {
             0 => MIXED.to_vec(),
             // A key of its own time has no record: only the floor bounds the age of a write to it.
