@@ -36,7 +36,9 @@ pub mod replica;
 pub mod rng;
 pub mod service;
 pub mod store;
+#[cfg(any(test, feature = "tools"))]
 pub mod testing;
+#[cfg(feature = "tools")]
 pub mod tools;
 pub mod types;
 pub mod wal;

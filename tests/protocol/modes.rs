@@ -7,7 +7,7 @@ use nodesync::protocol::{Limits, Protocol};
 use nodesync::types::Consistency;
 use proptest::prelude::*;
 
-use crate::desk::{Desk, replies, request, show_write};
+use super::desk::{Desk, replies, request, show_write};
 
 /// What changes or tells a session's mode.
 pub const SWITCHES: [&str; 6] =

@@ -1,12 +1,11 @@
-//! Golden transcripts of the consensus core. A script is a file of commands with what came of them;
-//! its name is the sentence that it proves. `UPDATE_GOLDENFILES=1 cargo test --test scripts` writes
-//! the transcripts anew: a change is accepted only when its cause is understood.
+//! Golden transcripts of the consensus core. A script is a file of commands, each followed by its
+//! effects; the file's name is the sentence that it proves. `UPDATE_GOLDENFILES=1 cargo test --test
+//! core scripts` writes the transcripts anew: accept a change only when its cause is understood.
 //!
 //! `raft/`, `joining/` and `eventual/` drive whole clusters of replicas by hand: every message is
 //! delivered, and every disk job completed, by a command (see `harness/commands.rs`). `log/` and
 //! `progress/` drive those two types alone.
 
-#[path = "scripts/harness/mod.rs"]
 mod harness;
 
 use std::fs::DirEntry;

@@ -13,11 +13,8 @@
 //! Each command is answered with the work that the session asked for and, behind `<`, its output: a
 //! line for each reply, with a blank in the place of RESP's CRLF.
 
-#[path = "protocol/desk.rs"]
 mod desk;
-#[path = "protocol/limits.rs"]
 mod limits;
-#[path = "protocol/modes.rs"]
 mod modes;
 
 use std::error::Error;
