@@ -5,6 +5,8 @@
 //! than one of them needs lies beside them: `process` for nodes, [`Port`] for where they listen,
 //! `watch` for bars and signals.
 
+// The load generator waits by epoll.
+#[cfg(target_os = "linux")]
 pub mod bench;
 mod port;
 mod process;
@@ -35,6 +37,7 @@ pub enum Tool {
     /// Puts a live cluster, or one of its own, under load and faults, and judges what clients saw
     Verify(verify::Args),
     /// Measures throughput and latency of a live cluster, or of one of its own
+    #[cfg(target_os = "linux")]
     Bench(Box<bench::Args>),
 }
 
@@ -53,6 +56,7 @@ impl Tool {
         match self {
             Tool::Sim(args) => sim::run(&args),
             Tool::Verify(args) => verify::run(&args),
+            #[cfg(target_os = "linux")]
             Tool::Bench(args) => bench::run(&args),
         }
     }

@@ -7,10 +7,12 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+#[cfg(not(target_vendor = "apple"))]
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+#[cfg(not(target_vendor = "apple"))]
 use rustix::fs::{Advice, fadvise};
 
 /// A directory of files, as the log needs it. Shared with the thread that makes spare segments.
@@ -163,6 +165,7 @@ impl Disk for FileDisk {
         file.sync_data()
     }
 
+    #[cfg(not(target_vendor = "apple"))]
     fn forget(&self, file: &File, offset: u64, len: u64) {
         // A hint: a file system that does not know it does without.
         let _ = fadvise(file, offset, NonZeroU64::new(len), Advice::DontNeed);

@@ -37,6 +37,13 @@ pub const MESSAGE_BYTES: usize = 1 << 20;
 /// The size up to which the buffer is kept.
 const KEEP_BYTES: usize = 2 << 20;
 
+/// A send that neither waits nor raises a signal. Apple's systems have no such flag; there the Rust
+/// runtime ignores SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const AT_ONCE: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(target_vendor = "apple")]
+const AT_ONCE: SendFlags = SendFlags::DONTWAIT;
+
 /// A note to the thread that owns the link.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LinkNote {
@@ -108,7 +115,7 @@ impl Line {
         let Some(stream) = &self.stream else { return };
         let mut at = 0;
         while at < self.out.len() {
-            match send(stream, &self.out[at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match send(stream, &self.out[at..], AT_ONCE) {
                 Ok(len) => at += len,
                 Err(error) if io::Error::from(error).kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
