@@ -25,8 +25,10 @@ done
     { echo "run_cluster.sh: --port takes a port; all nodes' ports must be below 65536" >&2; exit 2; }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-echo "Building ..."
-cargo build --release --quiet --manifest-path "$root/Cargo.toml"
+# The first build takes a minute or two: cargo shows a progress bar on a terminal, and a line for each
+# crate elsewhere.
+echo "Building the release binary ..." >&2
+cargo build --release --manifest-path "$root/Cargo.toml"
 binary=${CARGO_TARGET_DIR:-$root/target}/release/nodesync
 
 ports=()
@@ -35,8 +37,8 @@ if [[ $clean == yes ]]; then
     for port in "${ports[@]}"; do rm -rf "${dir:?}/$port"; done
 fi
 
-# Each node is a process group of its own, so that Ctrl-C reaches this script alone and every node gets
-# exactly one signal from it.
+# Each node is a process group of its own: Ctrl-C then reaches this script alone, which sends every node
+# exactly one signal.
 set -m
 pids=()
 for port in "${ports[@]}"; do
@@ -67,8 +69,8 @@ ask() {
     printf '%s' "${answer%$'\r'}"
 } 2>/dev/null
 
-# Ready means: every node follows the same leader, the one with the highest port, and can read. A
-# cluster with a password does not tell strangers; then it counts as ready when all nodes answer.
+# The cluster is ready when every node follows the node with the highest port. A cluster with a password
+# names its leader to authenticated clients only; it is ready when every node answers.
 leader=${ports[-1]}
 ready() {
     local port answer

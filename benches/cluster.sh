@@ -3,7 +3,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${NODESYNC:-}" ]; then
-    cargo build --release --quiet --manifest-path "$root/Cargo.toml"
+    cargo build --release --manifest-path "$root/Cargo.toml"
     NODESYNC=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" |
         sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/nodesync
 fi

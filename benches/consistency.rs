@@ -1,9 +1,9 @@
 //! What each consistency mode costs, on a cluster of three real processes on this machine.
 //!
-//! `cargo bench --bench consistency` prints two tables. First the latency of one client that waits
-//! for each answer: PING, eventual SET, strong SET, beside each other, so that a machine whose
-//! speed drifts is fair to all. Then 64 clients that write in an eventual session for 30 seconds:
-//! rate and backlog, second by second.
+//! `cargo bench -p nodesync-benches --bench consistency` prints two tables. The first is the
+//! latency of one client that waits for each answer: PING, eventual SET and strong SET take turns,
+//! so that a machine whose speed drifts is fair to all. The second is the rate and the backlog,
+//! second by second, of 64 clients that write in eventual sessions for 30 seconds.
 //!
 //! `NODESYNC_SECONDS=5` makes the second part shorter.
 

@@ -1,8 +1,8 @@
 //! What the parts of a node cost by themselves: the pure core's steps, the replicated log, the byte
 //! forms, a client's session, the store, and the write-ahead log in memory and on files.
 //!
-//! `cargo bench --bench core [-- NAME]` ends within two minutes. The figures are for comparing a
-//! change with what was there before it; what a cluster does, `nodesync bench` tells.
+//! `cargo bench -p nodesync-benches --bench core [-- NAME]` ends within two minutes. The figures
+//! compare a change with the code before it; `nodesync bench` measures a whole cluster.
 
 use std::hint::black_box;
 use std::sync::Arc;

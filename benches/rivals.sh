@@ -9,10 +9,9 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# The bench itself is built with the features of the tests; what it measures is built without them.
 manifest=$root/Cargo.toml format=json-render-diagnostics
-built=$(cargo bench --manifest-path "$manifest" --bench rivals --no-run --message-format=$format)
+built=$(cargo bench -p nodesync-benches --manifest-path "$manifest" --bench rivals --no-run --message-format=$format)
 bench=$(sed -n 's|.*"executable":"\([^"]*/rivals-[^"]*\)".*|\1|p' <<<"$built" | tail -1)
-cargo build --release --quiet --manifest-path "$manifest"
+cargo build --release --manifest-path "$manifest"
 target=${CARGO_TARGET_DIR:-$root/target}
 exec "$bench" --binary "$target/release/nodesync" --dir "$target" "$@"

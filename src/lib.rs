@@ -1,43 +1,95 @@
-//! NodeSync: a fault-tolerant replicated key-value store. One binary, N equal nodes, no async
-//! runtime.
+//! NodeSync is a fault-tolerant replicated key-value store: one binary, N equal nodes, and no async
+//! runtime. This page is the guide to its code.
 //!
-//! **Threads wait, the replica decides, the disk speaks first.** Each dedicated thread owns one
-//! thing to wait for: a client, a peer, a deadline, a disk. Every decision is made by one pure
-//! value, [`replica::Replica`], which never waits. Nothing that promises durability leaves a node
-//! before its write-ahead log has synced.
+//! **Threads wait, the replica decides, the disk speaks first.** Each dedicated thread waits for
+//! one thing: a client, a peer, a deadline, a disk. One pure value, [`replica::Replica`], makes
+//! every decision and never waits. A node sends no promise of durability before its write-ahead log
+//! has synced.
 //!
 //! ```text
 //!  client bytes ──▶ protocol::Session ──▶ ┌──────────────────┐ ──▶ wal ──▶ disk
-//!                                         │ node::core       │
+//!                                         │ service          │
 //!  peer bytes ────▶ wire::FrameReader ──▶ │  one lock around │ ──▶ wire ──▶ peers
 //!                                         │ replica::Replica │
 //!  deadlines ───────────────────────────▶ └──────────────────┘ ──▶ store ──▶ replies
 //! ```
 //!
-//! Who may use whom: `types codec clock rng` ← [`replica`] ← [`store`], [`wal`], [`wire`] ←
-//! [`node`]; [`protocol`] uses `types` and `codec` only; [`sim`] may use all but `node`. Never
-//! sideways, never up. Threads, channels and sockets are in [`node`] alone, files in [`wal`]'s disk
-//! and home, the real clock in [`clock`]. Beside the server stand the tools that try it:
-//! [`client`], and the commands in [`cli`], which may do what `node` may. A test
-//! (`tests/tidy.rs`) checks this.
+//! # The public face
 //!
-//! To read the code: [`types`], then [`replica`] and its essay [`replica::raft`], then [`node`]
-//! with the thread map, then whatever you came for.
+//! A program that embeds a node needs three names: [`config::Config`], [`node::Node`] and
+//! [`node::Stop`], with [`node::Fatal`] for the reasons why a node ends. A program that talks to a
+//! cluster needs [`client::Client`]. The other modules are public for the project's own tests and
+//! benches, and promise nothing; `RUSTDOCFLAGS="--cfg house" cargo doc` documents them too.
+//!
+//! # The rooms
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | `types`, `codec`, `clock`, `rng` | the words that every room speaks: entries, commands, versions, bytes, time, chance |
+//! | `replica` | Raft and the eventual mode as one pure state machine: inputs in, effects out |
+//! | `store` | the replicated state: base, overlay, images, the table of applied requests |
+//! | `wal` | the write-ahead log, images on disk, the data directory, recovery |
+//! | `wire` | frames between peers, and their handshake |
+//! | `protocol` | client bytes to commands and replies to bytes, RESP and lines |
+//! | `service` | between a session and the replica, pure: which client waits for which answer |
+//! | `node` | threads, channels, sockets: the only room that waits |
+//! | `testing` | the simulator, the linearizability checker, a disk in memory |
+//! | `tools` | `nodesync bench`, `nodesync verify`, `nodesync sim` |
+//!
+//! A room uses only rooms below it, never one beside or above:
+//!
+//! ```text
+//! types codec clock rng  ←  replica  ←  store  wal  wire
+//! types codec            ←  protocol
+//! replica protocol store ←  service
+//! all of these           ←  node
+//! all but node           ←  testing
+//! what node may, and testing  ←  tools
+//! ```
+//!
+//! Only `node` and `tools` name threads, channels and sockets (and [`client`], which is a socket).
+//! Only the disk and the data directory of `wal` name files, and only `clock` reads a real clock
+//! for the rooms below `node`. `replica` and `service` depend on nothing but their inputs, so that
+//! the simulator runs the very code of the server. `tests/tidy.rs` checks all of this.
+//!
+//! The feature `tools` (default) holds `tools` and `testing`. `--no-default-features` builds the
+//! server alone.
+//!
+//! # Where to begin
+//!
+//! Read `types`, then `replica` with its essay `replica::raft`, then `node` with the map of its
+//! threads. `CONTRIBUTING.md` says how to build, test and change the code.
 
 #![warn(clippy::unwrap_used)]
 
 pub mod client;
-pub mod clock;
-pub mod codec;
 pub mod config;
 pub mod node;
+
+// Public for the project's own tests and benches alone.
+#[cfg_attr(not(house), doc(hidden))]
+pub mod clock;
+#[cfg_attr(not(house), doc(hidden))]
+pub mod codec;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod protocol;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod replica;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod rng;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod service;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod store;
+#[cfg(any(test, feature = "tools"))]
+#[cfg_attr(not(house), doc(hidden))]
 pub mod testing;
+#[cfg(feature = "tools")]
+#[cfg_attr(not(house), doc(hidden))]
 pub mod tools;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod types;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod wal;
+#[cfg_attr(not(house), doc(hidden))]
 pub mod wire;

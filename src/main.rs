@@ -4,6 +4,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clap::Parser;
 use nodesync::config::{Config, NodeArgs};
 use nodesync::node::{Fatal, Node, Stop};
+#[cfg(feature = "tools")]
 use nodesync::tools::Tool;
 
 fn main() -> ExitCode {
-    if let Some(tool) = Tool::from_words(&std::env::args_os().collect::<Vec<_>>()) {
-        return ExitCode::from(tool.run());
+    if let Some(code) = run_tool(&std::env::args_os().collect::<Vec<_>>()) {
+        return ExitCode::from(code);
     }
     let args = NodeArgs::parse();
     start_log(args.log_level);
@@ -27,6 +29,23 @@ fn main() -> ExitCode {
             ExitCode::from(fatal.exit_code())
         }
     }
+}
+
+/// Runs the tool that the command line names, if it names one; its exit code.
+#[cfg(feature = "tools")]
+fn run_tool(words: &[OsString]) -> Option<u8> {
+    Tool::from_words(words).map(Tool::run)
+}
+
+/// Refuses a tool that this build does not contain; the exit code.
+#[cfg(not(feature = "tools"))]
+fn run_tool(words: &[OsString]) -> Option<u8> {
+    let tool = words.get(1)?.to_str().filter(|word| ["sim", "verify", "bench"].contains(word))?;
+    eprintln!(
+        "nodesync: this build is the server alone, without `{tool}`; \
+         `cargo build --release` builds it with its tools"
+    );
+    Some(2)
 }
 
 fn run(args: NodeArgs) -> Result<(), Fatal> {

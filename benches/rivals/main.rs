@@ -47,7 +47,7 @@ struct Args {
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
     node_args: Vec<String>,
     /// The program to measure
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_nodesync"))]
+    #[arg(long)]
     binary: PathBuf,
     /// Where data is written: on the disk to be measured
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]

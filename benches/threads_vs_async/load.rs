@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::common::binary;
 use crate::process::Usage;
 use crate::server::Server;
 
@@ -64,7 +65,7 @@ impl Operation {
 
 /// The load generator, with one node to talk to.
 pub fn command(address: &str, operation: Operation) -> Command {
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_nodesync"));
+    let mut bench = Command::new(binary());
     let eventual = operation == Operation::EventualGet;
     let (mode, ratio) = (
         if eventual { "eventual" } else { "strong" },

@@ -1,14 +1,14 @@
 //! Threads, loops and async, side by side: the same node behind `--io threads`, `--io poll`, and an
 //! async front end on tokio ([`twin`]).
 //!
-//! `cargo bench --bench threads_vs_async` starts three clusters of three real processes each, alike
-//! but for the front end of their leaders, and loads the leaders in turn with `nodesync bench`, one
-//! kind of load after the other, so that a machine whose speed drifts is fair to all. It prints
-//! Markdown tables of throughput, latency, what the leader's process uses for each operation, and
-//! what a connection costs it.
+//! `cargo bench -p nodesync-benches --bench threads_vs_async` starts three clusters of three real
+//! processes each. They differ in the front end of their leaders only. `nodesync bench` loads the
+//! leaders in turn, one kind of load after the other, so that a machine whose speed drifts is fair
+//! to all. The bench prints Markdown tables: throughput, latency, the leader's processor time and
+//! context switches for one operation, and its memory for one connection.
 //!
-//! `-- --quick` measures with 64 clients only; `-- --rounds 5` tells medians of five; `-- --svg
-//! FILE` draws throughput by clients.
+//! `-- --quick` measures with 64 clients only; `-- --rounds 5` prints medians of five rounds;
+//! `-- --svg FILE` draws throughput by clients.
 
 #[path = "../../src/tools/bench/chart.rs"]
 #[allow(dead_code, reason = "not all kinds of axes are needed here")]
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     if options.bench {
         compare(&options);
     } else {
-        println!("this measures for minutes: run it with `cargo bench --bench threads_vs_async`");
+        println!("this measures for minutes: run it by `cargo bench`");
     }
     ExitCode::SUCCESS
 }

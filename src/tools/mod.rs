@@ -5,6 +5,8 @@
 //! clients: `process` starts nodes, [`Port`] reserves their ports, `watch` has progress bars and
 //! signals, `exit` the exit codes.
 
+// The load generator waits by epoll.
+#[cfg(target_os = "linux")]
 pub mod bench;
 mod exit;
 mod port;
@@ -36,6 +38,7 @@ pub enum Tool {
     /// Puts a cluster under load and faults, and checks what its clients saw for consistency
     Verify(verify::VerifyArgs),
     /// Measures the throughput and latency of a cluster
+    #[cfg(target_os = "linux")]
     Bench(Box<bench::BenchArgs>),
 }
 
@@ -54,6 +57,7 @@ impl Tool {
         match self {
             Tool::Sim(args) => sim::run(&args),
             Tool::Verify(args) => verify::run(&args),
+            #[cfg(target_os = "linux")]
             Tool::Bench(args) => bench::run(&args),
         }
     }

@@ -7,10 +7,12 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+#[cfg(not(target_vendor = "apple"))]
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+#[cfg(not(target_vendor = "apple"))]
 use rustix::fs::{Advice, fadvise};
 
 /// A directory of files, as the log needs it. The thread that makes spare segments shares it.
@@ -165,6 +167,7 @@ impl Disk for FileDisk {
         file.sync_data()
     }
 
+    #[cfg(not(target_vendor = "apple"))]
     fn forget(&self, file: &File, offset: u64, len: u64) {
         // A hint: a file system may ignore it.
         let _ = fadvise(file, offset, NonZeroU64::new(len), Advice::DontNeed);

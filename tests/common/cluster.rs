@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::{Line, Reply, Resp};
-use super::{Port, SOON, eventually};
+use super::{Port, SOON, binary, eventually};
 
 /// The lines of a node's log that a failing test shows.
 const LOG_LINES_SHOWN: usize = 80;
@@ -35,7 +35,7 @@ pub struct Node {
 impl Node {
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nodesync"));
+        let mut command = Command::new(binary());
         command.arg(self.port.to_string());
         command.args(self.peers.iter().map(|peer| format!("127.0.0.1:{peer}")));
         command.arg("--dir").arg(&self.dir).args(&self.flags);

@@ -2,7 +2,8 @@
 //! two small blocking clients ([`client`]), a load that knows what it may see ([`load`]), clients
 //! without manners ([`rude`]), and the program's tools ([`tool`]).
 //!
-//! Rules: a test waits by asking ([`eventually`]) and has a deadline, it never sleeps for luck.
+//! Rules: a test says first whether others may run beside it ([`alone`], [`shared`]). It waits by
+//! asking ([`eventually`]) and has a deadline; it never sleeps for luck.
 //! Ports come from the system and stay reserved as long as they are needed. Only processes that
 //! were started here are ended, by their handles.
 
@@ -14,9 +15,12 @@ pub mod load;
 pub mod rude;
 pub mod tool;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use socket2::{Domain, Socket, Type};
 
 /// For whatever happens within moments on an idle machine; generous, because machines are not idle.
@@ -37,10 +41,41 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Optio
     }
 }
 
-/// Keeps tests of one binary that measure time or load the machine from running side by side.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock()
+/// The machine, as the tests of one binary share it. Binaries run one after the other.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Reserves the machine for a test that measures time or loads all processors: no other test of
+/// the binary runs beside it.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write()
+}
+
+/// Lets a test run beside others that call `shared`, and beside none that calls [`alone`].
+pub fn shared() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read()
+}
+
+/// The program under test. Cargo builds it for the tests of its own package; the benches, which are
+/// a package of their own, build it here, once.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match option_env!("CARGO_BIN_EXE_nodesync") {
+        Some(path) => path.into(),
+        None => built(),
+    })
+}
+
+/// Builds the release program; it lies beside the directory `deps`, in which this one is.
+fn built() -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--package", "nodesync"]);
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+    assert!(status.success(), "nodesync cannot be built");
+    let this = std::env::current_exe().unwrap();
+    this.ancestors().nth(2).unwrap().join("nodesync")
 }
 
 /// True if the long version of a test is asked for, by `NODESYNC_LONG=1`.

@@ -2,9 +2,11 @@
 
 use std::process::{Command, Output, Stdio};
 
+use super::binary;
+
 /// `nodesync` with these words, separated by blanks; its output is kept.
 pub fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodesync"));
+    let mut command = Command::new(binary());
     command.args(line.split_whitespace()).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -7,7 +7,7 @@ use nodesync::protocol::{Limits, Protocol};
 use nodesync::types::Consistency;
 use proptest::prelude::*;
 
-use crate::driven::{Driven, replies, request, show_write};
+use super::driven::{Driven, replies, request, show_write};
 
 /// Commands that set or return a session's mode.
 pub const SWITCHES: [&str; 6] =

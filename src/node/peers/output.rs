@@ -11,6 +11,13 @@ use crate::replica::Pull;
 use crate::types::SnapshotMeta;
 use crate::wire::encode;
 
+/// A send that neither waits nor raises a signal. Apple's systems have no such flag; there the Rust
+/// runtime ignores SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const AT_ONCE: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(target_vendor = "apple")]
+const AT_ONCE: SendFlags = SendFlags::DONTWAIT;
+
 /// The size up to which the buffer is kept.
 const KEEP_BYTES: usize = 2 << 20;
 
@@ -72,7 +79,7 @@ impl LinkOutput {
         let Some(stream) = &self.stream else { return };
         let mut at = 0;
         while at < self.out.len() {
-            match send(stream, &self.out[at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match send(stream, &self.out[at..], AT_ONCE) {
                 Ok(len) => at += len,
                 Err(error) if io::Error::from(error).kind() == ErrorKind::Interrupted => {}
                 // The socket is full or broken. The bytes stay, so the link's thread will go on,

@@ -59,11 +59,16 @@ impl Drop for ThreadName {
     }
 }
 
+/// Shows `name` in the system's list of threads, where a thread can be renamed after its start.
+#[cfg(target_os = "linux")]
 fn set_thread_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(name) {
         let _ = rustix::thread::set_name(&name);
     }
 }
+
+#[cfg(not(target_os = "linux"))]
+fn set_thread_name(_name: &str) {}
 
 /// Shakes hands, and returns the peer's id.
 fn accept(shared: &Shared, stream: &mut &TcpStream) -> io::Result<NodeId> {

@@ -13,11 +13,8 @@
 //! The transcript shows, for each command, the work that the session hands out and, after `<`, its
 //! output: a line for each reply, with a blank in place of RESP's CRLF.
 
-#[path = "protocol/driven.rs"]
 mod driven;
-#[path = "protocol/limits.rs"]
 mod limits;
-#[path = "protocol/modes.rs"]
 mod modes;
 
 use std::error::Error;

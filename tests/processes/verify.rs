@@ -2,16 +2,14 @@
 //! in which it says no. That its judge can fail is tried beside the judge, in
 //! `src/cli/verify/judge.rs`.
 
-mod common;
-
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::cluster::Cluster;
-use common::tool::{self, told};
-use common::{SOON, alone, eventually};
+use crate::common::cluster::Cluster;
+use crate::common::tool::{self, told};
+use crate::common::{SOON, alone, eventually, shared};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn command(line: &str) -> Command {
@@ -91,6 +89,7 @@ fn a_signal_ends_it_early_with_a_verdict_and_without_its_nodes() {
 
 #[test]
 fn peers_that_cannot_be_reached_are_named() {
+    let _shared = shared();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (code, _, lines) = run(&format!("--peers {free} --seconds 1"));
     assert_eq!(code, Some(74), "{lines}");
@@ -99,6 +98,7 @@ fn peers_that_cannot_be_reached_are_named() {
 
 #[test]
 fn a_missing_password_is_told() {
+    let _shared = shared();
     let mut cluster = Cluster::new(1, &[]);
     cluster.nodes[0].password = Some("secret".into());
     cluster.start_all();
@@ -113,6 +113,7 @@ fn a_missing_password_is_told() {
 
 #[test]
 fn mistakes_on_the_command_line_are_named() {
+    let _shared = shared();
     let cases = [
         ("", "--peers"),
         ("--spawn 0", "0"),
@@ -134,6 +135,7 @@ fn mistakes_on_the_command_line_are_named() {
 
 #[test]
 fn what_is_to_be_kept_is_kept_and_named() {
+    let _shared = shared();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().to_str().unwrap();
     let line = format!("--spawn 1 --seconds 1 --clients 2 --faults none --keep --dir {dir}");

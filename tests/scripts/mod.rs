@@ -1,12 +1,11 @@
 //! Golden transcripts of the consensus core. A script is a file of commands with their transcript;
-//! its name is the sentence that it proves. `UPDATE_GOLDENFILES=1 cargo test --test scripts` writes
-//! the transcripts anew. Accept a change only when its cause is understood.
+//! its name is the sentence that it proves. `UPDATE_GOLDENFILES=1 cargo test --test core
+//! scripts` writes the transcripts anew. Accept a change only when its cause is understood.
 //!
 //! `raft/`, `joining/` and `eventual/` drive whole clusters of replicas: a command delivers each
 //! message and completes each disk job (see `harness/commands.rs`). `log/` and `progress/` drive
 //! those two types alone.
 
-#[path = "scripts/harness/mod.rs"]
 mod harness;
 
 use std::fs::DirEntry;

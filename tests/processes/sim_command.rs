@@ -1,11 +1,10 @@
 //! `nodesync sim` as users run it: the same run in every process, summaries, mistakes on the
 //! command line, and violations whose printed command shows them again.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Read};
 
-use common::tool::{command, run};
+use crate::common::shared;
+use crate::common::tool::{command, run};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What follows `label` on its line.
@@ -17,6 +16,7 @@ fn after<'a>(page: &'a str, label: &str) -> &'a str {
 
 #[test]
 fn a_seed_gives_the_same_hash_in_every_process() {
+    let _shared = shared();
     let hash = |seed: u64| {
         let (code, page, lines) = run(&format!("sim --seed {seed}"));
         assert_eq!(code, Some(0), "{page}{lines}");
@@ -32,6 +32,7 @@ fn a_seed_gives_the_same_hash_in_every_process() {
 
 #[test]
 fn a_range_of_seeds_is_summed_up() {
+    let _shared = shared();
     let (code, page, lines) = run("sim --seeds 1..4 --jobs 2");
     assert_eq!((code, lines.as_str()), (Some(0), ""), "{page}");
     assert!(after(&page, "runs").starts_with("3 "), "{page}");
@@ -47,6 +48,7 @@ fn a_range_of_seeds_is_summed_up() {
 
 #[test]
 fn fresh_seeds_are_named() {
+    let _shared = shared();
     let (code, page, lines) = run("sim --seconds 1 --nodes 3");
     assert_eq!(code, Some(0), "{page}{lines}");
     let first: u64 =
@@ -58,6 +60,7 @@ fn fresh_seeds_are_named() {
 
 #[test]
 fn a_trace_tells_as_much_as_is_asked_for() {
+    let _shared = shared();
     let pages = ["", "--trace", "--trace=all"].map(|words| run(&format!("sim --seed 3 {words}")).1);
     let lines = |page: &String| page.lines().count();
     assert!(lines(&pages[0]) < lines(&pages[1]) && lines(&pages[1]) < lines(&pages[2]));
@@ -68,6 +71,7 @@ fn a_trace_tells_as_much_as_is_asked_for() {
 
 #[test]
 fn options_make_another_run() {
+    let _shared = shared();
     let hashes = ["", "--nodes 3", "--steps 500", "--only none --without crash-voters", "--gentle"]
         .map(|words| {
             let (code, page, lines) = run(&format!("sim --seed 3 {words}"));
@@ -83,6 +87,7 @@ fn options_make_another_run() {
 
 #[test]
 fn mistakes_on_the_command_line_are_named() {
+    let _shared = shared();
     let cases = [
         ("", "--seed"),
         ("--seed x", "x"),
@@ -118,6 +123,7 @@ fn violation(line: &str) -> (String, String, String) {
 
 #[test]
 fn a_violation_tells_the_command_that_shows_it_again() {
+    let _shared = shared();
     let (page, broken, again) = violation("sim --seeds 0..30 --mutant ack-before-sync --nodes 3");
     let lowest = page.lines().find(|line| line.starts_with("  seed ")).unwrap();
     assert!(lowest.ends_with(&broken), "{lowest}");
@@ -130,6 +136,7 @@ fn a_violation_tells_the_command_that_shows_it_again() {
 
 #[test]
 fn a_violation_is_made_smaller() {
+    let _shared = shared();
     let steps = |page: &str| -> u64 {
         let line = page.lines().find(|line| line.starts_with("seed ")).unwrap();
         line.split(' ').nth_back(1).unwrap().parse().unwrap()
@@ -146,6 +153,7 @@ fn a_violation_is_made_smaller() {
 
 #[test]
 fn a_signal_ends_it_early_without_a_proof() {
+    let _shared = shared();
     let mut child = command("sim --seconds 600").spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();

@@ -5,13 +5,13 @@
 //! What is served is Redis's as far as these clients can tell; what is not served gets a clean
 //! error.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use common::cluster::{Cluster, Node};
+use crate::common::client::request;
+use crate::common::cluster::{Cluster, Node};
+use crate::common::{SOON, shared};
 use redis::{Commands, Connection, ExistenceCheck, FromRedisValue, SetOptions, Value};
 
 /// Connects to a node; RESP3 if `three`.
@@ -24,7 +24,7 @@ fn try_connect(node: &Node, three: bool, password: Option<&str>) -> redis::Redis
     let protocol = if three { "resp3" } else { "resp2" };
     let url = format!("redis://{secret}127.0.0.1:{}/?protocol={protocol}", node.port);
     let connection = redis::Client::open(url)?.get_connection()?;
-    connection.set_read_timeout(Some(common::SOON))?;
+    connection.set_read_timeout(Some(SOON))?;
     Ok(connection)
 }
 
@@ -71,6 +71,7 @@ fn use_everything(client: &mut Connection) {
 
 #[test]
 fn the_redis_crate_is_served_by_any_node_in_both_protocols() {
+    let _shared = shared();
     let cluster = Cluster::start(3, &[]);
     for node in &cluster.nodes {
         for three in [false, true] {
@@ -86,6 +87,7 @@ fn the_redis_crate_is_served_by_any_node_in_both_protocols() {
 /// What one client does on one node looks the same in an eventual session.
 #[test]
 fn an_eventual_session_notices_no_difference_as_long_as_it_is_alone() {
+    let _shared = shared();
     let cluster = Cluster::start(3, &["--consistency", "eventual"]);
     cluster.wait_until_ready();
     for round in 0..3 {
@@ -103,6 +105,7 @@ fn an_eventual_session_notices_no_difference_as_long_as_it_is_alone() {
 /// What one writes the other reads, whichever node they speak to.
 #[test]
 fn clients_of_different_nodes_share_one_keyspace() {
+    let _shared = shared();
     let cluster = Cluster::start(3, &[]);
     let mut clients: Vec<Connection> =
         cluster.nodes.iter().enumerate().map(|(i, node)| connect(node, i % 2 == 1)).collect();
@@ -170,6 +173,7 @@ fn introductions(client: &mut Connection, three: bool) {
 
 #[test]
 fn the_redis_crate_says_the_password() {
+    let _shared = shared();
     let mut cluster = Cluster::new(1, &[]);
     cluster.nodes[0].password = Some("sesame".into());
     cluster.start_all();
@@ -216,6 +220,7 @@ fn cli(node: &Node, args: &[&str], input: &[u8]) -> Option<String> {
 
 #[test]
 fn redis_cli_works() {
+    let _shared = shared();
     let cluster = Cluster::start(3, &[]);
     let node = &cluster.nodes[0];
     let dialogue: &[(&[&str], &str)] = &[
@@ -240,9 +245,8 @@ fn redis_cli_works() {
     let many: String = (0..1000).map(|number| format!("SET mass:{number} {number}\r\n")).collect();
     let printed = cli(node, &[], many.as_bytes()).unwrap();
     assert_eq!(printed.lines().filter(|line| *line == "OK").count(), 1000);
-    let words: Vec<u8> = (0..1000)
-        .flat_map(|number| common::client::request(&["INCR", &format!("piped:{number}")]))
-        .collect();
+    let words: Vec<u8> =
+        (0..1000).flat_map(|number| request(&["INCR", &format!("piped:{number}")])).collect();
     let printed = cli(node, &["--pipe"], &words).unwrap();
     assert!(printed.contains("errors: 0, replies: 1000"), "{printed}");
     let printed = cli(node, &["--scan", "--pattern", "mass:*"], b"").unwrap();
@@ -255,6 +259,7 @@ fn redis_cli_works() {
 
 #[test]
 fn redis_cli_says_the_password() {
+    let _shared = shared();
     let mut cluster = Cluster::new(1, &[]);
     cluster.nodes[0].password = Some("sesame".into());
     cluster.start_all();
@@ -272,6 +277,7 @@ fn redis_cli_says_the_password() {
 
 #[test]
 fn redis_benchmark_runs_to_its_end_on_each_node() {
+    let _shared = shared();
     let cluster = Cluster::start(3, &[]);
     for node in &cluster.nodes {
         let args = ["-t", "set,get,incr,mset", "-n", "2000", "-c", "20", "-P", "4", "-q"];

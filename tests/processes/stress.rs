@@ -1,18 +1,16 @@
 //! Many clients at once on a cluster that nothing happens to: every request is served, and the sums
 //! add up, also beside hundreds of clients that come and go and have no manners.
 
-mod common;
-
 use std::fs;
 use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use common::client::{Reply, Resp};
-use common::cluster::Cluster;
-use common::rude::{self, Crowd};
-use common::{SOON, alone, eventually, long};
+use crate::common::client::{Reply, Resp};
+use crate::common::cluster::Cluster;
+use crate::common::rude::{self, Crowd};
+use crate::common::{SOON, alone, eventually, long};
 use nodesync::rng::Rng;
 
 const CLIENTS: usize = 256;

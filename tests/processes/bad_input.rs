@@ -3,15 +3,13 @@
 //! trickle or come in too large a number. After each of them the same process serves a fresh client
 //! at once.
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::client::{Line, Reply, Resp, request};
-use common::cluster::{Cluster, Node};
-use common::{SOON, alone, eventually};
+use crate::common::client::{Line, Reply, Resp, request};
+use crate::common::cluster::{Cluster, Node};
+use crate::common::{SOON, alone, eventually, shared};
 use nodesync::rng::Rng;
 use nodesync::types::NodeId;
 use nodesync::wire::handshake::{self, Credentials, Dialer, HandshakeError, cluster_id};
@@ -75,6 +73,7 @@ fn single(flags: &[&str]) -> Cluster {
 
 #[test]
 fn what_cannot_be_understood_is_answered_with_a_reason_and_closed() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
     let long_line = vec![b'a'; 70_000];
@@ -112,6 +111,7 @@ fn what_cannot_be_understood_is_answered_with_a_reason_and_closed() {
 
 #[test]
 fn what_is_too_large_or_wrong_but_understood_is_refused_and_the_client_goes_on() {
+    let _shared = shared();
     let mut cluster = single(&["--max-value-size", "1mb"]);
     let node = &mut cluster.nodes[0];
     let mut client = node.resp();
@@ -153,6 +153,7 @@ fn what_is_too_large_or_wrong_but_understood_is_refused_and_the_client_goes_on()
 
 #[test]
 fn half_a_request_changes_nothing() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
     let whole = request(&["SET", "half", "value"]);
@@ -186,6 +187,7 @@ fn half_a_request_changes_nothing() {
 
 #[test]
 fn noise_is_survived() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
     let mut rng = Rng::new(7);
@@ -204,6 +206,7 @@ fn noise_is_survived() {
 
 #[test]
 fn http_gets_no_answer_and_executes_nothing() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
     let requests = [
@@ -260,6 +263,7 @@ fn refusal(node: &Node, who: Credentials, to: NodeId, change: impl Fn(&mut [u8])
 
 #[test]
 fn noise_behind_a_peers_first_byte_is_closed() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
     let far_too_long = [0xF5, 1, 0xFF, 0xFF];
@@ -283,6 +287,7 @@ fn noise_behind_a_peers_first_byte_is_closed() {
 
 #[test]
 fn a_node_of_a_foreign_cluster_is_told_why_it_is_refused() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let own = members(&cluster);
     let node = &mut cluster.nodes[0];
@@ -330,6 +335,7 @@ fn pose_as(cluster: &Cluster, absent: usize, password: &str) -> Result<TcpStream
 
 #[test]
 fn who_poses_as_a_member_without_the_password_is_refused() {
+    let _shared = shared();
     let mut cluster = Cluster::new(2, &[]);
     for node in &mut cluster.nodes {
         node.password = Some("flipped".into());
@@ -349,6 +355,7 @@ fn who_poses_as_a_member_without_the_password_is_refused() {
 
 #[test]
 fn noise_in_a_peers_frames_closes_that_link_only() {
+    let _shared = shared();
     let mut cluster = Cluster::new(2, &[]);
     cluster.nodes[0].start();
     eventually("it listens", SOON, || Resp::connect(cluster.nodes[0].port).ok());
@@ -375,6 +382,7 @@ fn resident_bytes(node: &Node) -> u64 {
 
 #[test]
 fn who_does_not_read_costs_little_and_holds_up_nobody() {
+    let _shared = shared();
     const REQUESTS: usize = 2000;
     const GROWTH_MAX: u64 = 48 << 20;
     let _alone = alone();
@@ -419,6 +427,7 @@ fn who_does_not_read_costs_little_and_holds_up_nobody() {
 
 #[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+    let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
     let mut resp = node.resp();
@@ -441,6 +450,7 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
 
 #[test]
 fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
+    let _shared = shared();
     const MAX: usize = 4;
     const SILENT: usize = 100;
     const ERROR: &str = "-ERR max number of clients reached\r\n";
@@ -478,6 +488,7 @@ fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
 
 #[test]
 fn what_follows_a_wait_in_a_pipeline_is_done_though_nobody_else_comes() {
+    let _shared = shared();
     for io in ["poll", "threads"] {
         let mut cluster = Cluster::start(3, &["--io", io]);
         cluster.nodes[0].kill();
@@ -495,6 +506,7 @@ fn what_follows_a_wait_in_a_pipeline_is_done_though_nobody_else_comes() {
 
 #[test]
 fn who_has_the_whole_store_walked_again_and_again_holds_up_nobody() {
+    let _shared = shared();
     let cluster = single(&["--consistency", "eventual", "--io", "poll"]);
     let node = &cluster.nodes[0];
     let (mut greedy, mut other) = (node.resp(), node.resp());

@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::common::cluster::{Cluster, Node, contents, run_to_end};
-use crate::common::{Port, SOON, alone};
+use crate::common::{Port, SOON, alone, binary, shared};
 
 const USAGE: i32 = 2;
 const DATA: i32 = 65;
@@ -17,7 +17,7 @@ const CONFIG: i32 = 78;
 
 /// A node's command with the directory `dir`.
 fn nodesync<W: AsRef<str>>(dir: &Path, words: &[W]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodesync"));
+    let mut command = Command::new(binary());
     command.args(words.iter().map(AsRef::as_ref)).arg("--dir").arg(dir);
     command
 }
@@ -75,6 +75,7 @@ fn a_port_that_is_taken_ends_a_node_before_it_makes_a_directory() {
 
 #[test]
 fn a_peer_without_a_sound_address_is_a_matter_of_usage() {
+    let _shared = shared();
     let peers = [
         "",
         "127.0.0.1",
@@ -96,6 +97,7 @@ fn a_peer_without_a_sound_address_is_a_matter_of_usage() {
 
 #[test]
 fn members_must_be_different() {
+    let _shared = shared();
     let port = Port::take().number.to_string();
     let (own, local) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
     let list_others = "list only the others";
@@ -112,6 +114,7 @@ fn members_must_be_different() {
 
 #[test]
 fn nobody_listens_beyond_loopback_without_a_password() {
+    let _shared = shared();
     let port = Port::take().number.to_string();
     for bind in ["0.0.0.0", "192.0.2.1", "::"] {
         let says = [bind, "without a password", "--requirepass-file", "--protected-mode no"];

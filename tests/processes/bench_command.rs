@@ -1,15 +1,13 @@
 //! `nodesync bench` as users run it: its figures must fit together, a failover must cost nothing
 //! but a gap, and nothing may stay behind. Its parts are tried beside them, in `src/cli/bench/`.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::cluster::Cluster;
-use common::tool::{self, told};
-use common::{Port, SOON, alone, eventually};
+use crate::common::cluster::Cluster;
+use crate::common::tool::{self, told};
+use crate::common::{Port, SOON, alone, eventually, shared};
 use nodesync::client::{Client, Options, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -167,6 +165,7 @@ fn a_signal_ends_it_early_with_results_and_without_its_nodes() {
 
 #[test]
 fn nothing_to_measure_and_mistakes_are_told() {
+    let _shared = shared();
     let free = Port::take();
     let (code, _, lines) = run(&format!("--peers 127.0.0.1:{} --seconds 1", free.number));
     assert_eq!(code, Some(74), "{lines}");
