@@ -109,10 +109,6 @@ const fn except(
 }
 
 const EXCEPTIONS: &[Exception] = &[
-    // Delete these three when `service` no longer uses `node`.
-    except(LAYERING, "src/service/", "crate::node", "TEMPORARY: its parts still come from there"),
-    except(PURITY, "src/service/driver.rs", "std::sync::atomic", "TEMPORARY: a client's counters"),
-    except("the real clock", "src/service/rounds.rs", "std::time::Instant", "TEMPORARY"),
     except(
         PURITY,
         "src/replica/eventual/outbox.rs",

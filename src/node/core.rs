@@ -115,6 +115,7 @@ impl Core {
         let mut shell = self.shell.lock();
         let links_gather = shell.waiting().len() >= crowd;
         let mut turn = Turn { queues: &self.queues, links: BTreeSet::new(), links_gather };
+        shell.begin_turn();
         // The time is read under the lock, so that the replica never sees it go back.
         let result = act(&mut shell, self.clock.now());
         shell.route(&mut turn, &mut after);

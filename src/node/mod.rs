@@ -28,8 +28,8 @@
 //!   detector ──────────┘                    └──▶ apply ──▶ poll-i, client-i woken
 //! ```
 //!
-//! The waits have no cycle. Clients wait for `apply`, `snapshot` waits for `wal` (`durable_snapshot`
-//! in `core.rs`), and `wal` and `apply` wait for no other thread. Queues are unbounded, so no send
+//! The waits have no cycle. Clients wait for `apply`, `snapshot` waits for `wal` (by
+//! `durable_snapshot` in `core.rs`), and `wal` and `apply` wait for no other thread. Queues are unbounded, so no send
 //! blocks (`queues.rs`).
 //!
 //! # Lock order

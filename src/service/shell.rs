@@ -5,9 +5,9 @@
 //! A node keeps its shell behind one lock (`node/core.rs`); the simulator keeps one for each of its
 //! nodes. A caller's turn has three parts:
 //!
-//! 1. under the lock: [`Shell::step`], [`Shell::ask`] and the like, any number of times;
-//! 2. still under the lock: [`Shell::route`], so that no two turns can reorder work for the log, for
-//!    a peer or for the store;
+//! 1. under the lock: [`Shell::begin_turn`], then [`Shell::step`], [`Shell::ask`] and the like;
+//! 2. still under the lock: [`Shell::route`], so that no two turns can reorder work for the log,
+//!    for a peer or for the store;
 //! 3. after the lock: [`AfterStep::complete`], for work that has no order to keep or may take long.
 //!
 //! **Stamped writes.** A stamped eventual write belongs into the store's overlay before its client
@@ -64,6 +64,10 @@ pub struct Shell {
     /// The deadlines that the watchers of these alarms know.
     election_at: Now,
     drain_at: Now,
+    /// A turn has begun. Between turns, only a panic leaves this behind.
+    in_turn: bool,
+    /// The replica cannot be trusted any more: nothing leaves it.
+    has_failed: bool,
 }
 
 /// Eventual writes on their way into the overlay.
@@ -132,7 +136,15 @@ impl Shell {
             arrived: None,
             election_at: Now(u64::MAX),
             drain_at: Now(u64::MAX),
+            in_turn: false,
+            has_failed: false,
         }
+    }
+
+    /// Begins a turn, which [`Shell::route`] ends. A turn that finds another one begun comes after
+    /// a panic in the middle of a step: the replica and its effects may be half of each.
+    pub fn begin_turn(&mut self) {
+        self.has_failed |= mem::replace(&mut self.in_turn, true);
     }
 
     /// The replica, to look at.
@@ -247,6 +259,10 @@ impl Shell {
 
     /// See [`Replica::pull`].
     pub fn pull(&mut self, now: Now, peer: NodeId, bytes_max: usize) -> Option<Pull> {
+        // A message that is pulled leaves the node, too.
+        if self.has_failed || self.in_turn {
+            return None;
+        }
         self.replica.pull(now, peer, bytes_max)
     }
 
@@ -291,8 +307,20 @@ impl Shell {
         self.replica.snapshot()
     }
 
-    /// Sends the effects of a turn on their way, in the order that [`Effects`] demands.
+    /// Ends a turn: sends its effects on their way, in the order that [`Effects`] demands.
     pub fn route(&mut self, outside: &mut impl Outside, after: &mut AfterStep) {
+        self.in_turn = false;
+        let broken = self.effects.fatal.take().map(Failure::Broken);
+        let diverged = self.effects.diverged.take().map(Failure::Diverged);
+        if let Some(failure) = broken.or(diverged) {
+            self.has_failed = true;
+            after.failure.get_or_insert(failure);
+        }
+        if self.has_failed {
+            // What a broken replica decides must reach neither its disk nor a peer. The node stops.
+            self.effects = Effects::default();
+            return;
+        }
         let effects = &mut self.effects;
         // First the log: a message in `send` may follow from a record, and a leader's own append
         // counts only once its disk has reported this job.
@@ -328,11 +356,6 @@ impl Shell {
         self.route_answers(outside, after);
         self.route_alarms(outside);
         after.events.append(&mut self.effects.events);
-        let broken = self.effects.fatal.take().map(Failure::Broken);
-        let diverged = self.effects.diverged.take().map(Failure::Diverged);
-        if let Some(failure) = broken.or(diverged) {
-            after.failure.get_or_insert(failure);
-        }
     }
 
     /// Finds the clients that the effects have answers for.
@@ -380,5 +403,76 @@ impl Shell {
             self.drain_at = drain_at;
             outside.poke(Alarm::Drain);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::{Envelope, JobNo, Recovered, Settings, WalRecord};
+    use crate::rng::Rng;
+    use crate::store::Writer;
+
+    /// Counts the effects that leave.
+    #[derive(Default)]
+    struct Left(usize);
+
+    impl Outside for Left {
+        fn persist(&mut self, _: Vec<WalRecord>, _: Vec<Envelope>, _: JobNo) {
+            self.0 += 1;
+        }
+
+        fn post(&mut self, _: Envelope) {
+            self.0 += 1;
+        }
+
+        fn pull(&mut self, _: NodeId) {
+            self.0 += 1;
+        }
+
+        fn apply(&mut self, _: ApplyWork) {
+            self.0 += 1;
+        }
+
+        fn poke(&mut self, _: Alarm) {}
+    }
+
+    const LONG: Now = Now(60_000_000);
+
+    /// The shell of a cluster's only member, which founds the cluster and leads at its first alarm.
+    fn shell() -> Shell {
+        let settings = Settings::new(NodeId(1), vec![NodeId(1)]);
+        let replica = Replica::new(Now(0), settings, Recovered::default(), Rng::new(1));
+        Shell::new(replica, Writer::new().store())
+    }
+
+    /// One turn in which the election alarm rings: the number of effects, and the failure.
+    fn ring(shell: &mut Shell) -> (usize, Option<Failure>) {
+        let (mut left, mut after) = (Left::default(), AfterStep::default());
+        shell.begin_turn();
+        shell.step(LONG, Input::Alarm(Alarm::Heartbeat));
+        shell.step(LONG, Input::Alarm(Alarm::Election));
+        shell.route(&mut left, &mut after);
+        (left.0, after.failure)
+    }
+
+    #[test]
+    fn nothing_leaves_a_replica_whose_invariant_is_broken() {
+        assert!(ring(&mut shell()).0 > 0, "a sound one campaigns");
+        let mut shell = shell();
+        shell.effects.fatal = Some("two and two are five".into());
+        let (left, failure) = ring(&mut shell);
+        assert_eq!((left, failure), (0, Some(Failure::Broken("two and two are five".into()))));
+        assert_eq!(ring(&mut shell).0, 0, "nor in any later turn");
+    }
+
+    #[test]
+    fn nothing_leaves_after_a_turn_that_did_not_end() {
+        let mut shell = shell();
+        shell.begin_turn();
+        shell.step(LONG, Input::Alarm(Alarm::Election));
+        // A panic ends the thread here; its lock is free again.
+        assert!(shell.pull(LONG, NodeId(1), 1).is_none());
+        assert_eq!(ring(&mut shell).0, 0);
     }
 }

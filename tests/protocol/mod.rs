@@ -400,7 +400,8 @@ proptest! {
     ) {
         prop_assume!(name != "quit" && name != "post");
         let mut driven = Driven::new(Limits::default(), None);
-        driven.node.store.borrow_mut().0.extend([(b"a".to_vec(), value.clone()), (value, b"\r\n".to_vec())]);
+        let pairs = [(b"a".to_vec(), value.clone()), (value, b"\r\n".to_vec())];
+        driven.node.store.borrow_mut().0.extend(pairs);
         driven.receive(format!("{name} {}\r\n", words.join(" ")).as_bytes());
         driven.serve();
         let newlines = driven.output.iter().filter(|&&byte| byte == b'\n').count();

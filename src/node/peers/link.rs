@@ -177,10 +177,10 @@ impl PeerLink {
         pull: &mut impl FnMut(usize) -> Option<Pull>,
     ) -> bool {
         // The second race above. `wanted` is cleared before the messages are taken: a message that
-        // comes later sets it again. The fence keeps the two loads below behind the store. It pairs
-        // with the release stores of `wanted` in `post` and `want_pull`, which keep the message
-        // before its `true`.
-        self.wanted.store(false, Ordering::Release);
+        // comes later sets it again. A swap, because it acquires the `true` that it replaces: with it
+        // come the message and the `pull` that `post` and `want_pull` released before. The fence
+        // keeps the two loads below behind it.
+        self.wanted.swap(false, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         for envelope in self.posted.lock().envelopes.drain(..) {
             encode(&envelope, &mut output.out);
@@ -227,7 +227,7 @@ impl PeerLink {
         mut work: impl FnMut(&mut LinkOutput) -> io::Result<()>,
     ) -> io::Result<()> {
         // Before messages are gathered, see `wake_thread`. The fence in `gather` keeps that order.
-        self.noted.store(false, Ordering::Release);
+        self.noted.swap(false, Ordering::AcqRel);
         loop {
             let mut output = self.output.lock();
             self.gather(&mut output, MESSAGE_BYTES, &mut pull);

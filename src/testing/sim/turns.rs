@@ -30,6 +30,7 @@ impl World {
         let now = self.local(node);
         let process = self.nodes[node].process.as_mut()?;
         let (mut decisions, mut after) = (Decisions::default(), AfterStep::default());
+        process.shell.begin_turn();
         let result = act(process, now);
         process.shell.route(&mut decisions, &mut after);
         self.carry_out(node, decisions, after);

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 
 use crate::testing::sim::{Fault, Mutant, Options, TraceDetail};
 
@@ -37,7 +37,7 @@ Exit codes: 0 proven, 1 violation, 2 usage, 3 inconclusive";
 /// The flags of `nodesync sim`.
 #[derive(Debug, clap::Args)]
 #[command(before_long_help = ABOUT, after_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("seed_choice").required(true).args(["seed", "seeds", "seconds"]))]
+#[command(group = ArgGroup::new("seed_choice").required(true).args(["seed", "seeds", "seconds"]))]
 pub struct SimArgs {
     /// Run this seed
     #[arg(long, value_name = "N")]

@@ -95,7 +95,7 @@ impl Cluster {
         self.say(id, line);
     }
 
-    /// `n1: n3 stamps; holds 1 in 202 bytes; on disk [x=1 v50.n3] clock up to v550.log; drained up to
+    /// `n1: n3 stamps; holds 1 in 202 bytes; on disk [x=1 v50.n3] clock up to v550.log; drained to
     /// v49.log; checkpoint 7`
     fn show_outbox(&mut self, id: NodeId) {
         let (status, node) = (self.replica(id).status(), self.node(id));
