@@ -1,6 +1,6 @@
 //! Client bytes, in both protocols. For any bytes, and in whatever pieces they come:
 //!
-//! - the commands that the session asks for, in order, its questions and its output are the same;
+//! - the commands that its driver asks for, in order, its questions and its output are the same;
 //! - its output is well-formed RESP, or lines without a carriage return within; without a password
 //!   there are as many replies as `reference.rs` counts requests, and the connection is closed when
 //!   that says so;
@@ -12,13 +12,17 @@
 //! The node's part is played without a state: what a command comes to depends on its words alone,
 //! and values have line breaks in them.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::tight;
+use nodesync::clock::Now;
 use nodesync::codec::Reader;
-use nodesync::protocol::{Limits, Password, Question, Reply, ServerInfo, Session, Work};
+use nodesync::protocol::{Limits, Password, Profile, Question, Reply, ServerInfo, Session};
+use nodesync::replica::{Recovered, Replica, Settings, Status};
 use nodesync::rng::Rng;
+use nodesync::service::{Answer, Next, NodeView, Request, SessionDriver};
 use nodesync::types::{
     Command, Consistency, Failure, NodeId, Outcome, Rejected, Unserved, Value, Version, When, Write,
 };
@@ -60,13 +64,57 @@ fn settings() -> [Setting; 3] {
     ]
 }
 
-/// A session and the node behind it.
-struct Talk<'a> {
-    session: Session,
+/// The node behind a session.
+struct Node<'a> {
     setting: &'a Setting,
+    status: Status,
+    /// Commands and questions in their order, in byte form, each behind its service.
+    trace: RefCell<Vec<u8>>,
+    /// The driver has looked for undrained writes: the next batch is an eventual session's.
+    is_update: Cell<bool>,
+}
+
+impl NodeView for Node<'_> {
+    fn now(&self) -> Now {
+        Now(0)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        Some(NodeId(5003))
+    }
+
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    fn read(&self, command: &Command<'_>) -> Outcome {
+        self.read_as(b's', command)
+    }
+
+    fn read_local(&self, command: &Command<'_>) -> Outcome {
+        self.read_as(b'l', command)
+    }
+
+    fn undrained(&self, _: &[u8]) -> (Vec<u8>, Version) {
+        self.is_update.set(true);
+        (Vec::new(), Version::default())
+    }
+
+    fn trust(&self, _: Version) -> Result<(), Rejected> {
+        Ok(())
+    }
+
+    fn answer(&self, _: &Profile, question: &Question) -> Reply {
+        self.trace.borrow_mut().extend(format!("?{question:?}").into_bytes());
+        answer(question)
+    }
+}
+
+/// A driven session.
+struct Talk<'a> {
+    driver: SessionDriver,
+    node: Node<'a>,
     received: usize,
-    /// Commands and questions in their order, in byte form, each behind how it was served.
-    trace: Vec<u8>,
     output: Vec<u8>,
     closed: bool,
 }
@@ -93,8 +141,12 @@ impl<'a> Talk<'a> {
     /// Brings the bytes in pieces of the lengths that `piece` gives for what is left.
     fn of(setting: &'a Setting, bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Talk<'a> {
         let session = Session::new(7, Arc::clone(&setting.server_info));
-        let (trace, output) = (Vec::new(), Vec::new());
-        let mut talk = Talk { session, setting, received: 0, trace, output, closed: false };
+        let driver = SessionDriver::new(session, Duration::from_secs(1));
+        let settings = Settings::new(NodeId(5001), vec![NodeId(5001)]);
+        let replica = Replica::new(Now(0), settings, Recovered::default(), Rng::new(1));
+        let (trace, is_update) = (RefCell::default(), Cell::default());
+        let node = Node { setting, status: replica.status(), trace, is_update };
+        let mut talk = Talk { driver, node, received: 0, output: Vec::new(), closed: false };
         let mut rest = bytes;
         while !rest.is_empty() && !talk.closed {
             let (now, later) = rest.split_at(piece(rest.len()).min(rest.len()));
@@ -110,14 +162,14 @@ impl<'a> Talk<'a> {
 
     fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let space = self.session.space();
+            let space = self.driver.space();
             let len = space.len();
             assert!(len >= READ_BYTES, "too little space: {len}");
             let bound = 2 * (self.received + 2 * READ_BYTES);
             assert!(len <= bound, "{len} bytes of space after {} bytes", self.received);
             let len = bytes.len().min(len);
             space[..len].copy_from_slice(&bytes[..len]);
-            self.session.filled(len);
+            self.driver.filled(len);
             self.received += len;
             bytes = &bytes[len..];
         }
@@ -125,93 +177,134 @@ impl<'a> Talk<'a> {
 
     fn serve(&mut self) {
         loop {
-            let work = self.session.next();
-            if !matches!(work, Work::Wait | Work::Flush | Work::Close) {
-                assert_eq!(self.session.next(), Work::Wait, "one piece of work at a time");
-            }
-            match work {
-                Work::Wait => break self.flush(),
-                Work::Flush => {
-                    assert!(!self.session.output().is_empty(), "nothing to flush");
+            match self.driver.next(&self.node) {
+                Next::Read => break self.flush(),
+                Next::Flush => {
+                    assert!(!self.driver.output().is_empty(), "nothing to flush");
                     self.flush();
                 }
-                Work::Write { commands, eventual } => self.write(&commands, eventual),
-                Work::Read => self.read(b's'),
-                Work::ReadLocal => self.read(b'l'),
-                Work::Stamp { writes } => self.accept(&writes),
-                Work::Ask(question) => {
-                    self.trace.extend(format!("?{question:?}").into_bytes());
-                    self.session.finish_ask(answer(&question));
-                }
-                Work::Close => {
+                Next::Close => {
                     self.closed = true;
                     break self.flush();
+                }
+                Next::Yield => {}
+                Next::Wait(wait) => {
+                    self.node.trace.borrow_mut().push(b'w');
+                    self.driver.finish_wait(wait.holding(&self.node.status));
+                }
+                Next::Ask(request) => {
+                    let mut answer = self.node.ask(request, self.driver.commands_under_way());
+                    self.driver.complete(&self.node, answer.as_share());
                 }
             }
         }
     }
 
     fn flush(&mut self) {
-        let bound = self.setting.server_info.limits.output_bytes_max + REPLY_BYTES_MAX;
-        let len = self.session.output().len();
+        let bound = self.node.setting.server_info.limits.output_bytes_max + REPLY_BYTES_MAX;
+        let len = self.driver.output().len();
         assert!(len <= bound, "{len} bytes of output, unasked");
-        self.output.append(self.session.output());
+        self.output.append(self.driver.output());
     }
 
-    fn write(&mut self, commands: &[u8], eventual: bool) {
+    fn check_same(&self, other: &Talk<'_>, how: &str) {
+        let trace = |talk: &Talk<'_>| talk.node.trace.borrow().escape_ascii().to_string();
+        assert_eq!(trace(self), trace(other));
+        assert_eq!(
+            self.output.escape_ascii().to_string(),
+            other.output.escape_ascii().to_string(),
+            "{how}"
+        );
+        assert_eq!(self.closed, other.closed, "{how}");
+    }
+
+    fn check_output(&self, input: &[u8]) {
+        let Expected { line, replies, closed, three } = reference::expected(input);
+        let found = if line {
+            reference::lines(&self.output)
+        } else {
+            reference::resp_replies(&self.output, three)
+        };
+        let found = found.unwrap_or_else(|what| {
+            panic!("{what}, in {}", self.output.escape_ascii());
+        });
+        if self.node.setting.plain {
+            let output = self.output.escape_ascii();
+            assert_eq!((found, self.closed), (replies, closed), "replies, closed: {output}");
+        }
+    }
+
+    /// Whatever comes now, there is nothing to do and nothing to say.
+    fn check_closed(&mut self) {
+        let (trace, output) = (self.node.trace.borrow().clone(), self.output.clone());
+        for more in [&b""[..], b"*1\r\n$4\r\nPING\r\n", b"PING\nSET k v\n"] {
+            self.receive(more);
+            assert!(matches!(self.driver.next(&self.node), Next::Close));
+            self.serve();
+        }
+        let same = (trace, &output) == (self.node.trace.borrow().clone(), &self.output);
+        assert!(same, "it spoke again");
+    }
+}
+
+impl Node<'_> {
+    fn ask(&self, request: Request, commands: usize) -> Answer {
+        let answer = match request {
+            Request::Write(bytes) => self.write(&bytes, commands),
+            Request::Stamp(writes) => self.stamp(&writes),
+            Request::Read => Answer::MayRead,
+        };
+        self.setting.refused.map_or(answer, Answer::Unserved)
+    }
+
+    fn write(&self, commands: &[u8], expected: usize) -> Answer {
+        let is_update = self.is_update.take();
         let mut reader = Reader::new(commands);
-        let (mut outcomes, mut count, mut writes) = (Vec::new(), 0, 0);
+        let (mut outcomes, mut writes) = (Vec::new(), 0);
         while !reader.is_empty() {
             let command = Command::decode(&mut reader).expect("batches can be decoded");
-            count += 1;
             writes += usize::from(command.is_write());
             let blind = command.is_blind_write() || !command.is_write();
-            assert!(!eventual || !blind, "no update: {command:?}");
+            assert!(!is_update || !blind, "no update: {command:?}");
             self.check_words(&command);
             // Behind a refusal a read is not asked for, unless it shares a batch with a write.
             if self.setting.refused.is_none() || command.is_write() {
-                self.trace.push(if eventual { b'u' } else { b's' });
-                command.encode(&mut self.trace);
+                self.trace.borrow_mut().push(if is_update { b'u' } else { b's' });
+                command.encode(&mut self.trace.borrow_mut());
             }
             outcomes.push(outcome(&command));
         }
         assert!(writes > 0, "a batch without a write");
-        self.check_batch(count, commands.len());
-        let result = self.setting.refused.map_or(Ok(outcomes), Err);
-        self.session.finish_write(result, Some(NodeId(5003)));
+        assert_eq!(outcomes.len(), expected, "commands in a batch");
+        self.check_batch(outcomes.len(), commands.len());
+        Answer::Outcomes(outcomes)
     }
 
-    fn accept(&mut self, writes: &[Write]) {
+    fn stamp(&self, writes: &[Write]) -> Answer {
         assert!(!writes.is_empty());
         for write in writes {
-            assert_eq!(write.version, Version::default(), "who accepts a write stamps it");
+            assert_eq!(write.version, Version::default(), "only the stamping node gives a version");
             self.check_key(&write.key);
-            self.trace.push(b'a');
-            write.encode(&mut self.trace);
+            self.trace.borrow_mut().push(b'a');
+            write.encode(&mut self.trace.borrow_mut());
         }
         // Each write takes a few bytes more than in the request.
         let len: usize = writes.iter().map(|write| write.encoded_len() - 13).sum();
         self.check_batch(0, len);
         let existed = writes.iter().map(|write| digest(&write.key).is_multiple_of(2)).collect();
-        let result = self.setting.refused.map_or(Ok(existed), Err);
-        self.session.finish_stamp(result, Some(NodeId(5003)));
+        Answer::Stamped { existed, by: Some(NodeId(5003)) }
     }
 
-    fn read(&mut self, how: u8) {
-        if let Some(unserved) = self.setting.refused {
-            return self.session.finish_read(Err(unserved));
+    fn read_as(&self, service: u8, command: &Command<'_>) -> Outcome {
+        assert!(!command.is_write(), "a read must not write");
+        let mut trace = self.trace.borrow_mut();
+        trace.push(service);
+        if command.is_loggable() {
+            command.encode(&mut trace);
+        } else {
+            trace.extend(format!("{command:?}").into_bytes());
         }
-        let trace = &mut self.trace;
-        self.session.finish_read(Ok(&mut |command| {
-            assert!(!command.is_write(), "a read must not write");
-            trace.push(how);
-            if command.is_loggable() {
-                command.encode(trace);
-            } else {
-                trace.extend(format!("{command:?}").into_bytes());
-            }
-            outcome(command)
-        }));
+        outcome(command)
     }
 
     /// Keys and values within the limits. A line is as long as it is.
@@ -250,43 +343,6 @@ impl<'a> Talk<'a> {
         assert!(count <= limits.batch_commands_max, "{count} commands in a batch");
         let longest = limits.request_bytes_max.max(4 * limits.line_bytes_max);
         assert!(len <= limits.batch_bytes_max + longest, "{len} bytes in a batch");
-    }
-
-    fn check_same(&self, other: &Talk<'_>, how: &str) {
-        assert_eq!(self.trace.escape_ascii().to_string(), other.trace.escape_ascii().to_string());
-        assert_eq!(
-            self.output.escape_ascii().to_string(),
-            other.output.escape_ascii().to_string(),
-            "{how}"
-        );
-        assert_eq!(self.closed, other.closed, "{how}");
-    }
-
-    fn check_output(&self, input: &[u8]) {
-        let Expected { line, replies, closed, three } = reference::expected(input);
-        let found = if line {
-            reference::lines(&self.output)
-        } else {
-            reference::resp_replies(&self.output, three)
-        };
-        let found = found.unwrap_or_else(|what| {
-            panic!("{what}, in {}", self.output.escape_ascii());
-        });
-        if self.setting.plain {
-            let output = self.output.escape_ascii();
-            assert_eq!((found, self.closed), (replies, closed), "replies, closed: {output}");
-        }
-    }
-
-    /// Whatever comes now, there is nothing to do and nothing to say.
-    fn check_closed(&mut self) {
-        let (trace, output) = (self.trace.clone(), self.output.clone());
-        for more in [&b""[..], b"*1\r\n$4\r\nPING\r\n", b"PING\nSET k v\n"] {
-            self.receive(more);
-            assert_eq!(self.session.next(), Work::Close);
-            self.serve();
-        }
-        assert!((trace, output) == (self.trace.clone(), self.output.clone()), "it spoke again");
     }
 }
 
@@ -340,7 +396,7 @@ fn answer(question: &Question) -> Reply {
     match question {
         Question::Leader => Reply::leader(Some(NodeId(5002))),
         Question::Time => Reply::time(Duration::from_micros(1_700_000_000_000_042)),
-        Question::Wait { replicas, .. } => Reply::Integer(*replicas),
+        Question::Wait { .. } => panic!("WAIT is the driver's own"),
         Question::Nodes => Reply::Array(vec![Reply::Map(vec![
             pair("id", Reply::Integer(5001)),
             pair("alive", Reply::Boolean(true)),
