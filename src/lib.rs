@@ -25,7 +25,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | `types`, `codec`, `clock`, `rng` | words of every room: entries, versions, bytes, time, chance |
+//! | `types`, `codec`, `clock`, `rng` | words of every room: entries, bytes, time, chance |
 //! | `replica` | Raft and the eventual mode as one pure state machine: inputs in, effects out |
 //! | `store` | the replicated state: base, overlay, images, the table of applied requests |
 //! | `wal` | the write-ahead log, images on disk, the data directory, recovery |

@@ -405,6 +405,32 @@ fn files_are_of_bearable_length_and_finished() {
     assert_none("a file is out of shape", &wrong);
 }
 
+/// The steps `src/…:function` of a document that name no function: the file is not there, or has
+/// none of that name.
+fn wrong_steps(document: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let quoted = document.split('`').skip(1).step_by(2);
+    let steps =
+        quoted.filter_map(|text| text.split_once(".rs:").map(|(file, name)| (text, file, name)));
+    let is_wrong = |(_, file, name): &(&str, &str, &str)| {
+        let text = fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_default();
+        let head = format!("fn {name}");
+        let mut found = text.match_indices(&head).map(|(at, _)| &text[at + head.len()..]);
+        !found.any(|rest| rest.starts_with(['(', '<']))
+    };
+    steps.filter(is_wrong).map(|(text, ..)| text.to_owned()).collect()
+}
+
+#[test]
+fn every_step_of_the_walks_through_the_house_exists() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let document = fs::read_to_string(path).unwrap();
+    assert_eq!(wrong_steps(&document), [""; 0], "steps in docs/architecture.md");
+    assert!(document.matches(".rs:").count() > 60, "the walks have become short");
+    let wrong = "`src/node/core.rs:walk` and `src/core.rs:ask`, not `src/node/core.rs:ask`";
+    assert_eq!(wrong_steps(wrong), ["src/node/core.rs:walk", "src/core.rs:ask"]);
+}
+
 #[test]
 fn paths_are_seen_and_comments_literals_and_tests_are_not() {
     let text = "use std::{fs::File, net::{IpAddr, TcpStream as S}};\n\

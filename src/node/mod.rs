@@ -29,8 +29,8 @@
 //! ```
 //!
 //! The waits have no cycle. Clients wait for `apply`, `snapshot` waits for `wal` (by
-//! `durable_snapshot` in `core.rs`), and `wal` and `apply` wait for no other thread. Queues are unbounded, so no send
-//! blocks (`queues.rs`).
+//! `durable_snapshot` in `core.rs`), and `wal` and `apply` wait for no other thread. Queues are
+//! unbounded, so no send blocks (`queues.rs`).
 //!
 //! # Lock order
 //!

@@ -25,8 +25,8 @@ impl ParkedReads {
     /// Keeps a read until [`ParkedReads::wake`] reaches its index.
     ///
     /// On a node that lags for long, cancelled reads would pile up. So overdue reads are removed
-    /// whenever the number of reads has doubled since the last removal, which keeps the cost of each
-    /// read constant. All indices are visited, for each read may wait for its own.
+    /// whenever the number of reads has doubled since the last removal, which keeps the cost of
+    /// each read constant. All indices are visited, for each read may wait for its own.
     pub fn park(&mut self, now: Now, index: Index, reply_to: ReplyTo, answers: &mut Answers) {
         if self.refusing {
             return answers.push(reply_to, Answer::Unserved(Rejected::Stopping.into()));

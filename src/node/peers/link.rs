@@ -177,9 +177,9 @@ impl PeerLink {
         pull: &mut impl FnMut(usize) -> Option<Pull>,
     ) -> bool {
         // The second race above. `wanted` is cleared before the messages are taken: a message that
-        // comes later sets it again. A swap, because it acquires the `true` that it replaces: with it
-        // come the message and the `pull` that `post` and `want_pull` released before. The fence
-        // keeps the two loads below behind it.
+        // comes later sets it again. It is a swap, because that acquires the `true` that it
+        // replaces: with it come the message and the `pull` that `post` and `want_pull` released
+        // before. The fence keeps the two loads below behind it.
         self.wanted.swap(false, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         for envelope in self.posted.lock().envelopes.drain(..) {

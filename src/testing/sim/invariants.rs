@@ -62,7 +62,8 @@ impl World {
         let (mut broken, mut fallen) = (None, None);
         for record in records {
             if let WalRecord::Hard(hard) = record {
-                fallen = (hard.term < process.log_model.hard.term).then_some(hard.term);
+                let falls = hard.term < process.log_model.hard.term;
+                fallen = fallen.or(falls.then_some(hard.term));
             }
             if let Err(how) = process.log_model.apply(record) {
                 broken.get_or_insert(("records make sense", how));
