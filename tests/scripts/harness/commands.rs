@@ -40,17 +40,17 @@ use std::error::Error;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
-use nodesync::replica::pending::Cancelled;
 use nodesync::replica::{Alarm, Input, Settings};
-use nodesync::types::{Entry, NodeId, Payload, RequestId};
+use nodesync::service::{Request, RequestHandle};
+use nodesync::types::Command::Set;
+use nodesync::types::{Entry, NodeId, Payload, RequestId, When};
 
 use super::Cluster;
 use super::cluster::START;
 use super::network::Freight;
+use super::process::Process;
 use super::show;
-use super::store::Store;
 
 pub type Outcome = Result<(), Box<dyn Error>>;
 
@@ -99,8 +99,12 @@ impl goldenscript::Runner for Cluster {
 
     fn end_command(&mut self, _: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
         for (id, node) in &self.nodes {
-            if let Some(replica) = &node.replica {
-                replica.check().map_err(|broken| format!("n{id}: {broken}"))?;
+            let Some(Process { shell, .. }) = &node.process else { continue };
+            shell.replica().check().map_err(|broken| format!("n{id}: {broken}"))?;
+            // The tables of waiting requests agree (`service/completion.rs`).
+            let is_write = |handle: &&RequestHandle| matches!(handle, RequestHandle::Write(_));
+            if shell.replica().status().pending.0 > shell.waiting().filter(is_write).count() {
+                return Err(format!("n{id}: a proposal pends for which no client waits").into());
             }
         }
         Ok(String::new())
@@ -202,9 +206,9 @@ impl Cluster {
     /// Makes every detector hear all live nodes now.
     fn keep_alive(&mut self) {
         let up: Vec<NodeId> = self.nodes.keys().copied().filter(|id| self.is_up(*id)).collect();
-        for node in self.nodes.values_mut() {
+        for process in self.nodes.values_mut().filter_map(|node| node.process.as_mut()) {
             for id in &up {
-                node.detector.heard(self.now, *id);
+                process.detector.heard(self.now, *id);
             }
         }
     }
@@ -214,28 +218,19 @@ impl Cluster {
         match name {
             "propose" => {
                 while let Some((key, value)) = args.0.next_key() {
-                    let commands = Bytes::from(format!("{key}={value}"));
-                    let request = self.replica(id).next_request();
-                    self.node(id).waiters.insert(request);
-                    self.step(id, Input::Propose { id: request, commands });
+                    let (key, value) = (key.as_bytes(), value.as_bytes());
+                    let mut commands = Vec::new();
+                    Set { key, value, when: When::Always, get: false }.encode(&mut commands);
+                    self.ask(id, Request::Write(commands.into()), "");
                 }
             }
             "read" => {
-                let read = self.replica(id).next_read();
                 let key: String = args.take()?;
-                self.node(id).reads.insert(read, (key, None));
-                self.step(id, Input::Read(read));
+                self.ask(id, Request::Read, &key);
             }
             _ => {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
-                let request = RequestId { node: id, boot, seq };
-                self.node(id).waiters.remove(&request);
-                let was = match self.replica(id).cancel(request) {
-                    Cancelled::Unsent => "certainly not done",
-                    Cancelled::Sent => "it may still be done",
-                    Cancelled::NotPending => "it was not pending",
-                };
-                self.say(id, format!("cancels {}: {was}", show::request(&request)));
+                self.cancel(id, RequestHandle::Write(RequestId { node: id, boot, seq }));
             }
         }
         Ok(())
@@ -324,11 +319,11 @@ impl Cluster {
     }
 
     fn finish_image(&mut self, id: NodeId, fail: bool, bytes: u64) -> Outcome {
-        let (meta, image): (_, Store) =
-            self.node(id).image.take().ok_or("no image was requested")?;
+        let image = self.process(id).image.take().ok_or("no image was requested")?;
         if fail {
             self.step(id, Input::SnapshotFailed);
         } else {
+            let meta = image.meta();
             self.node(id).disk.images.insert(meta, image);
             self.step(id, Input::SnapshotTaken { meta, bytes });
         }
@@ -340,11 +335,11 @@ impl Cluster {
             if only.is_some_and(|only| only != id) {
                 continue;
             }
-            let Some(replica) = &self.nodes[&id].replica else {
+            if !self.is_up(id) {
                 self.say(id, "down");
                 continue;
-            };
-            let status = replica.status();
+            }
+            let status = self.replica(id).status();
             let leader = status.leader.map_or("none".to_owned(), |leader| format!("n{leader}"));
             let mut line = format!(
                 "{} t{} leader={leader} commit={} durable={} last={}",
@@ -376,7 +371,7 @@ impl Cluster {
                 let Some(freight) = self.network.take((from, to)) else { break };
                 shown.push(match &freight {
                     Freight::Message(envelope) => show::message(&envelope.message),
-                    Freight::Image(meta, _) => format!("Image {}", show::meta(meta)),
+                    Freight::Image(image) => format!("Image {}", show::meta(&image.meta())),
                 });
                 self.network.send((from, to), freight);
             }
