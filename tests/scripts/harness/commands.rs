@@ -12,13 +12,14 @@
 //! | `heartbeats` | delivers the heartbeats; no time passes |
 //! | `deliver [1 2] [count]` | delivers waiting messages: all, or those from node 1 to node 2 |
 //! | `drop 1 2 [count]` | loses waiting messages from node 1 to node 2 |
-//! | `cut 1 2 [oneway=true]`, `isolate 1` | loses all messages that are sent from now on |
+//! | `cut 1 2 [oneway=true]` | loses all messages between nodes 1 and 2, or from 1 to 2 alone |
+//! | `isolate 1` | cuts node 1 off from all other nodes |
 //! | `heal` | ends all cuts, with new links |
 //! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
 //! | `stall 1`, `unstall 1` | node 1's disk jobs wait for `persist`, or do no longer |
 //! | `propose 1 x=1 …`, `read 1 x` | node 1's clients set x, and read it |
-//! | `cancel 1 2` | node 1 cancels its request n1#2 |
-//! | `crash 1`, `restart 1` | ends a process, starts it anew |
+//! | `cancel 1 2` | node 1's client cancels its request n1#2 |
+//! | `crash 1`, `restart 1` | ends node 1's process; starts the next one from the disk |
 //! | `crash 1 keep=true` | messages on their way to node 1 reach its next process |
 //! | `wipe 1` | empties the directory of a node that is down |
 //! | `gone 1 3` | node 1 learns that node 3's port refuses connections |
@@ -28,12 +29,12 @@
 //! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
 //! | `stop 1`, `disk-full 1 true` | tells node 1 to stop; tells it that its disk is full |
 //! | `stamp 1 x=1 y` | node 1's client sets x and deletes y in one eventual request |
-//! | `cancel-stamp 1 2` | node 1 cancels its eventual request n1~2 |
+//! | `cancel-stamp 1 2` | node 1's client cancels its eventual request n1~2 |
 //! | `get 1 x` | an eventual read at node 1 |
 //! | `skew 1 3000` | node 1's wall clock is 3000 ms ahead from now on |
 //! | `corrupt 1 x=9` | changes x in node 1's store, as a memory error would |
 //! | `stores [1]` | shows the stores |
-//! | `outbox [1]` | shows the outboxes, their copies on disk, and the drained claims |
+//! | `outbox [1]` | shows the outboxes, their copies on disk, and the versions drained |
 //! | `status [1]`, `waiting` | shows the nodes; shows the messages on their way |
 
 use std::error::Error;

@@ -1,6 +1,6 @@
-//! A node's turns: a step of its shell, then the decisions of that step, as its threads would carry
-//! them out. The order of a turn's lines: events, decisions in the shell's order, answers of the
-//! turn, work of the apply thread.
+//! A node's turns: a step of its shell, then the decisions of that step, carried out as the threads
+//! of a node do. The lines of a turn come in a fixed order: events, decisions in the shell's order,
+//! answers of the turn, work of the apply thread.
 
 use nodesync::replica::{Envelope, Event, Input, Message, Pull};
 use nodesync::service::{
@@ -82,6 +82,8 @@ impl Cluster {
                 Decision::Apply(work) => self.process(id).apply_queue.push_back(work),
             }
         }
+        // The rest of the turn comes before the apply thread's work: of the orders that two threads
+        // can take, a transcript shows one.
         self.complete(id, after);
         let mut inputs = Vec::new();
         while let Some(work) = self.process(id).apply_queue.pop_front() {
@@ -115,6 +117,7 @@ impl Cluster {
         for (Asked { handle, subject }, answer) in self.process(id).clients.take_answers() {
             let name = show::handle(handle, &subject);
             let line = match answer {
+                // Scripts propose SET alone, whose outcome is always the same.
                 Answer::Outcomes(_) => format!("answers {name}: done"),
                 Answer::Stamped { .. } => format!("answers {name}: stamped {subject}"),
                 Answer::MayRead => {
@@ -167,6 +170,7 @@ impl Cluster {
         let is_copy = matches!(applied, Applied::Duplicate | Applied::Stale);
         let does = if is_copy { "drops the copy" } else { "applies" };
         self.say(id, format!("{does} {}", show::entry(entry)));
+        // The client waits at the node that proposed its request: only that node answers.
         let own = own_request(entry, id, boot);
         match consequence(entry.index, own, applied).expect("no two processes of one node") {
             Some(Consequence::Outcomes(request, outcomes)) => {
@@ -198,6 +202,7 @@ impl Cluster {
             let records = show::list(job.records.iter().map(show::record));
             self.say(id, format!("has durably {records}"));
         }
+        // Votes and acknowledgements leave only now (Raft, figure 2: stable storage first).
         for envelope in job.after {
             self.post(envelope);
         }
@@ -211,6 +216,7 @@ impl Cluster {
 
     /// Sends all that a replica has for a peer, as the peer's replication thread does.
     fn pull(&mut self, id: NodeId, peer: NodeId) {
+        // There is no link to a node that is down, so nothing is taken from the replica.
         if !self.is_up(peer) {
             return;
         }
