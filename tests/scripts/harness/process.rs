@@ -106,16 +106,10 @@ impl Outside for Decisions {
 /// The clients of one process. Each of them has made one request, whose ticket is its position.
 #[derive(Debug, Default)]
 pub struct Clients {
-    asked: Vec<Asked>,
+    /// The requests. The text is the key of a read, or the writes of a stamp request once they have
+    /// versions.
+    pub asked: Vec<(RequestHandle, String)>,
     inbox: Arc<AnswerInbox>,
-}
-
-/// A request of a client, as a transcript shows it.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    pub handle: RequestHandle,
-    /// The key of a read, or the writes of a stamp request once they have versions.
-    pub subject: String,
 }
 
 /// The inbox of all clients: keeps answers until the transcript shows them.
@@ -138,20 +132,8 @@ impl Clients {
         ReplyTo { inbox, ticket: self.asked.len() as Ticket, deadline: Now(u64::MAX) }
     }
 
-    /// Notes the request of the next client.
-    pub fn push(&mut self, handle: RequestHandle, subject: String) {
-        self.asked.push(Asked { handle, subject });
-    }
-
-    /// The request with this ticket.
-    pub fn asked(&mut self, ticket: Ticket) -> &mut Asked {
-        &mut self.asked[ticket as usize]
-    }
-
-    /// The answers that have come since the last call, with their requests.
-    pub fn take_answers(&self) -> Vec<(Asked, Answer)> {
-        let answers = mem::take(&mut *self.inbox.0.lock());
-        let asked = |ticket: Ticket| self.asked[ticket as usize].clone();
-        answers.into_iter().map(|(ticket, answer)| (asked(ticket), answer)).collect()
+    /// The answers that have come since the last call.
+    pub fn take_answers(&self) -> Vec<(Ticket, Answer)> {
+        mem::take(&mut *self.inbox.0.lock())
     }
 }

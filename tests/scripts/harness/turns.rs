@@ -7,12 +7,12 @@ use nodesync::service::{
     AfterStep, Answer, Answers, ApplyWork, Consequence, Failure, Request, RequestHandle, Taken,
     consequence, own_request,
 };
-use nodesync::store::{Applied, Image};
+use nodesync::store::Applied;
 use nodesync::types::{Command, Entry, NodeId, Outcome};
 
 use super::Cluster;
 use super::network::Freight;
-use super::process::{Asked, Decision, Decisions};
+use super::process::{Decision, Decisions};
 use super::show;
 
 impl Cluster {
@@ -28,7 +28,7 @@ impl Cluster {
         let now = self.now;
         let process = self.process(id);
         let handle = process.shell.ask(now, request, process.clients.next_reply_to());
-        process.clients.push(handle, subject.to_owned());
+        process.clients.asked.push((handle, subject.to_owned()));
         self.finish_turn(id);
     }
 
@@ -105,7 +105,9 @@ impl Cluster {
             let writes = show::writes(writes);
             match reply_to {
                 // The answer's line shows the writes, because the answer itself does not hold them.
-                Some(reply_to) => self.process(id).clients.asked(reply_to.ticket).subject = writes,
+                Some(reply_to) => {
+                    self.process(id).clients.asked[reply_to.ticket as usize].1 = writes;
+                }
                 None => self.say(id, format!("holds {writes}")),
             }
         }
@@ -114,7 +116,8 @@ impl Cluster {
     }
 
     fn show_answers(&mut self, id: NodeId) {
-        for (Asked { handle, subject }, answer) in self.process(id).clients.take_answers() {
+        for (ticket, answer) in self.process(id).clients.take_answers() {
+            let (handle, subject) = self.process(id).clients.asked[ticket as usize].clone();
             let name = show::handle(handle, &subject);
             let line = match answer {
                 // Scripts propose SET alone, whose outcome is always the same.
@@ -148,7 +151,10 @@ impl Cluster {
             }
             ApplyWork::Restore(image) => {
                 self.say(id, format!("restores the image {}", show::meta(&image.meta())));
-                self.restore(id, *image, &mut answers);
+                let process = self.process(id);
+                drop(process.writer.restore(*image));
+                let (latest, requests) = (process.writer.latest(), process.writer.requests());
+                process.shell.restored(latest, |id| requests.contains(id), &mut answers);
             }
             ApplyWork::Snapshot(meta) => {
                 let process = self.process(id);
@@ -182,13 +188,6 @@ impl Cluster {
             Some(Consequence::Tell(input)) => inputs.push(input),
             None => {}
         }
-    }
-
-    fn restore(&mut self, id: NodeId, image: Image, answers: &mut Answers) {
-        let process = self.process(id);
-        drop(process.writer.restore(image));
-        let (latest, requests) = (process.writer.latest(), process.writer.requests());
-        process.shell.restored(latest, |request| requests.contains(request), answers);
     }
 
     /// Completes the oldest disk job. False if there is none.
@@ -242,18 +241,14 @@ impl Cluster {
         }
         let line = show::envelope(&envelope);
         let pair = (envelope.from, envelope.to);
-        let is_heartbeat = if let Message::Heartbeat(heartbeat) = &envelope.message {
-            self.process(envelope.from).last_heartbeat = Some(heartbeat.clone());
-            true
-        } else {
-            false
+        let (open, is_shown) = match &envelope.message {
+            Message::Heartbeat(heartbeat) => {
+                self.process(envelope.from).last_heartbeat = Some(heartbeat.clone());
+                (self.network.send_heartbeat(envelope), self.show_heartbeats)
+            }
+            _ => (self.network.send(pair, Freight::Message(envelope)), true),
         };
-        let open = if is_heartbeat {
-            self.network.send_heartbeat(envelope)
-        } else {
-            self.network.send(pair, Freight::Message(envelope))
-        };
-        if !is_heartbeat || self.show_heartbeats {
+        if is_shown {
             self.transcript.push(format!("{line}{}", if open { "" } else { " (lost)" }));
         }
     }
