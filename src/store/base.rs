@@ -33,6 +33,14 @@ impl Base {
         newer.or_else(|| self.map.get(key))
     }
 
+    /// The record of every key.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        let delta = self.delta.as_deref();
+        let is_replaced = move |key| delta.is_some_and(|delta| delta.contains(key));
+        let kept = self.map.iter().filter(move |record| !is_replaced(record.key()));
+        kept.chain(delta.into_iter().flat_map(Map::iter))
+    }
+
     /// A share of the map as it is now, and the delta.
     pub fn parts(&self) -> (Arc<Map>, impl Iterator<Item = &Record>) {
         (Arc::clone(&self.map), self.delta.iter().flat_map(|delta| delta.iter()))
@@ -215,6 +223,8 @@ mod tests {
                 let mut seen = versions(map.iter());
                 seen.extend(versions(delta));
                 prop_assert_eq!(&seen, &plain);
+                prop_assert_eq!(&versions(base.iter()), &plain);
+                prop_assert_eq!(base.iter().count(), plain.len());
                 for (map, then) in &shared {
                     prop_assert_eq!(&versions(map.iter()), then);
                 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
 use super::record::Map;
 use super::slot::{LockOrder, SLOTS, Slot, slot_of};
 use super::{Store, glob};
@@ -82,6 +84,24 @@ impl Store {
     /// On a command that writes.
     pub fn read_newest(&self, command: &Command<'_>) -> Outcome {
         self.view(ReadView::Newest, command)
+    }
+
+    /// The record that an eventual read of a key finds, a tombstone too.
+    pub fn newest(&self, key: &[u8]) -> Option<Record> {
+        self.slots[slot_of(key)].read().newest(key, self.floor()).cloned()
+    }
+
+    /// Every record that the log has applied, tombstones among them, slot by slot. For a view of
+    /// small stores.
+    pub fn base_records(&self) -> Vec<Record> {
+        let records = |slot: &RwLock<Slot>| slot.read().base.iter().cloned().collect::<Vec<_>>();
+        self.slots.iter().flat_map(records).collect()
+    }
+
+    /// Every record of the overlays, slot by slot. For a view of small stores.
+    pub fn overlay_records(&self) -> Vec<Record> {
+        let records = |slot: &RwLock<Slot>| slot.read().overlay.iter().cloned().collect::<Vec<_>>();
+        self.slots.iter().flat_map(records).collect()
     }
 
     fn view(&self, view: ReadView, command: &Command<'_>) -> Outcome {

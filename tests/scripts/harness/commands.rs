@@ -12,13 +12,14 @@
 //! | `heartbeats` | delivers the heartbeats; no time passes |
 //! | `deliver [1 2] [count]` | delivers waiting messages: all, or those from node 1 to node 2 |
 //! | `drop 1 2 [count]` | loses waiting messages from node 1 to node 2 |
-//! | `cut 1 2 [oneway=true]`, `isolate 1` | loses all messages that are sent from now on |
+//! | `cut 1 2 [oneway=true]` | loses all messages between nodes 1 and 2, or from 1 to 2 alone |
+//! | `isolate 1` | cuts node 1 off from all other nodes |
 //! | `heal` | ends all cuts, with new links |
 //! | `persist 1 [count]` | completes disk jobs of node 1, all or the oldest ones |
 //! | `stall 1`, `unstall 1` | node 1's disk jobs wait for `persist`, or do no longer |
 //! | `propose 1 x=1 …`, `read 1 x` | node 1's clients set x, and read it |
-//! | `cancel 1 2` | node 1 cancels its request n1#2 |
-//! | `crash 1`, `restart 1` | ends a process, starts it anew |
+//! | `cancel 1 2` | node 1's client cancels its request n1#2 |
+//! | `crash 1`, `restart 1` | ends node 1's process; starts the next one from the disk |
 //! | `crash 1 keep=true` | messages on their way to node 1 reach its next process |
 //! | `wipe 1` | empties the directory of a node that is down |
 //! | `gone 1 3` | node 1 learns that node 3's port refuses connections |
@@ -28,29 +29,29 @@
 //! | `sent 3 1 [ok=false]` | node 3 has sent the image for node 1, or could not |
 //! | `stop 1`, `disk-full 1 true` | tells node 1 to stop; tells it that its disk is full |
 //! | `stamp 1 x=1 y` | node 1's client sets x and deletes y in one eventual request |
-//! | `cancel-stamp 1 2` | node 1 cancels its eventual request n1~2 |
+//! | `cancel-stamp 1 2` | node 1's client cancels its eventual request n1~2 |
 //! | `get 1 x` | an eventual read at node 1 |
 //! | `skew 1 3000` | node 1's wall clock is 3000 ms ahead from now on |
 //! | `corrupt 1 x=9` | changes x in node 1's store, as a memory error would |
 //! | `stores [1]` | shows the stores |
-//! | `outbox [1]` | shows the outboxes, their copies on disk, and the drained claims |
+//! | `outbox [1]` | shows the outboxes, their copies on disk, and the versions drained |
 //! | `status [1]`, `waiting` | shows the nodes; shows the messages on their way |
 
 use std::error::Error;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
-use nodesync::replica::pending::Cancelled;
 use nodesync::replica::{Alarm, Input, Settings};
-use nodesync::types::{Entry, NodeId, Payload, RequestId};
+use nodesync::service::{Request, RequestHandle};
+use nodesync::types::Command::Set;
+use nodesync::types::{Entry, NodeId, Payload, RequestId, When};
 
 use super::Cluster;
 use super::cluster::START;
 use super::network::Freight;
+use super::process::Process;
 use super::show;
-use super::store::Store;
 
 pub type Outcome = Result<(), Box<dyn Error>>;
 
@@ -99,8 +100,12 @@ impl goldenscript::Runner for Cluster {
 
     fn end_command(&mut self, _: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
         for (id, node) in &self.nodes {
-            if let Some(replica) = &node.replica {
-                replica.check().map_err(|broken| format!("n{id}: {broken}"))?;
+            let Some(Process { shell, .. }) = &node.process else { continue };
+            shell.replica().check().map_err(|broken| format!("n{id}: {broken}"))?;
+            // The tables of waiting requests agree (`service/completion.rs`).
+            let is_write = |handle: &&RequestHandle| matches!(handle, RequestHandle::Write(_));
+            if shell.replica().status().pending.0 > shell.waiting().filter(is_write).count() {
+                return Err(format!("n{id}: a proposal pends for which no client waits").into());
             }
         }
         Ok(String::new())
@@ -202,9 +207,9 @@ impl Cluster {
     /// Makes every detector hear all live nodes now.
     fn keep_alive(&mut self) {
         let up: Vec<NodeId> = self.nodes.keys().copied().filter(|id| self.is_up(*id)).collect();
-        for node in self.nodes.values_mut() {
+        for process in self.nodes.values_mut().filter_map(|node| node.process.as_mut()) {
             for id in &up {
-                node.detector.heard(self.now, *id);
+                process.detector.heard(self.now, *id);
             }
         }
     }
@@ -214,28 +219,19 @@ impl Cluster {
         match name {
             "propose" => {
                 while let Some((key, value)) = args.0.next_key() {
-                    let commands = Bytes::from(format!("{key}={value}"));
-                    let request = self.replica(id).next_request();
-                    self.node(id).waiters.insert(request);
-                    self.step(id, Input::Propose { id: request, commands });
+                    let (key, value) = (key.as_bytes(), value.as_bytes());
+                    let mut commands = Vec::new();
+                    Set { key, value, when: When::Always, get: false }.encode(&mut commands);
+                    self.ask(id, Request::Write(commands.into()), "");
                 }
             }
             "read" => {
-                let read = self.replica(id).next_read();
                 let key: String = args.take()?;
-                self.node(id).reads.insert(read, (key, None));
-                self.step(id, Input::Read(read));
+                self.ask(id, Request::Read, &key);
             }
             _ => {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
-                let request = RequestId { node: id, boot, seq };
-                self.node(id).waiters.remove(&request);
-                let was = match self.replica(id).cancel(request) {
-                    Cancelled::Unsent => "certainly not done",
-                    Cancelled::Sent => "it may still be done",
-                    Cancelled::NotPending => "it was not pending",
-                };
-                self.say(id, format!("cancels {}: {was}", show::request(&request)));
+                self.cancel(id, RequestHandle::Write(RequestId { node: id, boot, seq }));
             }
         }
         Ok(())
@@ -324,11 +320,11 @@ impl Cluster {
     }
 
     fn finish_image(&mut self, id: NodeId, fail: bool, bytes: u64) -> Outcome {
-        let (meta, image): (_, Store) =
-            self.node(id).image.take().ok_or("no image was requested")?;
+        let image = self.process(id).image.take().ok_or("no image was requested")?;
         if fail {
             self.step(id, Input::SnapshotFailed);
         } else {
+            let meta = image.meta();
             self.node(id).disk.images.insert(meta, image);
             self.step(id, Input::SnapshotTaken { meta, bytes });
         }
@@ -340,11 +336,11 @@ impl Cluster {
             if only.is_some_and(|only| only != id) {
                 continue;
             }
-            let Some(replica) = &self.nodes[&id].replica else {
+            if !self.is_up(id) {
                 self.say(id, "down");
                 continue;
-            };
-            let status = replica.status();
+            }
+            let status = self.replica(id).status();
             let leader = status.leader.map_or("none".to_owned(), |leader| format!("n{leader}"));
             let mut line = format!(
                 "{} t{} leader={leader} commit={} durable={} last={}",
@@ -376,7 +372,7 @@ impl Cluster {
                 let Some(freight) = self.network.take((from, to)) else { break };
                 shown.push(match &freight {
                     Freight::Message(envelope) => show::message(&envelope.message),
-                    Freight::Image(meta, _) => format!("Image {}", show::meta(meta)),
+                    Freight::Image(image) => format!("Image {}", show::meta(&image.meta())),
                 });
                 self.network.send((from, to), freight);
             }

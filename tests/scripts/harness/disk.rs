@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use nodesync::replica::{HardState, Recovered, WalRecord};
+use nodesync::store::Image;
 use nodesync::types::{Entry, SnapshotMeta, Version, Write};
-
-use super::store::Store;
 
 /// The durable state of a node.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +15,7 @@ pub struct Disk {
     pub entries: Vec<Entry>,
     pub held: Vec<Write>,
     pub clock: Version,
-    pub images: BTreeMap<SnapshotMeta, Store>,
+    pub images: BTreeMap<SnapshotMeta, Image>,
 }
 
 impl Disk {

@@ -1,9 +1,9 @@
 //! The commands of the cluster scripts for eventual writes (`commands.rs` lists them), and the
 //! views of stores and outboxes.
 
-use nodesync::replica::Input;
-use nodesync::replica::pending::Cancelled;
-use nodesync::types::{NodeId, RequestId, Version, Write, Writes};
+use nodesync::service::{Request, RequestHandle};
+use nodesync::store::Writer;
+use nodesync::types::{Entry, NodeId, Payload, Record, RequestId, SnapshotMeta, Version, Write};
 
 use super::Cluster;
 use super::commands::{Args, Outcome};
@@ -30,83 +30,78 @@ impl Cluster {
                 while let Some(key) = args.0.next_pos() {
                     writes.push(write(key, None));
                 }
-                let request = self.replica(id).next_stamp();
-                self.step(id, Input::Stamp { id: request, writes });
+                self.ask(id, Request::Stamp(writes), "");
             }
             "cancel-stamp" => {
                 let (seq, boot) = (args.take()?, self.node(id).settings.boot);
-                let request = RequestId { node: id, boot, seq };
-                let was = match self.replica(id).cancel_stamp(request) {
-                    Cancelled::Unsent => "certainly not done",
-                    Cancelled::Sent => "it may still be done",
-                    Cancelled::NotPending => "it was not pending",
-                };
-                self.say(id, format!("cancels {}: {was}", show::stamp_id(&request)));
+                self.cancel(id, RequestHandle::Stamp(RequestId { node: id, boot, seq }));
             }
             "get" => {
                 while let Some(key) = args.0.next_pos() {
-                    let newest = self.node(id).store.newest(key).cloned();
-                    let text = newest.map_or(format!("nothing of {key}"), |held| {
-                        show::held(key, held.value.as_deref(), held.version)
-                    });
-                    self.say(id, format!("sees {text}"));
+                    let newest = self.process(id).writer.store().newest(key.as_bytes());
+                    let seen = newest.map_or(format!("nothing of {key}"), |held| show::held(&held));
+                    self.say(id, format!("sees {seen}"));
                 }
             }
             "skew" => self.node(id).skew = args.take()?,
             _ => {
                 let (key, value) = args.0.next_key().ok_or("a key is missing")?;
-                let held = self.node(id).store.base.get_mut(key).ok_or("no such key")?;
-                held.value = Some(value.to_owned());
+                self.corrupt(id, key, value)?;
             }
         }
         Ok(())
     }
 
-    /// Puts stamped writes into a node's overlay, then answers the node's own clients.
-    pub fn hold(&mut self, id: NodeId, spread: &[Writes], stamped: &[(RequestId, Writes)]) {
-        for writes in spread {
-            self.node(id).store.put_overlay(writes);
-            self.say(id, format!("holds {}", show::writes(writes)));
+    /// Gives a key of a node's store another value at the same version, as a memory error would:
+    /// restores the image of a second store, to which the log has brought the altered records.
+    fn corrupt(&mut self, id: NodeId, key: &str, value: &str) -> Outcome {
+        let writer = &mut self.process(id).writer;
+        let SnapshotMeta { index, term } = writer.applied();
+        let alter = |record: &Record| {
+            let is_hit = record.key() == key.as_bytes();
+            let value = if is_hit { Some(value.as_bytes()) } else { record.value() };
+            Write::new(record.version(), record.key(), value)
+        };
+        let altered = writer.store().base_records().iter().map(alter).collect();
+        let mut other = Writer::new();
+        for index in 1..index {
+            other.apply(&Entry { index, term, payload: Payload::Noop }, false)?;
         }
-        for (request, writes) in stamped {
-            self.node(id).store.put_overlay(writes);
-            let (request, writes) = (show::stamp_id(request), show::writes(writes));
-            self.say(id, format!("answers {request}: stamped {writes}"));
-        }
+        other.apply(&Entry { index, term, payload: Payload::Merge(altered) }, false)?;
+        drop(writer.restore(other.image()));
+        Ok(())
     }
 
     /// `n1 applied=4 floor=v0 [x=1 v50.n3] over [y=2 v60.n3]`
     fn show_store(&mut self, id: NodeId) {
-        let store = &self.node(id).store;
-        let all = |map: &std::collections::BTreeMap<String, super::store::Held>| {
-            let held = |(key, held): (&String, &super::store::Held)| {
-                show::held(key, held.value.as_deref(), held.version)
-            };
-            show::list(map.iter().map(held))
+        let store = self.process(id).writer.store();
+        let all = |mut records: Vec<Record>| {
+            records.sort_by(|a, b| a.key().cmp(b.key()));
+            show::list(records.iter().map(show::held))
         };
-        let floor = show::version(store.floor);
-        let mut line = format!("applied={} floor={floor} {}", store.applied, all(&store.base));
-        if !store.overlay.is_empty() {
-            line += &format!(" over {}", all(&store.overlay));
+        let (floor, base) = (show::version(store.floor()), all(store.base_records()));
+        let mut line = format!("applied={} floor={floor} {base}", store.applied());
+        if store.overlaid() > 0 {
+            line += &format!(" over {}", all(store.overlay_records()));
         }
-        if store.late > 0 {
-            line += &format!(" late={}", store.late);
+        if store.late() > 0 {
+            line += &format!(" late={}", store.late());
         }
         self.say(id, line);
     }
 
-    /// `n1: n3 stamps; holds 1 in 202 bytes; on disk [x=1 v50.n3] clock up to v550.log; drained to
-    /// v49.log; checkpoint 7`
+    /// `n1: n3 stamps; holds 1 in 202 bytes; on disk [x=1 v50.n3] clock up to v550.log; drained up
+    /// to v49.log; checkpoint 7`
     fn show_outbox(&mut self, id: NodeId) {
-        let (status, node) = (self.replica(id).status(), self.node(id));
+        let (status, disk) = (self.replica(id).status(), &self.nodes[&id].disk);
         let stamper = status.stamper.map_or("no node".into(), |id| format!("n{id}"));
         let (writes, bytes) = status.backlog;
         let mut line = format!(": {stamper} stamps; holds {writes} in {bytes} bytes");
-        line += &format!("; on disk {}", show::writes(&node.disk.held));
-        if node.disk.clock > Version(0) {
-            line += &format!(" clock up to {}", show::version(node.disk.clock));
+        line += &format!("; on disk {}", show::writes(&disk.held));
+        if disk.clock > Version(0) {
+            line += &format!(" clock up to {}", show::version(disk.clock));
         }
-        if let Some(heartbeat) = &node.last_heartbeat {
+        if let Some(heartbeat) = &self.process(id).last_heartbeat {
             line += &format!("; drained up to {}", show::version(heartbeat.drained));
         }
         if let Some((index, _)) = status.checkpoint {
@@ -120,6 +115,5 @@ impl Cluster {
 }
 
 fn write(key: &str, value: Option<&str>) -> Write {
-    let value = value.map(|value| value.as_bytes().into());
-    Write { version: Version::default(), key: key.as_bytes().into(), value }
+    Write::new(Version::default(), key.as_bytes(), value.map(str::as_bytes))
 }

@@ -6,9 +6,10 @@ mod disk;
 mod eventual;
 mod log;
 mod network;
+mod process;
 mod progress;
 mod show;
-mod store;
+mod turns;
 
 pub use cluster::Cluster;
 pub use log::LogRunner;

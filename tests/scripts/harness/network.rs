@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nodesync::replica::Envelope;
-use nodesync::types::{NodeId, SnapshotMeta};
-
-use super::store::Store;
+use nodesync::store::Image;
+use nodesync::types::NodeId;
 
 /// A message or an image on its way.
 #[derive(Clone, Debug)]
 pub enum Freight {
     Message(Envelope),
-    Image(SnapshotMeta, Box<Store>),
+    Image(Box<Image>),
 }
 
 type Pair = (NodeId, NodeId);

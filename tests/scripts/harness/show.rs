@@ -1,11 +1,15 @@
 //! The text of a transcript: one short line for each message, record and event.
 
+use std::borrow::Cow;
+
 use nodesync::clock::HybridClock;
 use nodesync::replica::{
     Append, AppendAck, Envelope, Event, HardState, Heartbeat, Message, Standing, WalRecord,
 };
+use nodesync::service::RequestHandle;
 use nodesync::types::{
-    Entry, Payload, Proposal, Rejected, RequestId, SnapshotMeta, Version, Write,
+    Command, Entry, Payload, Proposal, Record, Rejected, RequestId, SnapshotMeta, Unserved,
+    Version, Write,
 };
 
 use super::cluster::WALL_START;
@@ -111,7 +115,15 @@ pub fn entry(entry: &Entry) -> String {
 }
 
 pub fn proposal(proposal: &Proposal) -> String {
-    format!("{} {}", request(&proposal.id), String::from_utf8_lossy(&proposal.commands))
+    let commands = Command::decode_all(&proposal.commands).map(|command| match command {
+        Ok(Command::Set { key, value, .. }) => format!("{}={}", text(key), text(value)),
+        other => panic!("scripts propose SET alone, not {other:?}"),
+    });
+    format!("{} {}", request(&proposal.id), commands.collect::<Vec<_>>().join(" "))
+}
+
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 /// `n1#2`: the second request of node 1; after a restart of that node `n1.2#2`.
@@ -123,6 +135,23 @@ pub fn request(id: &RequestId) -> String {
 /// `n1~2`: the second request of node 1 for eventual writes.
 pub fn stamp_id(id: &RequestId) -> String {
     request(id).replace('#', "~")
+}
+
+/// `n1#2`, `n1~2`, or `read of x`; `key` is the key of a read.
+pub fn handle(handle: RequestHandle, key: &str) -> String {
+    match handle {
+        RequestHandle::Write(id) => request(&id),
+        RequestHandle::Stamp(id) => stamp_id(&id),
+        RequestHandle::Read(_) => format!("read of {key}"),
+    }
+}
+
+/// `certainly not done (leader unavailable)`: the promise of an error, then the error.
+pub fn unserved(unserved: Unserved) -> String {
+    match unserved {
+        Unserved::Rejected(why) => format!("certainly not done ({why})"),
+        Unserved::Unknown(why) => format!("it may still be done ({why})"),
+    }
 }
 
 fn stamp_request(id: &RequestId, writes: &[Write]) -> String {
@@ -144,13 +173,16 @@ pub fn writes(writes: &[Write]) -> String {
 
 /// `x=1 v50.n3`, or `-x v50.n3` if it deletes; without a version if it has none yet.
 pub fn write(write: &Write) -> String {
-    let value = write.value.as_deref().map(String::from_utf8_lossy);
-    held(&String::from_utf8_lossy(&write.key), value.as_deref(), write.version)
+    held(&write.record())
 }
 
-pub fn held(key: &str, value: Option<&str>, version: Version) -> String {
-    let text = value.map_or(format!("-{key}"), |value| format!("{key}={value}"));
-    if version == Version(0) { text } else { format!("{text} {}", self::version(version)) }
+pub fn held(record: &Record) -> String {
+    let key = text(record.key());
+    let shown = record.value().map_or(format!("-{key}"), |value| format!("{key}={}", text(value)));
+    match record.version() {
+        Version(0) => shown,
+        version => format!("{shown} {}", self::version(version)),
+    }
 }
 
 /// `v50.n3`: stamped by node 3 (`log`: by the log) 50 ms after the cluster's start; `v50+1.n3` is a
