@@ -270,10 +270,11 @@ impl Core {
     }
 
     /// Waits until the snapshot that the log relies on is durable, and returns it. `None` if the
-    /// wal thread ends first.
+    /// wal thread ends first, or if the replica has failed: then an older snapshot may still be
+    /// needed.
     pub fn durable_snapshot(&self) -> Option<SnapshotMeta> {
         // The snapshot's record was queued under the lock, so it stands before the barrier.
-        let snapshot = self.shell.lock().snapshot();
+        let snapshot = self.shell.lock().snapshot()?;
         let (sender, durable) = bounded(1);
         let _ = self.queues.wal.send(WalWork::Barrier(sender));
         // If the wal thread has ended, the barrier is dropped with its sender, and this returns.

@@ -124,6 +124,11 @@ impl Answers {
         self.ready.push((reply_to, answer));
     }
 
+    /// The answers that are ready, with their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = &(ReplyTo, Answer)> {
+        self.ready.iter()
+    }
+
     /// True if there is nothing to deliver.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty()

@@ -68,6 +68,9 @@ pub struct Shell {
     in_turn: bool,
     /// The replica cannot be trusted any more: nothing leaves it.
     has_failed: bool,
+    /// Refusals of requests that no client waits for. The replica forgets a cancelled request, so
+    /// there is none but at the end of a node.
+    unclaimed_refusals: u64,
 }
 
 /// Eventual writes on their way into the overlay.
@@ -138,13 +141,17 @@ impl Shell {
             drain_at: Now(u64::MAX),
             in_turn: false,
             has_failed: false,
+            unclaimed_refusals: 0,
         }
     }
 
     /// Begins a turn, which [`Shell::route`] ends. A turn that finds another one begun comes after
     /// a panic in the middle of a step: the replica and its effects may be half of each.
     pub fn begin_turn(&mut self) {
-        self.has_failed |= mem::replace(&mut self.in_turn, true);
+        if mem::replace(&mut self.in_turn, true) && !self.has_failed {
+            self.effects = Effects::default();
+            self.effects.fatal = Some("a turn has not ended".into());
+        }
     }
 
     /// The replica, to look at.
@@ -208,6 +215,7 @@ impl Shell {
         outcomes: impl IntoIterator<Item = (RequestId, Vec<Outcome>)>,
         answers: &mut Answers,
     ) {
+        // A replica that has failed cancels all requests, so the table is empty then.
         for (id, outcomes) in outcomes {
             if let Some(reply_to) = self.waiting.remove(&RequestHandle::Write(id)) {
                 answers.push(reply_to, Answer::Outcomes(outcomes));
@@ -263,7 +271,10 @@ impl Shell {
         if self.has_failed || self.in_turn {
             return None;
         }
-        self.replica.pull(now, peer, bytes_max)
+        self.in_turn = true;
+        let pulled = self.replica.pull(now, peer, bytes_max);
+        self.in_turn = false;
+        pulled
     }
 
     /// Checks whether a command that depends on an undrained write of this version may travel with
@@ -292,6 +303,11 @@ impl Shell {
         self.waiting.keys()
     }
 
+    /// The number of refusals that no client has waited for; the simulator checks that it is zero.
+    pub fn unclaimed_refusals(&self) -> u64 {
+        self.unclaimed_refusals
+    }
+
     /// True if a client waits for this request.
     pub fn waits_for(&self, handle: RequestHandle) -> bool {
         self.waiting.contains_key(&handle)
@@ -302,23 +318,26 @@ impl Shell {
         self.waiting.is_empty() && self.replica.is_idle()
     }
 
-    /// The snapshot that the log relies on, once everything decided so far is durable.
-    pub fn snapshot(&self) -> SnapshotMeta {
-        self.replica.snapshot()
+    /// The snapshot that the log relies on, once everything decided so far is durable. `None` if
+    /// the last decisions may not have reached the log: then it may rely on an older one.
+    pub fn snapshot(&self) -> Option<SnapshotMeta> {
+        let reaches_log = !self.has_failed && !self.in_turn;
+        reaches_log.then(|| self.replica.snapshot())
     }
 
     /// Ends a turn: sends its effects on their way, in the order that [`Effects`] demands.
     pub fn route(&mut self, outside: &mut impl Outside, after: &mut AfterStep) {
-        self.in_turn = false;
-        let broken = self.effects.fatal.take().map(Failure::Broken);
-        let diverged = self.effects.diverged.take().map(Failure::Diverged);
-        if let Some(failure) = broken.or(diverged) {
+        if let Some(failure) = self.failure() {
             self.has_failed = true;
             after.failure.get_or_insert(failure);
         }
         if self.has_failed {
-            // What a broken replica decides must reach neither its disk nor a peer. The node stops.
+            // What a broken replica decides must reach neither its disk nor a peer. The node stops;
+            // its clients need not wait for that: no answer can come any more.
+            after.events.append(&mut self.effects.events);
             self.effects = Effects::default();
+            self.cancel_all(&mut after.answers);
+            self.in_turn = false;
             return;
         }
         let effects = &mut self.effects;
@@ -339,14 +358,9 @@ impl Shell {
             let work = match work {
                 Apply::Entries(entries) => ApplyWork::Entries(entries),
                 Apply::Snapshot(meta) => ApplyWork::Snapshot(meta),
-                Apply::Restore(meta) => match self.arrived.take() {
+                Apply::Restore(_) => match self.arrived.take() {
                     Some(image) => ApplyWork::Restore(image),
-                    // Going on would apply later entries to a state that lacks the earlier ones.
-                    None => {
-                        let broken = format!("no image to restore {meta:?} from");
-                        after.failure = Some(Failure::Broken(broken));
-                        continue;
-                    }
+                    None => continue, // `failure` has made sure that there is one.
                 },
             };
             outside.apply(work);
@@ -356,11 +370,30 @@ impl Shell {
         self.route_answers(outside, after);
         self.route_alarms(outside);
         after.events.append(&mut self.effects.events);
+        self.in_turn = false;
+    }
+
+    /// The reason why the effects of this turn must not leave, if there is one.
+    fn failure(&mut self) -> Option<Failure> {
+        if let Some(broken) = self.effects.fatal.take() {
+            return Some(Failure::Broken(broken));
+        }
+        if let Some(index) = self.effects.diverged.take() {
+            return Some(Failure::Diverged(index));
+        }
+        // Going on without the image would apply later entries to a state that lacks earlier ones.
+        let arrived = self.arrived.as_ref().map(|image| image.meta());
+        self.effects.apply.iter().find_map(|work| match work {
+            Apply::Restore(meta) if arrived != Some(*meta) => {
+                Some(Failure::Broken(format!("{meta:?} is to be restored from {arrived:?}")))
+            }
+            _ => None,
+        })
     }
 
     /// Finds the clients that the effects have answers for.
     fn route_answers(&mut self, outside: &mut impl Outside, after: &mut AfterStep) {
-        let Shell { replica, effects, store, waiting, .. } = self;
+        let Shell { replica, effects, store, waiting, unclaimed_refusals, .. } = self;
         for (id, index) in effects.reads.drain(..) {
             let Some(reply_to) = waiting.remove(&RequestHandle::Read(id)) else { continue };
             // ReadIndex (thesis §6.4): the read may go ahead once the store has reached the index.
@@ -385,8 +418,9 @@ impl Shell {
         let reads =
             effects.refuse_reads.drain(..).map(|(id, why)| (RequestHandle::Read(id), why.into()));
         for (handle, unserved) in writes.chain(stamps).chain(reads) {
-            if let Some(reply_to) = waiting.remove(&handle) {
-                after.answers.push(reply_to, Answer::Unserved(unserved));
+            match waiting.remove(&handle) {
+                Some(reply_to) => after.answers.push(reply_to, Answer::Unserved(unserved)),
+                None => *unclaimed_refusals += 1,
             }
         }
     }
@@ -473,6 +507,41 @@ mod tests {
         shell.step(LONG, Input::Alarm(Alarm::Election));
         // A panic ends the thread here; its lock is free again.
         assert!(shell.pull(LONG, NodeId(1), 1).is_none());
-        assert_eq!(ring(&mut shell).0, 0);
+        let (left, failure) = ring(&mut shell);
+        assert!(left == 0 && matches!(failure, Some(Failure::Broken(_))), "{left}, {failure:?}");
+        assert_eq!(ring(&mut shell), (0, None), "nor in any later turn; it is reported once");
+    }
+
+    /// Keeps the answers.
+    #[derive(Default)]
+    struct Told(std::sync::atomic::AtomicU64);
+
+    impl crate::service::Inbox for Told {
+        fn put(&self, _: crate::service::Ticket, answer: Answer) -> bool {
+            assert!(matches!(answer, Answer::Unserved(_)), "{answer:?}");
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            false
+        }
+
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn a_failed_shell_answers_every_request_and_names_no_snapshot_to_rely_on() {
+        let (mut shell, told) = (shell(), Arc::<Told>::default());
+        assert!(shell.snapshot().is_some());
+        shell.effects.diverged = Some(7);
+        for (ticket, request) in
+            [Request::Read, Request::Write(Bytes::new())].into_iter().enumerate()
+        {
+            let (mut left, mut after) = (Left::default(), AfterStep::default());
+            shell.begin_turn();
+            let inbox = Arc::clone(&told) as Arc<dyn crate::service::Inbox>;
+            shell.ask(LONG, request, ReplyTo { inbox, ticket: ticket as u64, deadline: LONG });
+            shell.route(&mut left, &mut after);
+            after.complete(&Writer::new().store());
+            assert_eq!(told.0.load(std::sync::atomic::Ordering::Relaxed), ticket as u64 + 1);
+        }
+        assert!(shell.snapshot().is_none() && shell.waiting().len() == 0);
     }
 }

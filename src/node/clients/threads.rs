@@ -87,6 +87,8 @@ impl ClientThread<'_> {
                 Next::Yield if self.shared.stop.is_set() => return Ok(false),
                 Next::Yield => {}
                 Next::Flush => self.flush(stream)?,
+                // The same for a pipeline that goes on asking: its answers are no longer certain.
+                Next::Ask(_) if self.shared.stop.is_set() => return Ok(false),
                 Next::Ask(request) => self.ask(&view, request),
                 Next::Wait(wait) => {
                     let holding = self.wait(&view, &wait);

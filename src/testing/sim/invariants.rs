@@ -2,7 +2,7 @@
 
 use crate::replica::{Envelope, Input, Message, Status, WalRecord};
 use crate::service::{
-    Answers, ApplyWork, Consequence, RequestHandle, Superseded, consequence, own_request,
+    Answers, ApplyWork, Consequence, ReplyTo, RequestHandle, Superseded, consequence, own_request,
 };
 use crate::store::Applied;
 use crate::testing::sim::cluster::{SimNode, World};
@@ -106,7 +106,18 @@ impl World {
                     process.handed = meta.index;
                 }
             }
-            ApplyWork::Snapshot(_) | ApplyWork::Read(..) => {}
+            ApplyWork::Read(index, reply_to) => self.check_granted(node, *index, reply_to),
+            ApplyWork::Snapshot(_) => {}
+        }
+    }
+
+    /// A read may go ahead at an index that covers every commit known to any node when the read was
+    /// requested (thesis §6.4).
+    pub fn check_granted(&mut self, node: usize, index: Index, reply_to: &ReplyTo) {
+        let floor = self.read_floor(node, reply_to);
+        if let Some(floor) = floor.filter(|floor| *floor > index) {
+            let how = format!("#{node}: granted at {index}, requested at {floor}");
+            self.fail("a read covers what was committed before it", how);
         }
     }
 
@@ -168,6 +179,9 @@ impl World {
         } else if status.pending.0 > waiting {
             // A cancelled request must not stay pending: no client would learn that it is done.
             Some("only what is waited for is pending")
+        } else if process.shell.unclaimed_refusals() > 0 {
+            // A second answer, or one after a result: the client may already have acted on it.
+            Some("only waiting requests are refused")
         } else if (status.term, status.last)
             != (process.log_model.hard.term, process.log_model.last_index())
         {
@@ -293,7 +307,7 @@ impl World {
                 self.step(node, vec![input]);
             }
             Ok(None) => {}
-            Err(Superseded) => self.exit(node, "a later process of this node was here"),
+            Err(Superseded) => self.fail("no process is superseded", format!("#{node}: {own:?}")),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::testing::sim::connection::SimConnection;
 use crate::testing::sim::events::SimEvent;
 use crate::testing::sim::mutant::Mutant;
 use crate::testing::sim::process::Process;
-use crate::types::Write;
+use crate::types::{Index, Write};
 
 impl World {
     /// Chooses the loop that serves a new connection, by its place in the process.
@@ -169,10 +169,13 @@ impl World {
         let mut rest = writes;
         let members = settled.share_out(|connection, share| {
             let count = match &share {
-                Share::Stamped { existed, .. } => existed.len().min(rest.len()),
+                Share::Stamped { existed, .. } => existed.len(),
                 _ => 0,
             };
-            let (own, others) = rest.split_at(count);
+            let Some((own, others)) = rest.split_at_checked(count) else {
+                let how = format!("#{node}: {count} of {} writes", rest.len());
+                return self.fail("each stamped write has one answer", how);
+            };
             rest = others;
             if self.plan.loops > 0 {
                 self.coverage.answered_by_loops += 1;
@@ -192,13 +195,24 @@ impl World {
 
     /// Remembers the stamped writes of a client of this node until it has its answer.
     pub fn note_stamped(&mut self, node: usize, taken: &Taken) {
-        let Some(reply_to) = &taken.reply_to else { return };
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let own = |client_loop: &&mut ClientLoop| {
-            std::ptr::addr_eq(Arc::as_ptr(&client_loop.inbox), Arc::as_ptr(&reply_to.inbox))
-        };
-        if let Some(client_loop) = process.loops.iter_mut().find(own) {
+        if let Some(reply_to) = &taken.reply_to
+            && let Some(client_loop) = self.loop_of(node, reply_to)
+        {
             client_loop.stamped.insert(reply_to.ticket, taken.writes.clone());
         }
+    }
+
+    /// The commits known to any node when this read was requested.
+    pub fn read_floor(&mut self, node: usize, reply_to: &ReplyTo) -> Option<Index> {
+        self.loop_of(node, reply_to)?.read_floors.get(&reply_to.ticket).copied()
+    }
+
+    /// The loop that an answer goes to.
+    fn loop_of(&mut self, node: usize, reply_to: &ReplyTo) -> Option<&mut ClientLoop> {
+        let process = self.nodes[node].process.as_mut()?;
+        let is_addressed = |client_loop: &&mut ClientLoop| {
+            std::ptr::addr_eq(Arc::as_ptr(&client_loop.inbox), Arc::as_ptr(&reply_to.inbox))
+        };
+        process.loops.iter_mut().find(is_addressed)
     }
 }

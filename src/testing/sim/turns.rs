@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::replica::detector::Liveness;
 use crate::replica::{Alarm, Envelope, Input};
-use crate::service::{AfterStep, Answers, ApplyWork, Failure};
+use crate::service::{AfterStep, Answer, Answers, ApplyWork, Failure};
 use crate::store::Image;
 use crate::testing::sim::cluster::World;
 use crate::testing::sim::events::{SimEvent, Timer};
@@ -57,6 +57,13 @@ impl World {
         // Before any message of this turn leaves: the versions that have left earlier are a lower
         // bound for the new ones, and this turn's messages carry the new ones.
         after.taken.iter().for_each(|taken| self.note_taken(node, taken));
+        // Reads that go ahead at once do so at the index that the store has applied.
+        let applied = self.nodes[node].process.as_ref().map(|process| process.writer.applied());
+        for (reply_to, answer) in after.answers.iter() {
+            if let (Answer::MayRead, Some(applied)) = (answer, applied) {
+                self.check_granted(node, applied.index, reply_to);
+            }
+        }
         let mut dropped = Vec::new();
         for decision in decisions {
             match decision {

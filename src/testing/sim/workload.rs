@@ -145,7 +145,9 @@ impl Workload {
             let action = if rng.chance(1, 5) { Action::Delete } else { self.set() };
             parts.push((key(rng), action));
         }
-        parts.push((format!("own{client}").into_bytes(), self.set()));
+        // Anywhere among them: a run that is only partly stamped may hold it, or not.
+        let place = rng.below(parts.len() as u64 + 1) as usize;
+        parts.insert(place, (format!("own{client}").into_bytes(), self.set()));
         parts
     }
 
