@@ -2,7 +2,7 @@
 //! runtime. This page is the guide to its code.
 //!
 //! **Threads wait, the replica decides, the disk speaks first.** Each dedicated thread waits for
-//! one thing: a client, a peer, a deadline, a disk. One pure value, [`replica::Replica`], makes
+//! one thing: a client, a peer, a deadline, a disk. One pure value, `replica::Replica`, makes
 //! every decision and never waits. A node sends no promise of durability before its write-ahead log
 //! has synced.
 //!
@@ -25,7 +25,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | `types`, `codec`, `clock`, `rng` | the words that every room speaks: entries, commands, versions, bytes, time, chance |
+//! | `types`, `codec`, `clock`, `rng` | entries, commands and versions; bytes; time; chance |
 //! | `replica` | Raft and the eventual mode as one pure state machine: inputs in, effects out |
 //! | `store` | the replicated state: base, overlay, images, the table of applied requests |
 //! | `wal` | the write-ahead log, images on disk, the data directory, recovery |

@@ -65,8 +65,10 @@ use crate::store::{Store, Writer};
 use crate::types::NodeId;
 use crate::wal::{DataDir, FileDisk, Identity, Options, Wal};
 use crate::wire::handshake;
+#[cfg_attr(not(house), doc(hidden))]
 pub use clients::waiter::{Answer, Inbox, Ticket};
 use clients::{Clients, Loops, Pool, listener};
+#[cfg_attr(not(house), doc(hidden))]
 pub use clients::{ExternalClient, Step};
 use core::Core;
 use peers::detector::{Contacts, Sign};
