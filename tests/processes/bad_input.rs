@@ -382,7 +382,6 @@ fn resident_bytes(node: &Node) -> u64 {
 
 #[test]
 fn who_does_not_read_costs_little_and_holds_up_nobody() {
-    let _shared = shared();
     const REQUESTS: usize = 2000;
     const GROWTH_MAX: u64 = 48 << 20;
     let _alone = alone();
