@@ -1,5 +1,5 @@
-//! One measurement: `nodesync bench` loads one front end, and the usage of the server's process is
-//! taken meanwhile.
+//! One measurement: `nodesync bench` loads one front end, and this program observes the server's
+//! process meanwhile.
 
 use std::process::{Command, Stdio};
 use std::thread;

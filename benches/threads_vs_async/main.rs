@@ -7,8 +7,8 @@
 //! of them alike. The bench prints Markdown tables: throughput, latency, the leader's processor
 //! time and context switches for one operation, and its memory for one connection.
 //!
-//! `-- --quick` measures with 64 clients only; `-- --rounds 5` prints medians of five rounds; `--
-//! --svg FILE` draws throughput by clients.
+//! `-- --quick` measures with 64 clients only; `-- --rounds 5` prints medians of five rounds;
+//! `-- --svg FILE` draws throughput by clients.
 
 #[path = "../../src/tools/bench/chart.rs"]
 #[allow(dead_code, reason = "not all kinds of axes are needed here")]

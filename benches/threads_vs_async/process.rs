@@ -29,8 +29,8 @@ pub struct Rate {
 impl Usage {
     /// Measures the usage up to now.
     pub fn of(pid: u32) -> Usage {
-        // With a thousand threads this is slow, so it comes first: the time belongs beside the
-        // exact figure.
+        // Slow with a thousand threads, so first: the time stands beside the CPU time, which must
+        // be exact.
         let switches = switches(pid);
         Usage { at: Instant::now(), cpu: cpu(pid), switches }
     }

@@ -143,8 +143,7 @@ impl Resp {
     /// Receives one reply.
     pub fn receive(&mut self) -> io::Result<Reply> {
         let mut line = Vec::new();
-        // The first line of a reply is short. Without a limit a faulty server could fill the
-        // memory.
+        // The first line is short; without a limit a faulty server could fill the memory.
         (&mut self.stream).take(64 << 10).read_until(b'\n', &mut line)?;
         let Some(line) = line.strip_suffix(b"\r\n") else {
             return Err(ErrorKind::UnexpectedEof.into());

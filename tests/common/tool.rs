@@ -12,7 +12,7 @@ pub fn command(line: &str) -> Command {
     command
 }
 
-/// Runs `nodesync` with these words to its end; returns its [`result_of`].
+/// Runs `nodesync` with these words to its end; returns the same as [`result_of`].
 pub fn run(line: &str) -> (Option<i32>, String, String) {
     result_of(command(line).output().unwrap())
 }

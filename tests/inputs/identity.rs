@@ -41,7 +41,8 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
         return false;
     };
     let text = std::str::from_utf8(bytes).expect("text was accepted");
-    let (body, checksum) = text.split_at(text.rfind("crc32 = ").expect("it has a checksum"));
+    let (body, checksum) =
+        text.split_at(text.rfind("crc32 = ").expect("an accepted file has a checksum"));
     assert_eq!(checksum, format!("crc32 = {:08x}\n", crc32fast::hash(body.as_bytes())));
     let value = |name: &str| {
         let prefix = format!("{name} = ");

@@ -34,7 +34,7 @@ struct Pieces<'a> {
 impl Read for Pieces<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let most = FIRST_READ_MAX.max(2 * self.given);
-        assert!(out.len() <= most, "{} bytes asked for after {}", out.len(), self.given);
+        assert!(out.len() <= most, "{} bytes requested after {}", out.len(), self.given);
         let longest = self.rng.as_mut().map_or(u64::MAX, |rng| 1 + rng.below(50));
         let len = out.len().min(usize::try_from(longest).unwrap_or(usize::MAX));
         let len = self.rest.read(&mut out[..len])?;
@@ -129,7 +129,7 @@ fn busy() -> Writer {
     let mut index = 0;
     let mut apply = |payload| {
         index += 1;
-        writer.apply(&Entry { index, term: 2, payload }, false).expect("it can be applied");
+        writer.apply(&Entry { index, term: 2, payload }, false).expect("the entry can be applied");
     };
     for (node, seq) in [(5000, 1), (5000, 2), (5000, 4), (5001, 7), (5001, 8)] {
         let key = [b'k', seq as u8];

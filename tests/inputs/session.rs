@@ -64,7 +64,7 @@ fn settings() -> [Setting; 3] {
     ]
 }
 
-/// FakeNode without state, behind a session.
+/// Node without state, behind a session.
 struct FakeNode<'a> {
     setting: &'a Setting,
     status: Status,

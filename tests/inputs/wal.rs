@@ -103,7 +103,7 @@ pub fn run(case: &Case<'_>) -> bool {
     } else {
         wal.close().expect("a log that opens can be closed");
     }
-    let (wal, again) = open(&disk, log_id).expect("it opens again");
+    let (wal, again) = open(&disk, log_id).expect("a log that has opened opens again");
     assert_eq!(again, found, "the second time");
     check_appends(&disk, log_id, wal, found);
     true
@@ -129,7 +129,7 @@ fn check_appends(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, foun
         wal.append(std::slice::from_ref(&record));
         wal.commit().expect("there is room");
         apply(&mut expected, &record);
-        let (_, found) = open(&Arc::new(disk.fork()), id).expect("it opens");
+        let (_, found) = open(&Arc::new(disk.fork()), id).expect("the log opens");
         assert_eq!(found, expected, "after {record:?}");
     }
 }

@@ -139,7 +139,7 @@ fn a_live_cluster_gets_exactly_the_requested_operations() {
 }
 
 #[test]
-fn a_signal_ends_it_early_with_results_and_without_its_nodes() {
+fn a_signal_ends_a_run_early_with_results_and_without_its_nodes() {
     let _alone = alone();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().display();

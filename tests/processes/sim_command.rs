@@ -152,7 +152,7 @@ fn shrinking_makes_a_violation_smaller() {
 }
 
 #[test]
-fn a_signal_ends_it_early_without_a_proof() {
+fn a_signal_ends_a_run_early_without_a_proof() {
     let _shared = shared();
     let mut child = command("sim --seconds 600").spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());

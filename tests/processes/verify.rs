@@ -64,7 +64,7 @@ fn a_live_cluster_is_judged_and_left_as_it_was() {
 }
 
 #[test]
-fn a_signal_ends_it_early_with_a_verdict_and_without_its_nodes() {
+fn a_signal_ends_a_run_early_with_a_verdict_and_without_its_nodes() {
     let _alone = alone();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().to_str().unwrap();

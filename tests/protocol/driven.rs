@@ -104,7 +104,7 @@ impl MapStore {
     }
 }
 
-/// FakeNode without peers. Its one map is both the log's state and the overlay, so a session gets the
+/// Node without peers. Its one map is both the log's state and the overlay, so a session gets the
 /// same replies in all modes.
 pub struct FakeNode {
     pub store: RefCell<MapStore>,
@@ -114,7 +114,7 @@ pub struct FakeNode {
     status: Status,
     /// Requests of the session, one line for each.
     log: RefCell<Vec<String>>,
-    /// MapStore commands in execution order; the route precedes each one that is not strong.
+    /// Store commands in execution order; the route precedes each one that is not strong.
     commands: RefCell<Vec<String>>,
     /// Commands of the read in progress.
     reading: RefCell<Vec<String>>,
@@ -235,7 +235,7 @@ impl NodeView for FakeNode {
     }
 }
 
-/// A session with its real driver, and the node that serves it.
+/// Session with its real driver, and the node that serves it.
 pub struct Driven {
     driver: SessionDriver,
     pub node: FakeNode,
@@ -281,7 +281,7 @@ impl Driven {
         self.node.log.take()
     }
 
-    /// MapStore commands since the last call, in execution order.
+    /// Store commands since the last call, in execution order.
     pub fn take_commands(&self) -> Vec<String> {
         self.node.commands.take()
     }

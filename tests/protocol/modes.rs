@@ -51,7 +51,7 @@ const COMMANDS: [(CommandKind, &str); 25] = [
     (CommandKind::Update, "flushall"),
 ];
 
-/// One request.
+/// Request of a pipeline.
 #[derive(Clone, Debug)]
 enum Step {
     Switch(&'static str),

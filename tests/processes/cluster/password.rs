@@ -42,14 +42,16 @@ fn turned_away(reason: &str, mut cluster: Cluster, estrange: impl Fn(&mut Cluste
     strange.nodes.extend(cluster.nodes.pop());
     cluster.start_all();
     strange.start_all();
-    // All members found the cluster, or none does, so no write can succeed yet.
+    // A cluster is founded by all its members or not at all, so no write can succeed yet.
     let (members, stranger) = (&cluster.nodes, &strange.nodes[0]);
     for node in members {
-        eventually("members tell the stranger why", SOON, || {
+        eventually("members log why they refuse the stranger", SOON, || {
             node.log().contains(reason).then_some(())
         });
     }
-    eventually("the stranger is told why", SOON, || stranger.log().contains(reason).then_some(()));
+    eventually("the stranger logs why it is refused", SOON, || {
+        stranger.log().contains(reason).then_some(())
+    });
     for node in members.iter().chain([stranger]) {
         let reply = node.resp().call(&["SET", "k", "v"]).unwrap();
         assert!(reply.error().is_some(), "{}: {reply:?}", node.port);

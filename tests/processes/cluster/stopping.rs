@@ -1,4 +1,4 @@
-//! Nodes that signals stop.
+//! Nodes that are stopped by signals.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ fn a_follower_that_is_asked_to_stop_disturbs_no_other_client() {
 fn a_second_signal_ends_a_node_at_once() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &[]);
-    // The write cannot finish and there is no node to hand over to, so the node waits for either.
+    // The write cannot finish and no node can take the leadership, so the leader's stop waits.
     cluster.nodes[0].signal(Signal::STOP);
     cluster.nodes[1].signal(Signal::STOP);
     let leader = &mut cluster.nodes[2];
