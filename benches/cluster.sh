@@ -1,5 +1,6 @@
-# Three nodes on this machine, as the scripts beside this file need them, which source it. Measures
-# what is built here, or the binary that NODESYNC names. What is started ends with the script.
+# Cluster of three nodes on this machine, for the scripts beside this file, which source it. It runs
+# the release build of this tree, or the binary that NODESYNC names. All its processes end with the
+# script.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${NODESYNC:-}" ]; then
@@ -9,13 +10,13 @@ if [ -z "${NODESYNC:-}" ]; then
 fi
 scratch=$(mktemp -d)
 pids=()  # the nodes, by ascending port
-extra=() # whatever else was started
+extra=() # other processes
 trap 'down; rm -rf "$scratch"' EXIT
 
-# a_port: one below those that the system gives to who connects.
+# a_port: prints a port below those that the system gives to outgoing connections.
 a_port() { echo $((20000 + RANDOM % 10000)); }
 
-# up FLAGS: starts a cluster and waits until the highest port leads.
+# up FLAGS: starts a cluster, and waits until the node with the highest port leads.
 up() {
     local base port
     base=$(a_port)
@@ -30,7 +31,7 @@ up() {
     done
 }
 
-# start PORT FLAGS: starts one of its nodes.
+# start PORT FLAGS: starts one node of the cluster.
 start() {
     local port=$1 others=() other
     shift
@@ -41,7 +42,7 @@ start() {
     pids+=($!)
 }
 
-# down: ends everything, and forgets its data.
+# down: ends all processes, and removes their data.
 down() {
     local all=("${pids[@]}" "${extra[@]}")
     if [ ${#all[@]} -gt 0 ]; then kill -KILL "${all[@]}" 2>/dev/null || true; fi
@@ -50,14 +51,14 @@ down() {
     rm -rf "${scratch:?}"/*
 }
 
-# fail WHY: says it, and what the nodes said last.
+# fail MESSAGE: prints the message and the last lines of the nodes' logs, and exits.
 fail() {
     echo "$1" >&2
     tail -n 5 "$scratch"/*.log >&2
     exit 1
 }
 
-# info PORT NAME: INFO's value of a name.
+# info PORT NAME: prints the value of one field of INFO.
 info() {
     exec 3<>"/dev/tcp/127.0.0.1/$1"
     printf '*2\r\n$4\r\nINFO\r\n$3\r\nall\r\n*1\r\n$4\r\nQUIT\r\n' >&3
@@ -65,5 +66,5 @@ info() {
     exec 3>&-
 }
 
-# about: the machine and the build.
+# about: prints the machine and the commit.
 about() { echo "$(nproc) cores; Linux $(uname -r); $(git -C "$root" rev-parse --short HEAD)"; }

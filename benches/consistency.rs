@@ -1,11 +1,11 @@
-//! What each consistency mode costs, on a cluster of three real processes on this machine.
+//! Cost of each consistency mode, on a cluster of three real processes on this machine.
 //!
-//! `cargo bench -p nodesync-benches --bench consistency` prints two tables. The first is the
-//! latency of one client that waits for each answer: PING, eventual SET and strong SET take turns,
-//! so that a machine whose speed drifts is fair to all. The second is the rate and the backlog,
-//! second by second, of 64 clients that write in eventual sessions for 30 seconds.
+//! `cargo bench -p nodesync-benches --bench consistency` prints two tables. The first shows the
+//! latency of one client that waits for each answer. PING, eventual SET and strong SET take turns,
+//! so a drift of the machine's speed affects all of them alike. The second shows the rate and the
+//! backlog, second by second, of 64 clients that write in eventual sessions for 30 seconds.
 //!
-//! `NODESYNC_SECONDS=5` makes the second part shorter.
+//! `NODESYNC_SECONDS=5` shortens the second part.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -23,7 +23,7 @@ const CLIENTS: u64 = 64;
 const KEYS: u64 = 100_000;
 const VALUE: [u8; 64] = [b'x'; 64];
 
-/// A key that looks drawn at random.
+/// Key that looks random.
 fn key(nth: u64) -> Vec<u8> {
     format!("key:{:012}", nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS).into_bytes()
 }
@@ -36,9 +36,10 @@ fn main() {
     throughput(leader.port);
 }
 
-/// One client, one request at a time. PING and eventual SET take turns, request by request, on one
-/// connection: whether the scheduler puts client and server on one core or on two decides more than
-/// what they do, so both must meet the same. Strong SETs follow, in a round of their own.
+/// Measures one client with one request at a time. PING and eventual SET alternate on one
+/// connection: the scheduler's choice of one core or two for client and server matters more than
+/// the requests themselves, so both must meet the same choice. Strong SETs follow, in a round of
+/// their own.
 fn latencies(client: &mut Resp) {
     let mut times: [Vec<Duration>; 3] = Default::default();
     let [ping, eventual, strong] = &mut times;
@@ -71,7 +72,7 @@ fn choose(client: &mut Resp, mode: &str) {
     assert!(client.call(&["CONSISTENCY", mode]).expect("the node answers").is_ok());
 }
 
-/// How long the node takes to answer.
+/// Time until the node answers.
 fn timed(client: &mut Resp, words: &[&[u8]]) -> Duration {
     let bytes = request(words);
     let started = Instant::now();

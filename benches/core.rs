@@ -1,5 +1,5 @@
-//! What the parts of a node cost by themselves: the pure core's steps, the replicated log, the byte
-//! forms, a client's session, the store, and the write-ahead log in memory and on files.
+//! Costs of the parts of a node, each alone: the pure core's steps, the replicated log, the
+//! encodings, a client's session, the store, and the write-ahead log in memory and on files.
 //!
 //! `cargo bench -p nodesync-benches --bench core [-- NAME]` ends within two minutes. The figures
 //! compare a change with the code before it; `nodesync bench` measures a whole cluster.
@@ -43,7 +43,7 @@ criterion_group! {
     targets = replica, log, commands, frames, sessions, store, write_ahead_log
 }
 
-/// A key that looks drawn at random.
+/// Key that looks random.
 fn key(nth: u64) -> Vec<u8> {
     format!("key:{:012}", nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS).into_bytes()
 }
@@ -65,19 +65,19 @@ fn batch(index: Index, commands: Bytes) -> Entry {
     Entry { index, term: 1, payload: Payload::Batch { stamp, proposal } }
 }
 
-/// A leader whose two followers answer whatever it says at once.
-struct Led {
+/// Leader whose two followers answer every message at once.
+struct BenchLeader {
     replica: Replica,
     effects: Effects,
     now: Now,
 }
 
-impl Led {
-    fn new() -> Led {
+impl BenchLeader {
+    fn new() -> BenchLeader {
         let founders = PEERS.map(|peer| (peer, u64::from(peer.0))).into();
         let hard = HardState { standing: Standing::Voter { founders }, ..HardState::default() };
         let members = PEERS.into_iter().chain([LEADER]).collect();
-        // Images are asked for early, so that the log in memory stays short.
+        // Images are due early, so that the log in memory stays short.
         let settings = Settings {
             snapshot_log_bytes: 1 << 20,
             log_retain_bytes: 1 << 18,
@@ -87,19 +87,20 @@ impl Led {
         let recovered = Recovered { hard, ..Recovered::default() };
         let now = Now(3_600_000_000);
         let replica = Replica::new(now, settings, recovered, Rng::new(1));
-        let mut led = Led { replica, effects: Effects::default(), now };
-        led.now = led.replica.deadline(Alarm::Election) + Duration::from_millis(1);
-        led.step(Input::Alarm(Alarm::Election));
-        while led.settle() > 0 {}
-        assert!(led.replica.is_leader(), "the others have voted for it");
-        led
+        let mut leader = BenchLeader { replica, effects: Effects::default(), now };
+        leader.now = leader.replica.deadline(Alarm::Election) + Duration::from_millis(1);
+        leader.step(Input::Alarm(Alarm::Election));
+        while leader.settle() > 0 {}
+        assert!(leader.replica.is_leader(), "the others have voted for it");
+        leader
     }
 
     fn step(&mut self, input: Input) {
         self.replica.step(self.now, input, &mut self.effects);
     }
 
-    /// Carries out what was decided: the disk syncs and the followers answer. How much there was.
+    /// Carries out the effects: the disk syncs and the followers answer. Returns the number of
+    /// effects.
     fn settle(&mut self) -> usize {
         let effects = std::mem::take(&mut self.effects);
         assert_eq!(effects.fatal, None);
@@ -128,7 +129,7 @@ impl Led {
     }
 }
 
-/// What a follower says to it that has all, agrees with all and is quick.
+/// Answer of a follower that has all entries and agrees with its leader.
 fn answer(said: Envelope) -> Option<Envelope> {
     let message = match said.message {
         Message::Append(Append { prev_index, entries, .. }) => {
@@ -150,35 +151,35 @@ fn answer(said: Envelope) -> Option<Envelope> {
     Some(Envelope { from: said.to, to: said.from, term: said.term, message })
 }
 
-/// A leader's whole work for writes and for a round of reads, with the followers' answers.
+/// Measures a leader's whole work for writes and for a round of reads, with the followers' answers.
 fn replica(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("replica");
     let commands = encoded(&set(&key(1)));
     for size in SIZES {
-        let mut led = Led::new();
+        let mut leader = BenchLeader::new();
         group.throughput(Throughput::Elements(size as u64));
         group.bench_function(BenchmarkId::new("propose to commit", size), |bencher| {
             bencher.iter(|| {
                 for _ in 0..size {
-                    let id = led.replica.next_request();
-                    led.step(Input::Propose { id, commands: commands.clone() });
+                    let id = leader.replica.next_request();
+                    leader.step(Input::Propose { id, commands: commands.clone() });
                 }
-                led.settle();
+                leader.settle();
                 let committed = |work: &Apply| matches!(work, Apply::Entries(_));
-                assert!(led.effects.apply.iter().any(committed));
-                led.settle();
+                assert!(leader.effects.apply.iter().any(committed));
+                leader.settle();
             });
         });
     }
-    let mut led = Led::new();
+    let mut leader = BenchLeader::new();
     group.throughput(Throughput::Elements(1));
     group.bench_function("a round of reads", |bencher| {
         bencher.iter(|| {
-            let id = led.replica.next_read();
-            led.step(Input::Read(id));
-            led.settle();
-            assert_eq!(led.effects.reads.len(), 1);
-            led.settle();
+            let id = leader.replica.next_read();
+            leader.step(Input::Read(id));
+            leader.settle();
+            assert_eq!(leader.effects.reads.len(), 1);
+            leader.settle();
         });
     });
     group.finish();
@@ -254,7 +255,7 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A client's bytes to work and back to bytes, with a store that answers for nothing.
+/// Measures the way from a client's bytes to work and back to bytes, without a store.
 fn sessions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
     let server_info = Arc::new(ServerInfo {
@@ -348,8 +349,8 @@ fn store(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One batch appended and synced. Now and then a snapshot is noted, so that segments are used
-/// again, as in a node.
+/// Measures one batch, appended and synced. Snapshots are recorded at intervals, so that segments
+/// are used again, as in a node.
 fn write_ahead_log(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("write-ahead log");
     for (name, len) in [("512 B", 512), ("64 KiB", 64 << 10)] {

@@ -1,7 +1,7 @@
-/* Counts the bytes that a process copies with memcpy and memmove, for where_it_goes.sh: a library
- * for LD_PRELOAD. The sum is the first eight bytes of the file $COPIES.<process id>. It leaves out
- * what the compiler copies in place, which is what it knows the length of and is short, and what
- * the system copies. Slow: every thread adds to one counter. */
+/* Library for LD_PRELOAD that counts the bytes a process copies with memcpy and memmove; used by
+ * where_it_goes.sh. The first eight bytes of the file $COPIES.<process id> hold the sum. It does
+ * not see copies by the kernel, or copies that the compiler makes inline because they are short
+ * and of known length. It is slow: every thread adds to one counter. */
 
 #include <fcntl.h>
 #include <stdatomic.h>

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures what the table of targets asks for beside throughput: failover, growth, restart,
-# snapshots, idleness, many connections, and whether the leadership stays where it is under load.
+# Measures the targets beside throughput: failover, growth, restart, snapshots, idle nodes, many
+# connections, and whether the leadership stays in place under load.
 #
 #   benches/limits.sh [PART ...]     kill freeze growth restart snapshot idle connections elections
 #
@@ -11,7 +11,7 @@ set -euo pipefail
 # shellcheck source=benches/cluster.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
 
-# read_key PORT: what a strong GET of the last key written by --keys 1000000 answers.
+# read_key PORT: prints the answer to a strong GET of the last key that --keys 1000000 writes.
 read_key() {
     { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 0
     printf 'GET key:%012d\nQUIT\n' 999999 >&3
@@ -19,7 +19,7 @@ read_key() {
     exec 3>&-
 }
 
-# bench FLAGS: one strong run, as JSON; field NAME: a number out of it.
+# bench FLAGS: makes one strong run, and prints JSON. field NAME: extracts one number from it.
 bench() { "$NODESYNC" bench --consistency strong --warmup 0.5 --json - "$@" 2>/dev/null || true; }
 field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p" | head -1; }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
@@ -45,7 +45,7 @@ freeze_part() {
         up
         bench --peers "$peers" --to follower --clients 16 --seconds 3 >"$scratch/run" &
         run=$!
-        # The warm-up has half a second.
+        # The warm-up takes half a second.
         until [ "$(info "${ports[0]}" total_commands_processed)" -gt 1000 ]; do sleep 0.05; done
         sleep 1.5
         kill -STOP "$leader"
@@ -89,7 +89,7 @@ growth_part() {
     fi
 }
 
-# redis_up FLAGS: one Redis.
+# redis_up FLAGS: starts one Redis.
 redis_up() {
     redis_port=$(a_port)
     redis-server --port "$redis_port" --dir "$scratch" --daemonize no "$@" >"$scratch/redis.log" &
@@ -165,7 +165,7 @@ connections_part() {
     before=$(bench --peers "$peers" --clients 64 --seconds 5 | field per_second)
     resident_before=$(resident "$leader")
     ulimit -Sn "$(ulimit -Hn)"
-    # Connections that have set and read something, and then are silent.
+    # Connections that have set and read a key, and then stay silent.
     "$NODESYNC" bench --peers "$peers" --to leader --consistency strong --clients "$many" --ratio 0.5 \
         --rate 1 --warmup 0 --seconds 600 --json - >/dev/null 2>&1 &
     idle=$!
@@ -193,6 +193,6 @@ elections_part() {
 
 about
 for part in "${@:-kill freeze growth restart snapshot idle connections elections}"; do
-    # Without arguments the list comes as one word.
+    # Without arguments the list of parts is one word.
     for one in $part; do "${one}_part"; done
 done

@@ -4,8 +4,8 @@
 #   benches/rivals.sh [--rounds N] [--quick] [--only nodesync,redis,etcd] [--node-args FLAGS]
 #
 # Five rounds take about twelve minutes. Needs redis-server and etcd (Debian and Ubuntu:
-# apt-get install redis-server etcd-server); goes on without what is missing.
-# What is measured, and how: benches/rivals/main.rs.
+# apt-get install redis-server etcd-server), and leaves out one that is missing.
+# benches/rivals/main.rs describes the measurements.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Tells where the work of one operation goes: CPU, context switches, system calls, syncs, allocations,
-# copied bytes and bytes over loopback, for strong and eventual SET and GET, with 1 and with 64 clients.
+# Counts the work of one operation: CPU, context switches, system calls, syncs, allocations, copied
+# bytes and bytes over loopback, for strong and eventual SET and GET, with 1 and with 64 clients.
 #
 #   benches/where_it_goes.sh [FLAGS OF THE NODES]      such as --io threads
 #
-# CPU and switches are those that /proc counts over two undisturbed seconds. System calls are counted
-# with strace, allocations with perf's probe on malloc, and copies by a library in front of the
-# system's (count_copies.c), each in a run of its own, because they slow the node down; without them
-# (apt-get install strace linux-perf gcc; perf wants root) those columns stay empty.
+# CPU and switches come from /proc, over two undisturbed seconds. strace counts system calls, perf's
+# probe on malloc counts allocations, and a library in front of the system's counts copies
+# (count_copies.c). Each of these has a run of its own, because it slows the node down. Without the
+# tools (apt-get install strace linux-perf gcc; perf needs root) their columns stay empty.
 set -euo pipefail
 # shellcheck source=benches/cluster.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
 
-# for_each MEASURE: calls it under the load of each case in turn, which is in clients, mode and ratio.
+# for_each MEASURE: calls it under the load of each case in turn; clients, mode and ratio hold the
+# case.
 for_each() {
     for clients in 1 64; do
         for mode in strong eventual; do
@@ -32,7 +33,7 @@ for_each() {
 
 commands() { info "${ports[2]}" total_commands_processed; }
 
-# ---- bytes that the leader's own code copies ----
+# ---- bytes copied by the leader's own code ----
 
 declare -A copies
 
@@ -76,7 +77,7 @@ cpu() { sed 's/.*) //' "/proc/$1/stat" | awk -v hz="$(getconf CLK_TCK)" '{ print
 switches() { cat /proc/"$1"/task/*/status 2>/dev/null | awk '/ctxt_switches/ { n += $2 } END { print n }'; }
 loopback() { awk '/lo:/ { print $10 }' /proc/net/dev; }
 
-# System calls of the leader in one second, by name, for one operation.
+# System calls of the leader in one second, by name, divided by operations.
 trace() {
     local before after
     before=$(commands)

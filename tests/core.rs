@@ -1,5 +1,5 @@
-//! What needs no process, no thread and no file: the replica and the client sessions, driven by
-//! hand.
+//! Tests of the pure parts, which need no process, thread or file: the replica and the client
+//! sessions.
 
 mod protocol;
 mod scripts;

@@ -1,26 +1,28 @@
-//! Bytes from outside meet everything that reads them: client sessions of both protocols, frames
+//! Fuzzing of everything that reads bytes from outside: client sessions of both protocols, frames
 //! and handshakes of peers, entries and commands, the write-ahead log, snapshots, and the identity
-//! file. Each target says what must hold for *any* bytes (see its module), and returns whether it
-//! took them. None may panic, hang, or take memory by a length that it was only told.
+//! file. The module of each target states the properties that hold for *any* bytes; the target
+//! returns whether it accepted them. No input may cause a panic, a hang, or an allocation by an
+//! unverified length.
 //!
-//! - `tests/inputs/corpus/<target>/` holds the inputs that all runs begin with. Most of them are
-//!   sound ones, which the targets' `seeds` make: `UPDATE_CORPUS=1 cargo test --test inputs` writes
-//!   them again, after a change of format. Any other file there is an input that once found
-//!   something, or a rare one: it stays.
+//! - `tests/inputs/corpus/<target>/` holds the inputs with which all runs begin. Most of them are
+//!   sound, and made by the targets' `seeds`: `UPDATE_CORPUS=1 cargo test --test inputs` rewrites
+//!   them after a change of format. The other files are inputs that once found a bug, or rare ones;
+//!   they stay.
 //! - The fresh run damages inputs of the corpus (`mutate.rs`). It lasts `NODESYNC_FUZZ_SECONDS`
-//!   (10) for all targets together, or for one: `NODESYNC_FUZZ_TARGET=wal`. It prints
-//!   its seed; `NODESYNC_FUZZ_SEED` sets it. A run of ten minutes:
+//!   (10) for all targets together, or for the one that `NODESYNC_FUZZ_TARGET=wal` selects. It
+//!   prints its seed; `NODESYNC_FUZZ_SEED` sets it. A run of ten minutes:
 //!   `NODESYNC_FUZZ_SECONDS=600 cargo test --release --test inputs fresh -- --nocapture`.
-//! - An input that fails is written to the target directory and printed with the command that adds
-//!   it to the corpus. A case is its bytes alone: what a target chooses besides, such as the sizes
-//!   of pieces, it derives from their checksum.
+//! - A failing input is written to the target directory, and printed with the command that adds it
+//!   to the corpus. A case is its bytes alone: a target derives its other choices, such as the
+//!   sizes of pieces, from their checksum.
 //!
 //! Memory: the crate denies `unsafe`, so there is no counting allocator here. Targets check the
-//! buffers that they can see, and the run checks now and then that the process's address space has
-//! not jumped (on Linux): a length that is believed costs gigabytes, because the mutations set
-//! lengths to the largest there are.
+//! buffers that they can see. The run also checks at intervals that the address space of the
+//! process has not jumped (on Linux): a length that is trusted costs gigabytes, because the
+//! mutations set lengths to the largest possible values.
 //!
-//! Left out: inputs that are chosen by the code that they reach (coverage), as libFuzzer does it.
+//! Left out: coverage guidance, which chooses inputs by the code that they reach, as libFuzzer
+//! does.
 
 #[path = "inputs/entries.rs"]
 mod entries;
@@ -51,23 +53,24 @@ use std::path::{Path, PathBuf};
 
 use runner::Runner;
 
-/// Names and bytes of inputs. One whose name begins with `refused` is not taken by its target.
+/// Names and bytes of inputs. A target must refuse those whose name begins with `refused`.
 type Seeds = Vec<(String, Vec<u8>)>;
 
-/// One reader of bytes from outside.
+/// Reader of bytes from outside.
 struct Target {
     name: &'static str,
     seeds: fn() -> Seeds,
-    /// Makes checksums right again, as far as the structure can still be seen.
+    /// Corrects the checksums, as far as the structure is still recognizable.
     repair: Option<fn(&mut [u8])>,
-    /// Checks all that must hold; true if the input was taken.
+    /// Checks all properties; true if the input was accepted.
     run: fn(&Case<'_>) -> bool,
 }
 
-/// What a target is given.
+/// Input of a target.
 struct Case<'a> {
     bytes: &'a [u8],
-    /// The sound input that it was made of, if it is that one, damaged and not repaired.
+    /// Sound input that it was made from, unless other inputs contributed or a checksum was
+    /// repaired.
     origin: Option<&'a [u8]>,
 }
 
@@ -86,14 +89,14 @@ const TARGETS: [Target; 7] = [
     },
 ];
 
-/// No file of the corpus is longer, in bytes.
+/// Size limit of a corpus file, in bytes.
 const CORPUS_FILE_MAX: usize = 4096;
 
 fn corpus_dir(target: &Target) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inputs/corpus").join(target.name)
 }
 
-/// The target's part of the corpus, by name.
+/// Corpus of a target, by name.
 fn corpus(target: &Target) -> BTreeMap<String, Vec<u8>> {
     let dir = corpus_dir(target);
     let files = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
@@ -105,7 +108,7 @@ fn corpus(target: &Target) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn the_corpus_holds_what_its_generators_make_and_the_targets_take_it() {
+fn the_corpus_matches_its_generators_and_the_targets_accept_it() {
     let update = std::env::var("UPDATE_CORPUS").is_ok_and(|value| value == "1");
     for target in &TARGETS {
         let seeds = (target.seeds)();
@@ -120,25 +123,25 @@ fn the_corpus_holds_what_its_generators_make_and_the_targets_take_it() {
             let what = format!("{}/{name}", target.name);
             assert!(bytes.len() <= CORPUS_FILE_MAX, "{what} has {} bytes", bytes.len());
             let same = corpus.get(&name) == Some(&bytes);
-            assert!(same, "{what} is not what it should be: see UPDATE_CORPUS in this file");
-            let taken = (target.run)(&Case { bytes: &bytes, origin: Some(&bytes) });
-            assert_eq!(taken, !name.starts_with("refused"), "{what}");
+            assert!(same, "{what} differs from its generator: see UPDATE_CORPUS in this file");
+            let accepted = (target.run)(&Case { bytes: &bytes, origin: Some(&bytes) });
+            assert_eq!(accepted, !name.starts_with("refused"), "{what}");
             if let Some(repair) = target.repair {
                 let mut repaired = bytes.clone();
                 repair(&mut repaired);
-                assert!(repaired == bytes, "{what} is sound: there is nothing to repair");
+                assert!(repaired == bytes, "{what} is sound, and its repair must change nothing");
             }
         }
     }
 }
 
 #[test]
-fn inputs_of_the_corpus_keep_their_promises_whole_and_cut_off() {
+fn corpus_inputs_pass_their_checks_whole_and_truncated() {
     let mut runner = Runner::new();
     for target in &TARGETS {
         for bytes in corpus(target).values() {
             runner.run(target, &Case { bytes, origin: None });
-            // Each end matters; in a long file every few bytes of it will do.
+            // Truncate at every length; in a long file, at every few bytes.
             for len in (0..bytes.len()).step_by(1 + bytes.len() / 64) {
                 runner.run(target, &Case { bytes: &bytes[..len], origin: Some(bytes) });
             }
@@ -147,6 +150,6 @@ fn inputs_of_the_corpus_keep_their_promises_whole_and_cut_off() {
 }
 
 #[test]
-fn fresh_inputs_keep_their_promises() {
+fn fresh_inputs_pass_their_checks() {
     runner::fresh_run(&TARGETS);
 }

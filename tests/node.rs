@@ -1,4 +1,5 @@
-//! Nodes in this process, by the library's own interface: what they take, they give back.
+//! Nodes within the test process, by the library's public interface: a stopped node gives back
+//! every thread and descriptor that it took.
 
 mod common;
 
@@ -21,7 +22,7 @@ use common::load::{Load, Plan, Tolerance};
 use common::rude::{self, Crowd};
 use common::{SOON, alone, eventually, long};
 
-/// The settings of a node on `port` that has `peers` on this machine.
+/// Settings of a node on `port` whose `peers` are on this machine.
 fn config(port: u16, peers: &[u16], dir: &Path) -> Config {
     let mut words = vec!["nodesync".to_string(), port.to_string()];
     words.extend(peers.iter().map(|peer| format!("127.0.0.1:{peer}")));
@@ -30,20 +31,20 @@ fn config(port: u16, peers: &[u16], dir: &Path) -> Config {
     Config::new(NodeArgs::try_parse_from(words).unwrap()).unwrap()
 }
 
-/// What this process has open: threads by their numbers with their names, and descriptors.
+/// Threads of this process by id, with their names, and descriptors with their targets.
 #[derive(Debug)]
-struct Holdings {
+struct Resources {
     threads: BTreeMap<String, String>,
     descriptors: BTreeMap<String, String>,
 }
 
-impl Holdings {
-    fn now() -> Holdings {
+impl Resources {
+    fn now() -> Resources {
         let names = |dir: &str| -> Vec<String> {
             let entries = fs::read_dir(dir).unwrap();
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
-        // What has gone since its name was read is not held.
+        // A thread or descriptor that has gone since its name was read does not count.
         let thread = |id: String| {
             let name = fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok()?;
             Some((id, name.trim_end().to_string()))
@@ -52,23 +53,23 @@ impl Holdings {
             let target = fs::read_link(format!("/proc/self/fd/{id}")).ok()?;
             Some((id, target.display().to_string()))
         };
-        Holdings {
+        Resources {
             threads: names("/proc/self/task").into_iter().filter_map(thread).collect(),
             descriptors: names("/proc/self/fd").into_iter().filter_map(descriptor).collect(),
         }
     }
 
-    /// Waits until this process holds nothing that it did not hold before.
+    /// Waits until this process holds no new thread and no more descriptors than before.
     #[track_caller]
     fn wait_until_restored(&self) {
         let mut more = String::new();
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(5) {
-            let now = Holdings::now();
+            let now = Resources::now();
             let new: Vec<_> =
                 now.threads.iter().filter(|(id, _)| !self.threads.contains_key(*id)).collect();
-            // A number may be given anew, and the directory that is being listed has one of its
-            // own.
+            // A descriptor's number may be reused, so only their count is compared. Both counts
+            // include the descriptor of the listing itself.
             if new.is_empty() && now.descriptors.len() <= self.descriptors.len() {
                 return;
             }
@@ -79,19 +80,19 @@ impl Holdings {
     }
 }
 
-/// Starts a node that is alone in its cluster, has it count, and stops it.
-fn live_and_die(dir: &Path, life: u64) {
+/// Starts a node that is alone in its cluster, increments a counter, and stops the node.
+fn run_once(dir: &Path, life: u64) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    // The id, and so the membership, is that of the directory; the port is new each time.
+    // The directory fixes the id, and so the membership; the port is new each time.
     let mut config = config(port, &[], dir);
     config.id = nodesync::types::NodeId(7);
     let node = Node::start_on(listener, config, std::sync::Arc::default()).unwrap();
     assert_eq!(node.port(), port);
     let mut client = Resp::connect(port).unwrap();
     let mut idle = Resp::connect(port).unwrap();
-    // Only what was certainly not done is asked again.
-    let count = eventually("it leads", SOON, || {
+    // Repeat only a request that was certainly not done.
+    let count = eventually("the node leads", SOON, || {
         let reply = client.call(&["INCR", "lives"]).unwrap();
         let not_yet = |text: &str| ["CLUSTERDOWN ", "LOADING "].iter().any(|c| text.starts_with(c));
         (!reply.error().is_some_and(not_yet)).then_some(reply)
@@ -100,7 +101,7 @@ fn live_and_die(dir: &Path, life: u64) {
     let started = Instant::now();
     node.stop().unwrap();
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-    assert!(idle.call(&["PING"]).is_err(), "a stopped node has answered");
+    assert!(idle.call(&["PING"]).is_err(), "a stopped node answered");
     assert!(Resp::connect(port).is_err(), "a stopped node still listens");
 }
 
@@ -109,30 +110,30 @@ fn a_node_that_is_started_and_stopped_a_hundred_times_leaves_nothing_behind() {
     let _alone = alone();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("data");
-    live_and_die(&dir, 1);
-    let before = Holdings::now();
+    run_once(&dir, 1);
+    let before = Resources::now();
     let started = Instant::now();
     for life in 2..=101 {
-        live_and_die(&dir, life);
+        run_once(&dir, life);
     }
-    println!("100 lives in {:?}", started.elapsed());
+    println!("100 starts and stops in {:?}", started.elapsed());
     before.wait_until_restored();
 }
 
-/// How a round under load goes, in turn.
+/// Kind of a round under load.
 #[derive(Clone, Copy, Debug)]
 enum Round {
-    /// All serve for a while, then all stop at once: some have nobody left to hand over to.
+    /// All nodes serve for a while, then stop at once: some have no peer left to hand over to.
     Serve,
-    /// Each is asked to stop at any moment, often while it starts.
+    /// Each node is stopped at a random moment, often while it starts.
     Hasty,
-    /// One has lost its directory, and all stop when an image is on its way to it.
+    /// One node has lost its directory, and all stop while an image is on its way to it.
     Wiped,
 }
 
 const ROUNDS: [Round; 4] = [Round::Serve, Round::Hasty, Round::Wiped, Round::Hasty];
 
-/// Three members that live in this process, on the ports and in the directories of a cluster.
+/// Three nodes in this process, on the ports and in the directories of a cluster.
 struct Trio {
     cluster: Cluster,
     ports: Vec<u16>,
@@ -166,7 +167,7 @@ impl Trio {
         }
     }
 
-    /// So much that an image takes a moment to send.
+    /// Writes enough data that sending an image takes a moment.
     fn fill(&self) {
         let mut client = self.cluster.nodes[0].resp();
         client.set(rude::LARGE, &"x".repeat(256 << 10));
@@ -176,14 +177,14 @@ impl Trio {
         }
     }
 
-    /// Files that are not finished, in the directory of a member.
+    /// Number of partly received images in the directory of a node.
     fn parts(&self, at: usize) -> usize {
         let Ok(entries) = fs::read_dir(&self.cluster.nodes[at].dir) else { return 0 };
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("from-")).count()
     }
 
-    /// Stops all at once. Whatever their clients are at, nobody may keep them.
+    /// Stops all nodes at once. No client may delay a stop.
     fn stop_all(&self, nodes: Vec<Node>) {
         let started = Instant::now();
         scope(|scope| {
@@ -194,35 +195,35 @@ impl Trio {
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
-    /// Starts all, and stops each at a moment of its own.
-    fn live_hastily(&self, rng: &mut Rng) {
+    /// Starts all nodes, and stops each at a random moment.
+    fn stop_at_random_moments(&self, rng: &mut Rng) {
         scope(|scope| {
             for at in 0..3 {
                 let longest = if rng.below(2) == 0 { 20 } else { 400 };
-                let patience = Duration::from_millis(rng.below(longest));
+                let delay = Duration::from_millis(rng.below(longest));
                 scope.spawn(move || {
                     let stop = Arc::<Stop>::default();
-                    let asked = Arc::clone(&stop);
-                    let asker = std::thread::spawn(move || {
-                        std::thread::sleep(patience);
-                        asked.ask();
+                    let shared_stop = Arc::clone(&stop);
+                    let stopper = std::thread::spawn(move || {
+                        std::thread::sleep(delay);
+                        shared_stop.ask();
                         Instant::now()
                     });
                     self.start(at, stop).run_until_stopped().unwrap();
-                    let took = asker.join().unwrap().elapsed();
-                    assert!(took < Duration::from_secs(5), "{patience:?}: {took:?}");
+                    let took = stopper.join().unwrap().elapsed();
+                    assert!(took < Duration::from_secs(5), "{delay:?}: {took:?}");
                 });
             }
         });
     }
 
-    /// One loses its directory: always the same one, as the others hold all that was acknowledged.
-    /// True if it was stopped while an image was on its way to it.
-    fn live_with_one_wiped(&self) -> bool {
+    /// Runs with one node whose directory was removed: always the same one, because the others hold
+    /// every acknowledged write. True if it was stopped while an image was on its way to it.
+    fn run_with_one_wiped(&self) -> bool {
         fs::remove_dir_all(&self.cluster.nodes[0].dir).unwrap();
         let nodes = self.start_all();
         let mut client = self.cluster.nodes[0].resp();
-        let receiving = eventually("it learns the state", SOON, || {
+        let receiving = eventually("the wiped node receives an image or serves", SOON, || {
             if self.parts(0) > 0 {
                 return Some(true);
             }
@@ -234,9 +235,9 @@ impl Trio {
 }
 
 #[test]
-fn three_nodes_stop_and_start_again_and_again_under_load() {
+fn three_nodes_stop_and_start_repeatedly_under_load() {
     let _alone = alone();
-    let before = Holdings::now();
+    let before = Resources::now();
     {
         let trio = Trio::new();
         let mut rng = Rng::new(1);
@@ -259,16 +260,16 @@ fn three_nodes_stop_and_start_again_and_again_under_load() {
                     load.go_on(Duration::from_millis(300));
                     trio.stop_all(nodes);
                 }
-                Round::Hasty => trio.live_hastily(&mut rng),
-                Round::Wiped => interrupted += u32::from(trio.live_with_one_wiped()),
+                Round::Hasty => trio.stop_at_random_moments(&mut rng),
+                Round::Wiped => interrupted += u32::from(trio.run_with_one_wiped()),
             }
             println!("round {round}, {kind:?}: {:?}", started.elapsed());
             load.check();
         }
-        let deeds = crowd.finish();
+        let counts = crowd.finish();
         let tally = load.finish();
-        println!("{} served, {} refused, {deeds:?}", tally.served, tally.refused);
-        println!("{interrupted} times while an image was on its way");
+        println!("{} served, {} refused, {counts:?}", tally.served, tally.refused);
+        println!("{interrupted} stops while an image was on its way");
         assert!(tally.served > 100 && interrupted > 0, "{tally:?}");
         let nodes = trio.start_all();
         trio.wait_until_all_serve();

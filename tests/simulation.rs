@@ -1,9 +1,9 @@
-//! Seeded runs of the simulator: fixed seeds, fresh seeds for a minute, and deliberate bugs, each
-//! of which must be caught. A failing seed prints the command that replays it.
+//! Seeded runs of the simulator: fixed seeds, fresh seeds for a minute, and mutants, deliberate
+//! bugs each of which must be caught. A failing seed prints the command that replays it.
 //!
-//! Longer runs: `NODESYNC_SEEDS=1000..5000` chooses the fixed seeds, `NODESYNC_SIM_SECONDS=3600`
-//! the time for fresh ones. The table in `docs/testing.md` says which seed catches which bug;
-//! `UPDATE_GOLDENFILES=1` writes it anew.
+//! For longer runs `NODESYNC_SEEDS=1000..5000` chooses the fixed seeds, and
+//! `NODESYNC_SIM_SECONDS=3600` the time for fresh ones. The table in `docs/testing.md` says which
+//! seed catches which mutant; `UPDATE_GOLDENFILES=1` rewrites it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,21 +19,20 @@ use clap::ValueEnum;
 use nodesync::testing::sim::{Mutant, NO_PANIC, Options, Report, TraceDetail, run};
 use parking_lot::Mutex;
 
-/// Seeds that every run of the tests tries.
+/// Seeds that every test run tries.
 const FIXED_SEEDS: Range<u64> = 0..200;
 
-/// Time for fresh seeds, unless `NODESYNC_SIM_SECONDS` is set.
+/// Default time for fresh seeds, in seconds; `NODESYNC_SIM_SECONDS` overrides it.
 const FRESH_SECONDS: u64 = 60;
 
-/// A deliberate bug must be caught by one of this many seeds.
+/// Number of seeds, one of which must catch a deliberate bug.
 const MUTANT_SEEDS: u64 = 500;
 
-/// Deliberate bugs within the replica: no build of the program contains them, so that they have no
-/// row.
+/// Deliberate bugs within the replica. No build of the program contains them, so they have no row.
 const PLANTED_ELSEWHERE: [&str; 4] =
     ["vote-twice", "skip-log-check", "commit-by-counting", "stale-persisted"];
 
-/// The tests that use all processors take turns.
+/// Lock that the tests that use all processors take in turn.
 static PROCESSORS: Mutex<()> = Mutex::new(());
 
 fn from_environment<T: FromStr>(name: &str, default: T) -> T {
@@ -48,9 +47,9 @@ fn seeds() -> Range<u64> {
     first..end
 }
 
-/// Runs the seeds from `first` on, as long as they are `wanted`, on all processors; prints the sums
-/// of what happened, or fails with the lowest seed that broke an invariant.
-fn hold_for_all(first: u64, wanted: impl Fn(u64) -> bool + Sync) {
+/// Runs consecutive seeds from `first` on all processors, while `wanted` holds. Prints the sums of
+/// their reports, or fails with the lowest seed that broke an invariant.
+fn run_seeds(first: u64, wanted: impl Fn(u64) -> bool + Sync) {
     let (options, next) = (Options::default(), AtomicU64::new(first));
     let (reports, failures) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
@@ -91,10 +90,9 @@ fn hold_for_all(first: u64, wanted: impl Fn(u64) -> bool + Sync) {
     );
 }
 
-/// Writes a line where the user sees it at once: `cargo test` captures the macros' output, and
-/// nothing else.
+/// Writes a line to the terminal at once: `cargo test` captures only the output of macros.
 fn announce(line: &str) {
-    // A closed standard error is no reason to fail.
+    // A closed standard error must not fail the test.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -102,21 +100,21 @@ fn announce(line: &str) {
 fn the_promises_hold_in_every_seeded_run() {
     let _alone = PROCESSORS.lock();
     let seeds = seeds();
-    hold_for_all(seeds.start, |seed| seed < seeds.end);
+    run_seeds(seeds.start, |seed| seed < seeds.end);
 }
 
 #[test]
 fn the_promises_hold_for_fresh_seeds() {
     let _alone = PROCESSORS.lock();
     let seconds = from_environment("NODESYNC_SIM_SECONDS", FRESH_SECONDS);
-    // Short enough to be typed.
+    // Half of the bits make a seed that is short enough to type.
     let first = getrandom::u64().unwrap() >> 32;
     announce(&format!(
         "simulation: fresh seeds for {seconds} s, from {first} on (see NODESYNC_SIM_SECONDS)"
     ));
     let time = Duration::from_secs(seconds);
     let started = Instant::now();
-    hold_for_all(first, |_| started.elapsed() < time);
+    run_seeds(first, |_| started.elapsed() < time);
 }
 
 #[test]
@@ -132,10 +130,10 @@ fn a_seed_replays_exactly() {
 
 #[test]
 fn a_panic_is_a_violation_of_its_seed() {
-    // Whatever looks for a node in a world without nodes panics.
+    // A simulated cluster without nodes panics as soon as an event picks a node.
     let violation = run(5, &Options { nodes: Some(0), ..Options::default() }).unwrap_err();
     assert_eq!((violation.seed, violation.invariant), (5, NO_PANIC));
-    assert!(!violation.how.is_empty(), "the panic says what it is about");
+    assert!(!violation.how.is_empty(), "the violation keeps the message of the panic");
 }
 
 const TABLE_BEGINS: &str = "<!-- mutants -->\n";
@@ -145,17 +143,17 @@ fn name_of(mutant: Mutant) -> String {
     mutant.to_possible_value().unwrap().get_name().to_owned()
 }
 
-/// The invariant that a deliberate bug breaks under a seed.
+/// Invariant that a deliberate bug breaks with this seed, if any.
 fn broken_by(mutant: Mutant, seed: u64) -> Option<&'static str> {
     let options =
         Options { mutant: Some(mutant), trace: TraceDetail::Last(0), ..Options::default() };
     run(seed, &options).err().map(|violation| violation.invariant)
 }
 
-/// The rows of the table in `text`: seed and invariant, by the name of the bug.
+/// Rows of the table in `text`: mutant name to seed and invariant.
 fn rows(text: &str) -> BTreeMap<String, (u64, String)> {
     let table = text.split_once(TABLE_BEGINS).and_then(|(_, rest)| rest.split_once(TABLE_ENDS));
-    let (table, _) = table.expect("the table stands between its marks");
+    let (table, _) = table.expect("the table stands between its markers");
     let rows = table.lines().skip(2).map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [mutant, seed, invariant] = cells[..] else { panic!("no row of three cells: {line}") };
@@ -164,7 +162,7 @@ fn rows(text: &str) -> BTreeMap<String, (u64, String)> {
     rows.collect()
 }
 
-/// Finds the lowest seed that catches each bug, and writes the table.
+/// Finds the lowest seed that catches each mutant, and rewrites the table.
 fn write_table(path: &Path, text: &str) {
     let mut table = String::from("| mutant | seed | invariant |\n|---|---|---|\n");
     let mut missed = Vec::new();
@@ -179,8 +177,8 @@ fn write_table(path: &Path, text: &str) {
             None => missed.push(name),
         }
     }
-    let (before, rest) = text.split_once(TABLE_BEGINS).expect("a mark before the table");
-    let (_, after) = rest.split_once(TABLE_ENDS).expect("a mark behind the table");
+    let (before, rest) = text.split_once(TABLE_BEGINS).expect("a marker before the table");
+    let (_, after) = rest.split_once(TABLE_ENDS).expect("a marker behind the table");
     fs::write(path, format!("{before}{TABLE_BEGINS}{table}{TABLE_ENDS}{after}")).unwrap();
     assert!(missed.is_empty(), "not found within {MUTANT_SEEDS} seeds: {missed:?}");
 }
@@ -207,5 +205,5 @@ fn every_mutant_is_found() {
         }
     }
     rows.keys().for_each(|name| writeln!(wrong, "  {name}: no such mutant").unwrap());
-    assert!(wrong.is_empty(), "UPDATE_GOLDENFILES=1 looks for other seeds:\n{wrong}");
+    assert!(wrong.is_empty(), "UPDATE_GOLDENFILES=1 finds other seeds:\n{wrong}");
 }

@@ -1,13 +1,13 @@
-//! A load generator for etcd: just as much gRPC as Put, Range, Txn and Status need.
+//! Load generator for etcd, with as much gRPC as Put, Range, Txn and Status need.
 //!
 //! gRPC is HTTP/2 with five bytes before each message, and a status behind the answer. Messages are
-//! written and read by hand: their fields are few, and their numbers are fixed for ever by etcd's
-//! `rpc.proto`. A request is a stream of its own, so that many clients can share a connection, as
-//! etcd's own client does it.
+//! encoded and decoded by hand: their fields are few, and etcd's `rpc.proto` fixes their numbers
+//! for ever. A request is a stream of its own, so that many clients can share a connection, as in
+//! etcd's own client.
 //!
-//! Counts as `nodesync bench` does: latency from before a request is sent until its answer is there
-//! in full; operations that start in the measured time count, and throughput is their number by the
-//! time to the last of their answers. One thread, as there.
+//! It counts as `nodesync bench` does. Latency lasts from before a request is sent until its whole
+//! answer has arrived. Operations that start in the measured time count, and throughput is their
+//! number divided by the time to the last of their answers. One thread runs all clients, as there.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -28,13 +28,13 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
-/// Puts of one transaction: etcd's own limit.
+/// Puts in one transaction: etcd's own limit.
 const PUTS_OF_TXN: usize = 128;
-/// Transactions under way while keys are written before the load.
+/// Transactions in flight while keys are written before the load.
 const TXNS: usize = 8;
-/// No answer takes longer, unless the server is dead.
+/// Time limit of an answer; only a dead server takes longer.
 const LIMIT: Duration = Duration::from_secs(30);
-/// So much may come before the server waits to hear that it was read.
+/// Bytes that may arrive before the server waits for an acknowledgement.
 const WINDOW: u32 = 1 << 20;
 
 /// True if the node leads.
@@ -71,7 +71,7 @@ pub fn preload(port: u16) -> Result<(), String> {
     })
 }
 
-/// Runs a case. The first error ends it.
+/// Runs a case; the first error ends it.
 pub fn measure(port: u16, case: Case, span: Span) -> Result<Sample, String> {
     block_on(async move {
         let mut connections = Vec::new();
@@ -98,10 +98,10 @@ pub fn measure(port: u16, case: Case, span: Span) -> Result<Sample, String> {
     })
 }
 
-/// Latencies in nanoseconds, and when the last answer came.
+/// Latencies in nanoseconds, and the time of the last answer.
 type Counted = (Histogram<u64>, Instant);
 
-/// One client, one request after the other.
+/// Runs one client, one request after the other.
 async fn client(
     mut connection: Connection,
     mut rng: Rng,
@@ -138,7 +138,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Strin
     runtime.map_err(|error| error.to_string())?.block_on(work)
 }
 
-/// A connection, or a share of one.
+/// Connection, or a share of one.
 #[derive(Clone)]
 struct Connection {
     streams: SendRequest<Bytes>,
@@ -153,7 +153,8 @@ async fn connect(port: u16) -> Result<Connection, String> {
     builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
     let hello = timeout(LIMIT, builder.handshake(tcp)).await.map_err(|_| "no HTTP/2")?;
     let (streams, connection) = hello.map_err(|error| error.to_string())?;
-    // Moves bytes for all streams. What goes wrong here, each of them hears.
+    // This task moves the bytes of all streams. Each stream reports an error of the connection
+    // itself.
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -161,7 +162,7 @@ async fn connect(port: u16) -> Result<Connection, String> {
 }
 
 impl Connection {
-    /// One request, one answer.
+    /// Sends one request, and returns its answer.
     async fn call(&mut self, path: &str, request: &[u8]) -> Result<Bytes, String> {
         match timeout(LIMIT, self.exchange(path, request)).await {
             Ok(Ok(answer)) => answer.map_err(|text| format!("{path}: {text}")),
@@ -170,7 +171,7 @@ impl Connection {
         }
     }
 
-    /// The outer error is HTTP/2's, the inner one what gRPC says.
+    /// Exchanges a request for an answer. The outer error is HTTP/2's, the inner one gRPC's.
     async fn exchange(
         &mut self,
         path: &str,
@@ -208,7 +209,7 @@ fn status(trailers: &HeaderMap) -> Result<(), String> {
     }
 }
 
-/// A message behind its five bytes: not compressed, and its length.
+/// Puts five bytes before a message: not compressed, and its length.
 fn framed(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(5 + message.len());
     out.put_u8(0);
@@ -228,12 +229,12 @@ fn unframed(answer: Bytes) -> Result<Bytes, String> {
     Ok(answer.slice(5..))
 }
 
-/// As `nodesync bench` names them.
+/// Key with this number, as `nodesync bench` names it.
 fn key(number: u64) -> Vec<u8> {
     format!("key:{number:012}").into_bytes()
 }
 
-/// PutRequest: key = 1, value = 2.
+/// Encodes a PutRequest: key = 1, value = 2.
 fn put(key: &[u8]) -> Vec<u8> {
     let mut request = Vec::with_capacity(key.len() + SIZE + 8);
     put_bytes(1, key, &mut request);
@@ -241,14 +242,14 @@ fn put(key: &[u8]) -> Vec<u8> {
     request
 }
 
-/// RangeRequest: key = 1. Linearizable, as serializable = 7 is not set.
+/// Encodes a RangeRequest: key = 1. The read is linearizable, as serializable = 7 is not set.
 fn range(key: &[u8]) -> Vec<u8> {
     let mut request = Vec::with_capacity(key.len() + 2);
     put_bytes(1, key, &mut request);
     request
 }
 
-/// TxnRequest: success = 2, a list of RequestOp: request_put = 2.
+/// Encodes a TxnRequest: success = 2, a list of RequestOp: request_put = 2.
 fn txn(keys: std::ops::Range<u64>) -> Vec<u8> {
     let mut request = Vec::new();
     for number in keys {
@@ -270,7 +271,7 @@ fn put_bytes(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// A field's value.
+/// Value of a field.
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Number(u64),
@@ -291,7 +292,7 @@ fn number(bytes: &[u8], field: u64) -> Option<u64> {
     }
 }
 
-/// The first field of that number; nothing too if the message is not sound.
+/// First field with this number; `None` also if the message is malformed.
 fn find(mut bytes: &[u8], field: u64) -> Option<Value<'_>> {
     loop {
         let tag = varint(&mut bytes)?;

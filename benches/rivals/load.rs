@@ -1,55 +1,56 @@
-//! What is asked of the systems, and the load generator for those that talk RESP: the program's own
-//! `nodesync bench`, the same for all.
+//! Cases of load, and the load generator for the systems that speak RESP: `nodesync bench`, the
+//! same for all of them.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::processes::own_settings_only;
+use crate::processes::remove_settings;
 
-/// Different keys, each of 16 bytes, all written before the load.
+/// Number of different keys, each of 16 bytes, all written before the load.
 pub const KEYS: u64 = 100_000;
-/// Bytes of a value.
+/// Size of a value, in bytes.
 pub const SIZE: usize = 64;
 
-/// One kind of load.
+/// Kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Case {
-    /// Reads, or else writes.
+    /// True for reads, false for writes.
     pub get: bool,
-    /// Clients, each of which waits for its answers before it goes on.
+    /// Number of clients, each of which waits for its answers before it goes on.
     pub clients: usize,
     /// Requests that a client sends at once.
     pub pipeline: usize,
-    /// Connections that the clients share, where that can be; or else one for each.
+    /// Number of connections that the clients share, where the protocol allows it; otherwise one
+    /// for each client.
     pub connections: usize,
-    /// Clients are spread over all nodes, or else all at the leader.
+    /// True if clients are spread over all nodes, false if all are at the leader.
     pub all: bool,
 }
 
 impl Case {
-    /// Writes.
+    /// Writes by this number of clients.
     pub const fn set(clients: usize) -> Case {
         Case { get: false, clients, pipeline: 1, connections: clients, all: false }
     }
 
-    /// Reads.
+    /// Reads by this number of clients.
     pub const fn get(clients: usize) -> Case {
         Case { get: true, ..Case::set(clients) }
     }
 
-    /// The same with so many requests at once.
+    /// Same case, with this number of requests at once.
     pub const fn pipeline(self, pipeline: usize) -> Case {
         Case { pipeline, ..self }
     }
 
-    /// The same over so many connections.
+    /// Same case, over this number of connections.
     pub const fn over(self, connections: usize) -> Case {
         Case { connections, ..self }
     }
 
-    /// The same, spread over all nodes.
+    /// Same case, spread over all nodes.
     pub const fn at_all(self) -> Case {
         Case { all: true, ..self }
     }
@@ -70,44 +71,44 @@ impl fmt::Display for Case {
     }
 }
 
-/// What one run of a case gave.
+/// Figures of one run of a case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
     /// Answers a second.
     pub per_second: f64,
-    /// Milliseconds.
+    /// Median latency, in milliseconds.
     pub p50: f64,
-    /// Milliseconds.
+    /// 99th percentile of the latency, in milliseconds.
     pub p99: f64,
 }
 
-/// How long a case runs.
+/// Duration of a case.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// Under load, before what counts.
+    /// Time under load before the measured time.
     pub warm_up: Duration,
-    /// What counts.
+    /// Measured time.
     pub measured: Duration,
 }
 
-/// `nodesync bench`, aimed at some nodes.
+/// Load generator `nodesync bench`, with the nodes that it loads.
 #[derive(Debug)]
 pub struct Generator {
-    /// The program.
+    /// Path of the program.
     pub binary: PathBuf,
-    /// Where the nodes are.
+    /// Ports of the nodes.
     pub ports: Vec<u16>,
-    /// Sessions: strong, eventual, or what the server gives to who asks for nothing.
+    /// Consistency of the sessions: strong, eventual, or the server's default.
     pub consistency: &'static str,
-    /// The time of a case.
+    /// Duration of each case.
     pub span: Span,
 }
 
 impl Generator {
-    /// Runs a case. What was measured, if anything was, and what went wrong, if anything did.
+    /// Runs a case; returns its sample and its problem, if there are any.
     pub fn run(&self, case: Case, preload: bool) -> (Option<Sample>, Option<String>) {
         let mut command = Command::new(&self.binary);
-        own_settings_only(&mut command);
+        remove_settings(&mut command);
         let peers: Vec<String> =
             self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         command.args(["bench", "--json", "-", "--peers", &peers.join(",")]);
@@ -141,7 +142,7 @@ impl Generator {
     }
 }
 
-/// The figures in the JSON of one run.
+/// Extracts the figures from the JSON of one run.
 fn sample(json: &str) -> Option<Sample> {
     let row = json.lines().find(|line| line.contains("\"operation\""))?;
     let number = |name: &str| -> Option<f64> {
@@ -155,7 +156,7 @@ fn sample(json: &str) -> Option<Sample> {
     })
 }
 
-/// The errors in the JSON of one run.
+/// Extracts the errors from the JSON of one run.
 fn errors(json: &str) -> &str {
     let rest = json.split_once("\"errors\": [").map_or("", |(_, rest)| rest);
     rest.split_once("], \"answers").map_or("", |(errors, _)| errors)

@@ -1,5 +1,5 @@
-//! What the machine itself takes for the two things that a strong write waits for: a sync of its
-//! disk, and messages there and back.
+//! Times of the machine itself for the two parts of a strong write: a sync of its disk, and round
+//! trips over loopback.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,16 +9,16 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that the log takes for one write with a 16-byte key and a 64-byte value.
+/// Size of the log's record of one write with a 16-byte key and a 64-byte value.
 pub const SYNC_BYTES: usize = 176;
-/// Bytes of a message between two nodes about one write, more or less.
+/// Approximate size of a message between two nodes about one write.
 pub const MESSAGE_BYTES: usize = 100;
-/// As large as a segment of the log. A sync of a small new file can wait for the file system's
-/// journal, for milliseconds; that is not what a write to a log in place costs.
+/// Size of the file: that of a segment of the log. A sync of a small new file can wait for the file
+/// system's journal, for milliseconds; a write into an existing log does not.
 const FILE_BYTES: usize = 16 << 20;
 const SYNCS: usize = 1000;
 const ROUND_TRIPS: usize = 2000;
-/// Not counted: the first ones find cold caches and a thread that has just started.
+/// Iterations that do not count: they meet cold caches and a thread that has just started.
 const WARM_UP: usize = 50;
 
 /// Times of single syncs and round trips.
@@ -29,13 +29,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Adds a few thousand of each; the file lies in `dir`.
+    /// Adds `SYNCS` syncs and `ROUND_TRIPS` round trips; the file lies in `dir`.
     pub fn measure(&mut self, dir: &Path) -> io::Result<()> {
         syncs(&dir.join("sync"), &mut self.syncs)?;
         round_trips(&mut self.round_trips)
     }
 
-    /// Milliseconds of a sync and of a round trip, medians; nothing if there are none.
+    /// Median sync and median round trip, in milliseconds; `None` if there are none.
     pub fn medians(&self) -> Option<(f64, f64)> {
         Some((median_ms(&self.syncs)?, median_ms(&self.round_trips)?))
     }
@@ -47,8 +47,8 @@ fn median_ms(times: &[Duration]) -> Option<f64> {
     times.get(times.len() / 2).map(|time| time.as_secs_f64() * 1000.0)
 }
 
-/// Writes one record behind the other into a file that was filled with zeros, as the log does, and
-/// syncs after each.
+/// Writes one record behind the other into a file filled with zeros, as the log does, and syncs
+/// after each.
 fn syncs(path: &Path, times: &mut Vec<Duration>) -> io::Result<()> {
     let count = WARM_UP + SYNCS;
     std::fs::write(path, vec![0; FILE_BYTES])?;
@@ -65,7 +65,7 @@ fn syncs(path: &Path, times: &mut Vec<Duration>) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Sends a message over one connection to a thread that sends it back, again and again.
+/// Sends a message over one connection to a thread that sends it back.
 fn round_trips(times: &mut Vec<Duration>) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut stream = TcpStream::connect(listener.local_addr()?)?;

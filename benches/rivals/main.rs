@@ -1,15 +1,15 @@
-//! NodeSync beside what people would use instead: Redis and etcd, on one machine, in one run, with
-//! the same load. Start it by `benches/rivals.sh`.
+//! Comparison of NodeSync with the systems that users would choose instead, Redis and etcd: on one
+//! machine, in one run, with the same load. `benches/rivals.sh` starts it.
 //!
-//! Each round starts the systems in turn, in an order that rotates with the rounds, and so is fair
-//! to all on a machine whose speed drifts. Redis runs alone, without replicas; etcd and NodeSync
-//! run three nodes over loopback, with their own defaults, and are asked at their leader. Load
-//! generators run on the same machine, one thread each: `nodesync bench` for all that talk RESP
-//! (`load`), and a small gRPC client for etcd (`etcd`), which is taken at its best over 64
-//! connections and over 8. Medians of all rounds are told (`results`).
+//! Each round starts the systems in turn. The order rotates with the rounds, so a drift of the
+//! machine's speed affects all of them alike. Redis runs alone, without replicas. etcd and NodeSync
+//! run three nodes over loopback, with their own defaults, and clients connect to their leader.
+//! Load generators run on the same machine, with one thread each: `nodesync bench` for the systems
+//! that speak RESP (`load`), and a small gRPC client for etcd (`etcd`), which is taken at its best
+//! over 64 connections and over 8. The page shows medians of all rounds (`results`).
 //!
-//! It exits with 0 only if all that ran had no errors, whether or not targets were met. What is not
-//! installed is told and left out.
+//! The exit code is 0 only if no run had an error, whether or not targets were met. A system that
+//! is not installed is reported and left out.
 
 mod etcd;
 mod load;
@@ -34,13 +34,13 @@ const INSTALL: &str = "apt-get install redis-server etcd-server";
 /// Compares NodeSync with Redis and etcd on this machine
 #[derive(Debug, Parser)]
 struct Args {
-    /// Times that each system is started and measured
+    /// Rounds, in each of which every system is started and measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// One second for each case, for a first look
     #[arg(long)]
     quick: bool,
-    /// What to measure [default: all]
+    /// Systems to measure [default: all]
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',')]
     only: Vec<Family>,
     /// A flag for NodeSync's nodes, or several; repeatable
@@ -49,10 +49,10 @@ struct Args {
     /// The program to measure
     #[arg(long)]
     binary: PathBuf,
-    /// Where data is written: on the disk to be measured
+    /// Directory for data, on the disk to be measured
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     dir: PathBuf,
-    /// What `cargo bench` says to every bench
+    /// Set by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// True if there were no errors.
+/// Runs all rounds; true if there were no errors.
 fn run(args: &Args) -> Result<bool, String> {
     processes::handle_signals()?;
     systems::make_dir(&args.dir)?;
@@ -125,9 +125,9 @@ fn run(args: &Args) -> Result<bool, String> {
     }
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = first_words("/proc/sys/kernel/osrelease", 1);
-    println!("Rounds: {rounds}, of which medians; {cores} cores, Linux {kernel}.");
+    println!("Medians of {rounds} rounds; {cores} cores, Linux {kernel}.");
     let after = first_words("/proc/loadavg", 3);
-    println!("Load averages before (to be near 0): {load}; behind: {after}.");
+    println!("Load averages before (should be near 0): {load}; after: {after}.");
     println!("{}.", versions.join("; "));
     let seconds = span.measured.as_secs();
     println!("{KEYS} keys of 16 bytes, values of {SIZE} bytes, {seconds} s for each case.\n");
@@ -135,7 +135,7 @@ fn run(args: &Args) -> Result<bool, String> {
     Ok(results.is_clean())
 }
 
-/// The systems that were asked for and are installed, and their versions.
+/// Selected systems that are installed, and their versions.
 fn present(args: &Args) -> Result<(Vec<System>, Vec<String>), String> {
     let (mut systems, mut versions) = (Vec::new(), Vec::new());
     for family in [Family::Nodesync, Family::Redis, Family::Etcd] {
@@ -159,7 +159,7 @@ fn present(args: &Args) -> Result<(Vec<System>, Vec<String>), String> {
             }
         }
     }
-    // As the tables have it.
+    // In the order of the tables.
     systems.sort_unstable();
     Ok((systems, versions))
 }

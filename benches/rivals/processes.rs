@@ -1,8 +1,8 @@
-//! Servers that were started here: each with a log and an end.
+//! Processes of servers, each with a log of its own.
 //!
-//! None outlives its value, also if the bench panics or is asked to stop. They are process groups
-//! of their own, so that Ctrl-C in a terminal reaches the bench alone. (If the bench itself is
-//! killed by `kill -9`, they stay.)
+//! No process outlives its value, also if the bench panics or is asked to stop. Each is a process
+//! group of its own, so that Ctrl-C in a terminal reaches the bench alone. (They stay if `kill -9`
+//! ends the bench.)
 
 use std::fs::{self, File};
 use std::io;
@@ -13,26 +13,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long servers may take until they serve.
+/// Time within which servers must be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// Pause between two attempts.
 const RETRY: Duration = Duration::from_millis(20);
-/// The last lines of a log that a complaint shows.
+/// Number of log lines that an error message shows.
 const LOG_LINES_SHOWN: usize = 10;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on SIGINT and SIGTERM only ask to stop.
+/// Makes SIGINT and SIGTERM request a stop, instead of ending the process.
 pub fn handle_signals() -> Result<(), String> {
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).map_err(|error| error.to_string())
 }
 
-/// True once a signal has come.
+/// True once a signal has arrived.
 pub fn asked_to_stop() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// A server's process.
+/// Process of a server.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -41,24 +41,24 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it, with its log in `dir`, and does not wait until it is of any use.
+    /// Starts the server, with its log in `dir`, without waiting until it serves.
     pub fn start(name: &str, mut command: Command, dir: &Path) -> Result<Process, String> {
         let log = dir.join(format!("{name}.log"));
         let trouble = |error: io::Error| format!("cannot start {name}: {error}");
         let output = File::create(&log).map_err(trouble)?;
         let errors = output.try_clone().map_err(trouble)?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
-        own_settings_only(&mut command);
+        remove_settings(&mut command);
         let child = command.spawn().map_err(trouble)?;
         Ok(Process { name: name.into(), log, child })
     }
 
-    /// What it has written so far.
+    /// Log so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// A complaint if it has ended by itself.
+    /// Fails if the process has ended by itself.
     pub fn check(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
@@ -82,8 +82,8 @@ impl Drop for Process {
     }
 }
 
-/// What is set for the caller's own nodes is not meant for those that are started here.
-pub fn own_settings_only(command: &mut Command) {
+/// Removes the variables that configure the caller's own nodes from a command's environment.
+pub fn remove_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("NODESYNC_") || text.starts_with("ETCD_") {
@@ -92,7 +92,8 @@ pub fn own_settings_only(command: &mut Command) {
     }
 }
 
-/// Asks until the answer is good. Gives up if a process ends, a signal comes, or time is up.
+/// Repeats `attempt` until it succeeds. Fails if a process ends, a signal arrives, or the time is
+/// up.
 pub fn until<T>(
     processes: &mut [Process],
     mut attempt: impl FnMut() -> Result<T, String>,

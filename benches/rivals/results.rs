@@ -1,4 +1,4 @@
-//! All that was measured, as Markdown: medians, and ratios beside their targets.
+//! Results as Markdown: medians, and ratios beside their targets.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ pub struct Results {
     notes: Vec<String>,
 }
 
-/// A median is at most, or at least, so much.
+/// Bound of a ratio of medians.
 #[derive(Clone, Copy, Debug)]
 enum Target {
     AtLeast(f64),
@@ -44,7 +44,7 @@ impl Target {
 }
 
 impl Results {
-    /// Takes what a case gave in a round.
+    /// Adds the sample of a case.
     pub fn add(&mut self, system: System, case: Case, sample: Sample) {
         let Sample { per_second, p50, p99 } = sample;
         let name = system.name();
@@ -52,24 +52,24 @@ impl Results {
         self.samples.entry((system, case)).or_default().push(sample);
     }
 
-    /// Something went wrong: the run as a whole has failed.
+    /// Records a failure: the run as a whole has failed.
     pub fn problem(&mut self, system: System, text: &str) {
         eprintln!("  {}: PROBLEM: {text}", system.name());
         self.problems.push(format!("{}: {text}", system.name()));
     }
 
-    /// Something that a reader should know.
+    /// Records an observation for the reader.
     pub fn note(&mut self, system: System, text: &str) {
         eprintln!("  {}: {text}", system.name());
         self.notes.push(format!("{}: {text}", system.name()));
     }
 
-    /// True if nothing went wrong.
+    /// True if nothing failed.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// The whole page, below its heading.
+    /// Whole page, below its heading.
     pub fn page(&self) -> String {
         let mut page = self.table();
         if let Some((sync, trip)) = self.machine() {
@@ -80,7 +80,8 @@ impl Results {
             );
         }
         page += &self.targets();
-        for (title, lines) in [("Problems", &self.problems), ("Told by the nodes", &self.notes)] {
+        for (title, lines) in [("Problems", &self.problems), ("Reported by the nodes", &self.notes)]
+        {
             if !lines.is_empty() {
                 let _ = writeln!(page, "\n{title}:\n");
                 lines.iter().for_each(|line| page += &format!("- {line}\n"));
@@ -110,7 +111,7 @@ impl Results {
         self.median(system, case, |sample| sample.per_second)
     }
 
-    /// The machine's sync and round trip.
+    /// Median sync and median round trip of the machine.
     fn machine(&self) -> Option<(f64, f64)> {
         let syncs = self.machine.iter().map(|(sync, _)| *sync);
         Some((median(syncs)?, median(self.machine.iter().map(|(_, trip)| *trip))?))
@@ -162,8 +163,8 @@ impl Results {
         ratios
     }
 
-    /// etcd does best over other numbers of connections than it has clients, and does not do best
-    /// in everything over the same. It is taken at its best, figure by figure.
+    /// Ratios to etcd, which is taken at its best, figure by figure: it performs best with fewer
+    /// connections than clients, but not in every figure.
     fn against_etcd(&self) -> Vec<(String, Target, Option<f64>)> {
         let (set, get) = (Case::set(64), Case::get(64));
         let best = |case: Case, figure, better: fn(f64, f64) -> f64| {
@@ -188,7 +189,7 @@ fn row<const N: usize>(cells: [&str; N]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// The middle one; of an even number, the mean of the two.
+/// Median; of an even number of values, the mean of the middle two.
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -1,7 +1,8 @@
-//! The systems that are compared: how each is started, when it is ready, and what it is asked.
+//! Compared systems: the way each starts, its readiness, and its cases.
 //!
-//! Each is started afresh, in an empty directory, for its cases of a round, and killed behind them;
-//! so there is only one at a time. Reads come before writes, from what was written before the load.
+//! Each system starts in an empty directory, runs its cases of a round, and is killed; so there is
+//! only one at a time. Reads come before writes, and find the keys that were written before the
+//! load.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,10 @@ use crate::results::Results;
 
 const NODES: usize = 3;
 
-/// What is measured.
+/// System that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum System {
-    /// Redis that keeps nothing on disk.
+    /// Redis without persistence.
     RedisPlain,
     /// Redis that syncs its AOF every second.
     RedisEverysec,
@@ -36,7 +37,7 @@ pub enum System {
 }
 
 impl System {
-    /// All of them.
+    /// All systems, in the order of the tables.
     pub const ALL: [System; 6] = [
         System::RedisPlain,
         System::RedisEverysec,
@@ -46,7 +47,7 @@ impl System {
         System::Eventual,
     ];
 
-    /// What a table calls it.
+    /// Name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             System::RedisPlain => "Redis, plain",
@@ -58,7 +59,7 @@ impl System {
         }
     }
 
-    /// What it is asked, in order.
+    /// Cases of a round, in order.
     pub fn cases(self) -> Vec<Case> {
         let both = |clients| [Case::get(clients), Case::set(clients)];
         let piped = |clients| both(clients).map(|case| case.pipeline(16));
@@ -83,22 +84,22 @@ impl System {
     }
 }
 
-/// What does not change from run to run.
+/// Settings that all runs share.
 #[derive(Debug)]
 pub struct Setup {
-    /// The program.
+    /// Path of NodeSync's program.
     pub binary: PathBuf,
-    /// Where directories for data are made: on the disk that is measured.
+    /// Parent of the data directories, on the disk that is measured.
     pub dir: PathBuf,
-    /// The time of a case.
+    /// Duration of each case.
     pub span: Span,
     /// Flags for NodeSync's nodes.
     pub node_args: Vec<String>,
 }
 
 impl Setup {
-    /// Starts a system, runs its cases, and removes all that it left. Problems are noted, and do
-    /// not keep the other systems from being measured.
+    /// Starts a system, runs its cases, and removes its files. A problem is recorded, and does not
+    /// keep the other systems from being measured.
     pub fn run(&self, system: System, results: &mut Results) {
         let scratch = match tempfile::Builder::new().prefix("rivals.").tempdir_in(&self.dir) {
             Ok(scratch) => scratch,
@@ -153,7 +154,7 @@ impl Setup {
             command.arg("--data-dir").arg(dir.join(&name));
             processes.push(Process::start(&format!("etcd-{name}"), command, dir)?);
         }
-        // All must answer: one that is still starting takes time from the others.
+        // All nodes must answer: one that is still starting takes time from the others.
         let leader = |_: ()| -> Result<u16, String> {
             let mut found = Err("no node leads".to_string());
             for client in &clients {
@@ -207,7 +208,7 @@ impl Setup {
             if case != Case::set(1) {
                 return generator.run(case, first);
             }
-            // Before and behind: the machine's speed drifts.
+            // Measure before and after the case: the machine's speed drifts.
             let before = machine.measure(dir);
             let (sample, problem) = generator.run(case, first);
             let measured = before.and_then(|()| machine.measure(dir));
@@ -217,7 +218,7 @@ impl Setup {
         if let Some(medians) = machine.medians() {
             results.machine.push(medians);
         }
-        // What the nodes told of since they were ready: elections, peers that were gone.
+        // Log lines since the nodes were ready: elections, and peers that failed.
         for (node, from) in processes.iter().zip(logged) {
             let log = node.log();
             let lines = log.get(from..).unwrap_or_default().lines();
@@ -241,7 +242,7 @@ fn cases(
 ) -> Result<(), String> {
     for (nth, case) in system.cases().into_iter().enumerate() {
         let (sample, problem) = run(case, nth == 0);
-        // What was cut short is no result.
+        // An interrupted case has no result.
         if asked_to_stop() {
             return Ok(());
         }
@@ -266,13 +267,13 @@ fn ask(port: u16, words: &[&str]) -> Result<Reply, String> {
     client.and_then(|mut client| client.call(words)).map_err(|error| error.to_string())
 }
 
-/// What a program says of its version, on one line; nothing if it is not there.
+/// First line of a program's version; `None` if the program does not run.
 pub fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_string)
 }
 
-/// Makes the directory for data, if it is not there.
+/// Creates the directory for data, if it does not exist.
 pub fn make_dir(dir: &Path) -> Result<(), String> {
     fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))
 }

@@ -1,5 +1,5 @@
-//! One measurement: the load of `nodesync bench` against one front end, and what the server's
-//! process uses meanwhile.
+//! One measurement: `nodesync bench` loads one front end, and this program observes the server's
+//! process meanwhile.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -11,11 +11,11 @@ use crate::server::Server;
 
 const SECONDS: f64 = 3.0;
 const WARMUP: f64 = 0.5;
-/// The server's process is watched in the middle of the measured time, because it is not known to
-/// the millisecond when that begins.
+/// Distance of the observation from both ends of the measured time, whose start is not known to the
+/// millisecond.
 const MARGIN: f64 = 0.5;
 
-/// What clients ask for.
+/// Request that clients send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Strong writes.
@@ -26,25 +26,25 @@ pub enum Operation {
     EventualGet,
 }
 
-/// A kind of load.
+/// Kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// What is asked for.
+    /// Operation of all requests.
     pub operation: Operation,
-    /// By how many clients.
+    /// Number of clients.
     pub clients: usize,
-    /// How many requests each has under way.
+    /// Requests that each client has in flight.
     pub pipeline: usize,
 }
 
-/// What was measured.
+/// Figures of one measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Figures {
     /// Operations a second.
     pub throughput: f64,
     /// The median latency, in milliseconds.
     pub p50: f64,
-    /// The latency of the slowest in a hundred, in milliseconds.
+    /// 99th percentile of the latency, in milliseconds.
     pub p99: f64,
     /// Microseconds of processor time of the server's process for each operation.
     pub cpu_micros: f64,
@@ -53,7 +53,7 @@ pub struct Figures {
 }
 
 impl Operation {
-    /// Its name in the tables.
+    /// Name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Operation::Set => "strong SET",
@@ -63,7 +63,7 @@ impl Operation {
     }
 }
 
-/// The load generator, with one node to talk to.
+/// Command that runs the load generator against one node.
 pub fn command(address: &str, operation: Operation) -> Command {
     let mut bench = Command::new(binary());
     let eventual = operation == Operation::EventualGet;
@@ -77,7 +77,7 @@ pub fn command(address: &str, operation: Operation) -> Command {
     bench
 }
 
-/// Measures one cell.
+/// Measures one kind of load.
 pub fn run(server: &Server, cell: Cell) -> Figures {
     let mut bench = command(&server.address(), cell.operation);
     bench.args(["--csv", "-"]);
@@ -96,8 +96,8 @@ pub fn run(server: &Server, cell: Cell) -> Figures {
     let (head, row) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
     let field = |name: &str| -> f64 {
         let at = head.iter().position(|field| *field == name);
-        let text = at.and_then(|at| row.get(at)).expect("the load tells it");
-        text.parse().expect("it is a number")
+        let text = at.and_then(|at| row.get(at)).expect("the table has this field");
+        text.parse().expect("the field is a number")
     };
     let throughput = field("per_second");
     Figures {

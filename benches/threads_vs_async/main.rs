@@ -1,11 +1,11 @@
-//! Threads, loops and async, side by side: the same node behind `--io threads`, `--io poll`, and an
+//! Comparison of threads, loops and async: the same node behind `--io threads`, `--io poll`, and an
 //! async front end on tokio ([`twin`]).
 //!
 //! `cargo bench -p nodesync-benches --bench threads_vs_async` starts three clusters of three real
-//! processes each. They differ in the front end of their leaders only. `nodesync bench` loads the
-//! leaders in turn, one kind of load after the other, so that a machine whose speed drifts is fair
-//! to all. The bench prints Markdown tables: throughput, latency, the leader's processor time and
-//! context switches for one operation, and its memory for one connection.
+//! processes each, which differ only in the front end of their leaders. `nodesync bench` loads the
+//! leaders in turn, one kind of load after the other, so a drift of the machine's speed affects all
+//! of them alike. The bench prints Markdown tables: throughput, latency, the leader's processor
+//! time and context switches for one operation, and its memory for one connection.
 //!
 //! `-- --quick` measures with 64 clients only; `-- --rounds 5` prints medians of five rounds;
 //! `-- --svg FILE` draws throughput by clients.
@@ -31,30 +31,30 @@ use load::{Cell, Operation};
 use server::{Front, Server};
 use tables::Measured;
 
-/// The word that makes this program the twin's process; a port and the arguments of a node follow.
+/// Word that selects the twin's process; a port and the arguments of a node follow it.
 const SERVE: &str = "serve";
 
 const CLIENTS: [usize; 5] = [1, 16, 64, 256, 1024];
 const PIPELINES: [usize; 2] = [1, 16];
-/// For the memory of a connection.
+/// Number of connections for the memory of one.
 const CONNECTIONS: usize = 1000;
 
-/// What can be typed.
+/// Compares front ends with threads, loops and async
 #[derive(Parser)]
 struct Options {
-    /// With 64 clients only
+    /// Measure with 64 clients only
     #[arg(long)]
     quick: bool,
 
-    /// How often everything is measured; medians are told
+    /// Rounds of measurements; the tables show their medians
     #[arg(long, default_value_t = 1)]
     rounds: usize,
 
-    /// Where to draw throughput by clients
+    /// File for a chart of throughput by clients
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// Given by cargo
+    /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     if options.bench {
         compare(&options);
     } else {
-        println!("this measures for minutes: run it by `cargo bench`");
+        println!("this takes minutes: run it with `cargo bench`");
     }
     ExitCode::SUCCESS
 }
@@ -93,7 +93,7 @@ fn compare(options: &Options) {
         .collect();
     for round in 0..options.rounds.max(1) {
         for row in &mut measured {
-            // Who is first turns, too.
+            // The first front end changes from round to round.
             for turn in 0..servers.len() {
                 let at = (round + turn) % servers.len();
                 let figures = load::run(&servers[at], row.cell);
@@ -123,9 +123,9 @@ fn cells(quick: bool) -> Vec<Cell> {
     cells
 }
 
-/// As many as the system allows: for the connections, and for the processes started from here.
+/// Raises the limit of open files as far as allowed: for the connections, and for child processes.
 fn raise_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // If it is refused, too many connections fail and say so.
+    // If this is refused, connections beyond the limit fail with an error.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

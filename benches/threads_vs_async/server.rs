@@ -1,5 +1,5 @@
-//! Clusters of three real processes, alike but for the front end of the node that is measured: the
-//! one with the highest port, which leads.
+//! Clusters of three real processes that differ only in the front end of the measured node: the one
+//! with the highest port, which leads.
 
 use std::env;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::common::{Port, SOON, eventually};
 use crate::load::{self, Operation};
 use crate::process::resident_kib;
 
-/// How a node waits for its clients.
+/// Way in which a node waits for its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
     /// `--io threads`
@@ -26,10 +26,10 @@ pub enum Front {
 }
 
 impl Front {
-    /// All, in the order of the tables.
+    /// All front ends, in the order of the tables.
     pub const ALL: [Front; 3] = [Front::Threads, Front::Poll, Front::Tokio];
 
-    /// Its name in the tables.
+    /// Name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Front::Threads => "threads",
@@ -39,9 +39,9 @@ impl Front {
     }
 }
 
-/// A cluster, and where its leader is measured.
+/// Cluster whose leader is measured.
 pub struct Server {
-    /// The front end that is measured.
+    /// Front end of the leader.
     pub front: Front,
     cluster: Cluster,
     port: u16,
@@ -49,7 +49,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A cluster that is ready. The twin is this program, started again.
+    /// Starts a cluster, and waits until it is ready. The twin is this program, started again.
     pub fn start(front: Front) -> Server {
         let io = if front == Front::Poll { "poll" } else { "threads" };
         let mut cluster = Cluster::new(3, &["--io", io, "--log-level", "warn"]);
@@ -59,7 +59,7 @@ impl Server {
         match &twin {
             None => leader.start(),
             Some(port) => {
-                let mut again = Command::new(env::current_exe().expect("it has a path"));
+                let mut again = Command::new(env::current_exe().expect("this program has a path"));
                 again.args([SERVE, &port.number.to_string()]).args(leader.command().get_args());
                 leader.start_by(again);
             }
@@ -72,23 +72,24 @@ impl Server {
         Server { front, cluster, port, _twin: twin }
     }
 
-    /// Where clients find the front end.
+    /// Address of the measured front end.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The process that is measured.
+    /// Process id of the measured node.
     pub fn pid(&self) -> u32 {
         self.cluster.nodes[2].pid()
     }
 
-    /// Resident KiB that one connection takes that has been used and is idle. To be asked for
-    /// before there was any load, which leaves memory behind that connections could use again.
+    /// Resident KiB of one connection that was used and is idle. Must be called before any load,
+    /// which leaves free memory behind that connections could use again.
     pub fn connection_kib(&self, connections: usize) -> f64 {
         let before = resident_kib(self.pid());
         let mut streams = Vec::new();
         for number in 0..connections {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+            let mut stream =
+                TcpStream::connect(("127.0.0.1", self.port)).expect("the node listens");
             stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
             let key = format!("connection:{number}");
             ask(&mut stream, &["SET", &key, "value"], b"+OK\r\n");
@@ -99,11 +100,11 @@ impl Server {
         after.saturating_sub(before) as f64 / connections as f64
     }
 
-    /// Writes all keys.
+    /// Writes every key once.
     pub fn preload(&self) {
         let mut bench = load::command(&self.address(), Operation::Set);
         bench.args(["--preload", "--requests", "1000", "--clients", "1"]);
-        let status = bench.stdout(Stdio::null()).status().expect("it can be started");
+        let status = bench.stdout(Stdio::null()).status().expect("the load can be started");
         assert!(status.success(), "the keys cannot be written");
     }
 }

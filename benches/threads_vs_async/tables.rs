@@ -1,4 +1,4 @@
-//! The results as Markdown tables and as charts.
+//! Results as Markdown tables and as charts.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use crate::chart::{Axis, Series, draw};
 use crate::load::{Cell, Figures, Operation};
 use crate::server::Front;
 
-/// The size of a chart.
+/// Width and height of a chart.
 const PANEL: (u32, u32) = (860, 420);
 
-/// A cell with what each round has measured, for each front end.
+/// Load with the figures of each round, for each front end.
 pub struct Measured {
     /// The load.
     pub cell: Cell,
@@ -30,14 +30,14 @@ impl Measured {
         }
     }
 
-    /// The three front ends beside each other.
+    /// Medians of the three front ends, side by side.
     fn beside(&self, figure: fn(&Figures) -> f64, digits: usize) -> String {
         let all = (0..Front::ALL.len()).map(|front| self.median(front, figure));
         all.map(|value| format!("{value:.digits$}")).collect::<Vec<_>>().join(" / ")
     }
 }
 
-/// A row for each cell; in each field the front ends in the order of [`Front::ALL`].
+/// Table with a row for each load; each field holds the front ends in the order of [`Front::ALL`].
 pub fn loads(measured: &[Measured]) -> String {
     let names = Front::ALL.map(Front::name).join(" / ");
     let mut page = format!(
@@ -60,7 +60,7 @@ pub fn loads(measured: &[Measured]) -> String {
     page
 }
 
-/// What a connection costs.
+/// Table of the memory for a connection.
 pub fn memory(connections: usize, kib: [f64; 3]) -> String {
     let mut page = format!(
         "| {connections} used and idle connections | {} |\n|---|--:|--:|--:|\n",
@@ -71,8 +71,8 @@ pub fn memory(connections: usize, kib: [f64; 3]) -> String {
     page
 }
 
-/// Throughput by clients: a chart for each operation and pipeline that was measured with more than
-/// one number of clients, in two columns.
+/// Charts of throughput by clients, in two columns: one for each operation and pipeline that was
+/// measured with more than one number of clients.
 pub fn charts(measured: &[Measured]) -> String {
     let mut kinds: Vec<(Operation, usize)> = Vec::new();
     for Measured { cell, .. } in measured {

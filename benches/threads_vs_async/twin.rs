@@ -1,13 +1,13 @@
 //! The async twin: a front end on tokio's multi-threaded runtime, over the same node as the other
-//! two. One task for each connection; the session, the store and the core are the node's own
-//! ([`ExternalClient`]), so all that differs is how bytes and answers are waited for.
+//! two. One task serves each connection. The session, the store and the core are the node's own
+//! ([`ExternalClient`]), so only the way to wait for bytes and answers differs.
 //!
 //! It is meant to be as good as the runtime allows: as many workers as cores, no Nagle delay, one
 //! buffer for each direction that is read into and written from in place, no channel and no
-//! allocation for an answer, a task woken only if it waits, and a timer that is set once for many
-//! requests.
+//! allocation for an answer, a task that is woken only if it waits, and a timer that is set once
+//! for many requests.
 //!
-//! Left out: an orderly end. Whoever starts the process kills it.
+//! Left out: an orderly end. The bench kills the process.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,7 +28,7 @@ use tokio::time::{Sleep, sleep_until};
 
 const BACKLOG: u32 = 1024;
 
-/// A node with the arguments of one, served by the twin on another port than its own.
+/// Runs a node with these arguments; the twin serves it on a port of its own.
 pub fn run(port: u16, words: &[String]) -> Result<(), String> {
     let words = std::iter::once("nodesync").chain(words.iter().map(String::as_str));
     let args = NodeArgs::try_parse_from(words).map_err(|error| error.to_string())?;
@@ -45,9 +45,9 @@ async fn accept(port: u16, node: &Node) -> io::Result<()> {
         let (stream, address) = listener.accept().await?;
         stream.set_nodelay(true)?;
         if let Some(external_client) = node.external_client(address) {
-            let serving = Serving { stream, external_client, inbox: Arc::default() };
-            // A client that goes away in the middle is no event.
-            tokio::spawn(async { serving.run().await.unwrap_or_default() });
+            let connection = Connection { stream, external_client, inbox: Arc::default() };
+            // A client that disconnects in the middle of a request is no error.
+            tokio::spawn(async { connection.run().await.unwrap_or_default() });
         }
     }
 }
@@ -59,20 +59,20 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A connection.
-struct Serving {
+/// Connection of one client.
+struct Connection {
     stream: TcpStream,
     external_client: ExternalClient,
-    inbox: Arc<Slot>,
+    inbox: Arc<TaskInbox>,
 }
 
-impl Serving {
+impl Connection {
     async fn run(self) -> io::Result<()> {
-        let Serving { mut stream, mut external_client, inbox } = self;
-        let for_the_core: Arc<dyn Inbox> = Arc::<Slot>::clone(&inbox);
+        let Connection { mut stream, mut external_client, inbox } = self;
+        let core_inbox: Arc<dyn Inbox> = Arc::<TaskInbox>::clone(&inbox);
         let mut timer = Timer::new();
         loop {
-            let step = external_client.step(&for_the_core);
+            let step = external_client.step(&core_inbox);
             if let ExternalNext::Answer(deadline) = step {
                 let (ticket, answer) = match inbox.wait(deadline, &mut timer).await {
                     Some(answered) => answered,
@@ -98,22 +98,22 @@ impl Serving {
     }
 }
 
-/// The inbox of one task.
+/// Inbox of one task.
 #[derive(Default)]
-struct Slot(Mutex<Inside>);
+struct TaskInbox(Mutex<InboxState>);
 
 #[derive(Default)]
-struct Inside {
+struct InboxState {
     answer: Option<(Ticket, Answer)>,
-    /// The task, if it sleeps.
+    /// Waker of the task, if it sleeps.
     sleeper: Option<Waker>,
 }
 
-impl Inbox for Slot {
+impl Inbox for TaskInbox {
     fn put(&self, ticket: Ticket, answer: Answer) -> bool {
-        let mut inside = self.0.lock();
-        inside.answer = Some((ticket, answer));
-        inside.sleeper.is_some()
+        let mut state = self.0.lock();
+        state.answer = Some((ticket, answer));
+        state.sleeper.is_some()
     }
 
     fn wake(&self) {
@@ -124,8 +124,8 @@ impl Inbox for Slot {
     }
 }
 
-impl Slot {
-    /// The answer, if it comes by `deadline`.
+impl TaskInbox {
+    /// Waits for the answer until `deadline`.
     async fn wait(&self, deadline: Instant, timer: &mut Timer) -> Option<(Ticket, Answer)> {
         poll_fn(|context| match self.poll(context) {
             Poll::Ready(answered) => Poll::Ready(Some(answered)),
@@ -134,19 +134,19 @@ impl Slot {
         .await
     }
 
-    /// An answer that is certain to come.
+    /// Waits for an answer that is certain to come.
     async fn wait_without_end(&self) -> (Ticket, Answer) {
         poll_fn(|context| self.poll(context)).await
     }
 
     fn poll(&self, context: &Context<'_>) -> Poll<(Ticket, Answer)> {
-        let mut inside = self.0.lock();
-        if let Some(answered) = inside.answer.take() {
-            inside.sleeper = None;
+        let mut state = self.0.lock();
+        if let Some(answered) = state.answer.take() {
+            state.sleeper = None;
             return Poll::Ready(answered);
         }
         let task = context.waker();
-        match &mut inside.sleeper {
+        match &mut state.sleeper {
             Some(known) => known.clone_from(task),
             none => *none = Some(task.clone()),
         }
@@ -154,17 +154,17 @@ impl Slot {
     }
 }
 
-/// One timer for all requests of a connection. It is not set anew for each: when it fires, it looks
-/// at the deadline of the request that is waited for by then.
+/// Timer for all requests of a connection. It is not reset for each of them: when it fires, it
+/// compares the time with the deadline of the current request.
 struct Timer(Pin<Box<Sleep>>);
 
 impl Timer {
-    /// One that fires at once when it is first asked.
+    /// Timer that fires at its first poll.
     fn new() -> Timer {
         Timer(Box::pin(sleep_until(Instant::now().into())))
     }
 
-    /// Ready if `deadline`, which never lies before the one before it, has passed.
+    /// Ready once `deadline` has passed. A deadline is never earlier than the one before it.
     fn poll(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         while self.0.as_mut().poll(context).is_ready() {
             if Instant::now() >= deadline {

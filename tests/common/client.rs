@@ -1,4 +1,4 @@
-//! Two small blocking clients, written against the protocols' descriptions and not with the code
+//! Two small blocking clients, written from the descriptions of the protocols and not with the code
 //! under test. Every wait has a limit, so a server that hangs fails its test.
 
 use std::fmt;
@@ -6,19 +6,19 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longer than any request may take by the default `--request-timeout`.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Limit of every wait; longer than any request may take by the default `--request-timeout`.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 fn dial(port: u16) -> io::Result<TcpStream> {
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, WAIT_LIMIT)?;
+    stream.set_read_timeout(Some(WAIT_LIMIT))?;
+    stream.set_write_timeout(Some(WAIT_LIMIT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// A reply of RESP 2.
+/// Reply of RESP 2.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Reply {
     /// `+`
@@ -36,12 +36,12 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// `+OK`
+    /// True for `OK`.
     pub fn is_ok(&self) -> bool {
         *self == *"OK"
     }
 
-    /// The text of an error.
+    /// Text of an error reply.
     pub fn error(&self) -> Option<&str> {
         match self {
             Reply::Error(text) => Some(text),
@@ -49,7 +49,7 @@ impl Reply {
         }
     }
 
-    /// A number, as integer or as text; nothing there counts as 0.
+    /// Number in an integer or bulk reply; nil, the reply for a missing counter, counts as 0.
     pub fn number(&self) -> Option<u64> {
         match self {
             Reply::Integer(number) => u64::try_from(*number).ok(),
@@ -84,7 +84,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// The bytes of a RESP request.
+/// Encodes a RESP request.
 pub fn request<W: AsRef<[u8]>>(words: &[W]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words.iter().map(AsRef::as_ref) {
@@ -95,19 +95,19 @@ pub fn request<W: AsRef<[u8]>>(words: &[W]) -> Vec<u8> {
     bytes
 }
 
-/// A connection that speaks RESP 2.
+/// Connection that speaks RESP 2.
 #[derive(Debug)]
 pub struct Resp {
     stream: BufReader<TcpStream>,
 }
 
 impl Resp {
-    /// Connects to a node of this machine.
+    /// Connects to a node on this machine.
     pub fn connect(port: u16) -> io::Result<Resp> {
         Ok(Resp { stream: BufReader::new(dial(port)?) })
     }
 
-    /// Connects and says the password, if there is one.
+    /// Connects, and authenticates if there is a password.
     pub fn connect_as(port: u16, password: Option<&str>) -> io::Result<Resp> {
         let mut client = Resp::connect(port)?;
         if let Some(password) = password {
@@ -119,12 +119,12 @@ impl Resp {
         Ok(client)
     }
 
-    /// The socket.
+    /// Underlying socket.
     pub fn stream(&self) -> &TcpStream {
         self.stream.get_ref()
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
@@ -134,16 +134,16 @@ impl Resp {
         self.send_bytes(&request(words))
     }
 
-    /// Sends a request and takes its reply.
+    /// Sends a request and returns its reply.
     pub fn call<W: AsRef<[u8]>>(&mut self, words: &[W]) -> io::Result<Reply> {
         self.send(words)?;
         self.receive()
     }
 
-    /// Takes a reply.
+    /// Receives one reply.
     pub fn receive(&mut self) -> io::Result<Reply> {
         let mut line = Vec::new();
-        // What announces a reply is short; without a limit a mad server could fill the memory.
+        // The first line is short; without a limit a faulty server could fill the memory.
         (&mut self.stream).take(64 << 10).read_until(b'\n', &mut line)?;
         let Some(line) = line.strip_suffix(b"\r\n") else {
             return Err(ErrorKind::UnexpectedEof.into());
@@ -175,21 +175,21 @@ impl Resp {
         })
     }
 
-    /// Sends a pipeline and takes all its replies.
+    /// Sends a pipeline and returns all its replies.
     pub fn pipeline<W: AsRef<[u8]>>(&mut self, requests: &[Vec<W>]) -> io::Result<Vec<Reply>> {
         let bytes: Vec<u8> = requests.iter().flat_map(|words| request(words)).collect();
         self.send_bytes(&bytes)?;
         requests.iter().map(|_| self.receive()).collect()
     }
 
-    /// SET, which must succeed.
+    /// Sets a key; panics unless the reply is OK.
     #[track_caller]
     pub fn set(&mut self, key: &str, value: &str) {
         let reply = self.call(&["SET", key, value]);
         assert!(reply.as_ref().is_ok_and(Reply::is_ok), "SET {key}: {reply:?}");
     }
 
-    /// GET, which must succeed.
+    /// Returns the value of a key; panics on an error.
     #[track_caller]
     pub fn get(&mut self, key: &str) -> Option<String> {
         match self.call(&["GET", key]) {
@@ -199,7 +199,7 @@ impl Resp {
         }
     }
 
-    /// INFO's value of `field`.
+    /// Returns the value of one field of INFO.
     #[track_caller]
     pub fn info(&mut self, field: &str) -> String {
         let Ok(Reply::Bulk(bytes)) = self.call(&["INFO"]) else { panic!("INFO") };
@@ -210,19 +210,19 @@ impl Resp {
     }
 }
 
-/// A connection that speaks the line protocol.
+/// Connection that speaks the line protocol.
 #[derive(Debug)]
 pub struct Line {
     stream: BufReader<TcpStream>,
 }
 
 impl Line {
-    /// Connects to a node of this machine.
+    /// Connects to a node on this machine.
     pub fn connect(port: u16) -> io::Result<Line> {
         Ok(Line { stream: BufReader::new(dial(port)?) })
     }
 
-    /// Sends a line and takes the line that answers it.
+    /// Sends a line and returns the line that answers it.
     pub fn ask(&mut self, line: &str) -> io::Result<String> {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes())?;
         let mut answer = String::new();

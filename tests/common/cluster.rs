@@ -1,5 +1,5 @@
-//! Clusters of real processes on this machine: started, killed, paused and asked to stop, each with
-//! a directory of its own and a log that is shown when the test fails.
+//! Clusters of real processes on this machine. A test starts, kills, pauses and stops the nodes;
+//! each has a directory of its own, and a log that a failing test prints.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use tempfile::TempDir;
 use super::client::{Line, Reply, Resp};
 use super::{Port, SOON, binary, eventually};
 
-/// The lines of a node's log that a failing test shows.
+/// Number of log lines that a failing test prints for each node.
 const LOG_LINES_SHOWN: usize = 80;
 
-/// A member: its place on the machine, and its process while it runs.
+/// Member of a cluster: its port and directory, and its process while it runs.
 #[derive(Debug)]
 pub struct Node {
-    /// Its port, which is its id too.
+    /// Port, which is also the node's id.
     pub port: u16,
-    /// Its data directory.
+    /// Data directory.
     pub dir: PathBuf,
-    /// The password that it is given, and that clients made here say.
+    /// Password of the node, with which clients made here authenticate.
     pub password: Option<String>,
-    /// What it is started with, behind its port, its peers and its directory.
+    /// Further flags of its command line, behind port, peers and directory.
     pub flags: Vec<String>,
     peers: Vec<u16>,
     log: PathBuf,
@@ -33,7 +33,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The command that starts it.
+    /// Command that starts the node.
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary());
         command.arg(self.port.to_string());
@@ -45,13 +45,13 @@ impl Node {
         command
     }
 
-    /// Starts it, and does not wait until it is of any use.
+    /// Starts the node without waiting until it serves.
     pub fn start(&mut self) {
         let command = self.command();
         self.start_by(command);
     }
 
-    /// Starts it by another command that becomes its process.
+    /// Starts the node with another command, which becomes its process.
     pub fn start_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "{} runs already", self.port);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
@@ -59,37 +59,37 @@ impl Node {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// Ends it without a warning, as `kill -9` does.
+    /// Kills the process without warning, as `kill -9` does.
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
+        let mut child = self.child.take().expect("the node runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.child.as_ref().expect("it runs")), signal).unwrap();
+        kill_process(Pid::from_child(self.child.as_ref().expect("the node runs")), signal).unwrap();
     }
 
-    /// Its process number.
+    /// Process id.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.child.as_ref().expect("the node runs").id()
     }
 
-    /// True if its process runs.
+    /// True while the process runs.
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
-    /// Waits until its process has ended.
+    /// Waits until the process has ended.
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
+        let mut child = self.child.take().expect("the node runs");
         let port = self.port;
         eventually(&format!("node {port} ends"), limit, || child.try_wait().unwrap())
     }
 
-    /// Stops it in an orderly way.
+    /// Stops the node with SIGTERM and requires exit code 0.
     #[track_caller]
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);
@@ -97,30 +97,30 @@ impl Node {
         assert_eq!(status.code(), Some(0), "{}: {}", self.port, self.log());
     }
 
-    /// A new RESP client of it.
+    /// Opens a RESP client of this node.
     #[track_caller]
     pub fn resp(&self) -> Resp {
         Resp::connect_as(self.port, self.password.as_deref()).unwrap()
     }
 
-    /// A new client of it with the line protocol.
+    /// Opens a client of this node with the line protocol.
     #[track_caller]
     pub fn line(&self) -> Line {
         Line::connect(self.port).unwrap()
     }
 
-    /// What it has written to its log, over all its lives.
+    /// Log of this node, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The leader that it names, if it can be asked and knows one.
+    /// Leader that this node reports, if it answers and knows one.
     pub fn leader(&self) -> Option<u16> {
         let mut client = Resp::connect_as(self.port, self.password.as_deref()).ok()?;
         client.call(&["LEADER"]).ok()?.number().and_then(|port| port.try_into().ok())
     }
 
-    /// The bytes of the files in its directory.
+    /// Total size of the files in the data directory, in bytes.
     pub fn disk_bytes(&self) -> u64 {
         fs::read_dir(&self.dir).unwrap().map(|file| bytes_of(&file.unwrap().path())).sum()
     }
@@ -133,7 +133,7 @@ impl Node {
     }
 }
 
-/// 0 for a file that has gone meanwhile.
+/// Size of a file; 0 if it was removed meanwhile.
 fn bytes_of(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
@@ -150,18 +150,18 @@ impl Drop for Node {
     }
 }
 
-/// Members, ascending by rank; the last one leads when all are well.
+/// Cluster of nodes in ascending order of rank; the last one leads while all are healthy.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The members.
+    /// Members, by ascending port.
     pub nodes: Vec<Node>,
-    /// Holds the directories and logs.
+    /// Scratch directory that holds the data directories and the logs.
     pub scratch: TempDir,
 }
 
 impl Cluster {
-    /// Members that have not been started, each with `flags`. Every second one serves its clients
-    /// by threads, the others by loops, unless the environment decides.
+    /// Members with `flags`, not yet started. Every second one serves its clients with threads, the
+    /// others with loops, unless the environment or a flag decides.
     pub fn new(size: usize, flags: &[&str]) -> Cluster {
         let scratch = tempfile::tempdir().unwrap();
         let ports = Port::take_many(size);
@@ -189,7 +189,7 @@ impl Cluster {
         Cluster { nodes, scratch }
     }
 
-    /// A cluster that is ready.
+    /// Starts a cluster and waits until it is ready.
     pub fn start(size: usize, flags: &[&str]) -> Cluster {
         let mut cluster = Cluster::new(size, flags);
         cluster.start_all();
@@ -197,13 +197,14 @@ impl Cluster {
         cluster
     }
 
-    /// Starts all members that do not run.
+    /// Starts all members that are not running.
     pub fn start_all(&mut self) {
         self.nodes.iter_mut().filter(|node| node.child.is_none()).for_each(Node::start);
     }
 
-    /// Waits until all members follow the one with the highest port, and can write and read. No
-    /// error is expected from a node that has a leader, but that it has yet to catch up.
+    /// Waits until all members follow the one with the highest port and serve writes and reads. A
+    /// node that has a leader may answer `LOADING` until it has caught up; any other error fails
+    /// the test.
     #[track_caller]
     pub fn wait_until_ready(&self) {
         let highest = self.nodes.last().expect("a cluster has members").port;
@@ -222,7 +223,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until all members that run follow `leader`.
+    /// Waits until all running members follow `leader`.
     #[track_caller]
     pub fn wait_until_led_by(&self, leader: u16) {
         for node in self.nodes.iter().filter(|node| node.child.is_some()) {
@@ -232,7 +233,7 @@ impl Cluster {
     }
 }
 
-/// The files below `dir` with their contents; empty if it does not exist.
+/// Files below `dir` with their contents; empty if `dir` does not exist.
 pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut files = Vec::new();
@@ -248,21 +249,21 @@ pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// Runs a command to its end: its exit code, and what it wrote to standard error.
+/// Runs a command to its end; returns its exit code and its standard error.
 #[track_caller]
 pub fn run_to_end(mut command: Command, limit: Duration) -> (Option<i32>, String) {
     let scratch = tempfile::NamedTempFile::new().unwrap();
     let errors = File::options().append(true).open(scratch.path()).unwrap();
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
-    let mut child = Ended(spawned.unwrap());
+    let mut child = KillOnDrop(spawned.unwrap());
     let status = eventually("the command ends", limit, || child.0.try_wait().unwrap());
     (status.code(), fs::read_to_string(scratch.path()).unwrap())
 }
 
-/// A process that does not outlive its test.
-struct Ended(Child);
+/// Process that is killed when the value is dropped.
+struct KillOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

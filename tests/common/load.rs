@@ -1,13 +1,14 @@
-//! Clients that load a cluster and know what they may see.
+//! Clients that load a cluster and check every reply.
 //!
-//! Each client has a counter of its own, which only it increments, and texts of its own; it reads
-//! everybody's counters. So at any moment there is a number that a counter must have reached,
-//! because an increment to it was acknowledged, and one that it cannot have passed, because no more
-//! were asked for. A read below the first is stale or shows a loss; an answer to an increment that
-//! is not the next number shows one that was lost or done twice.
+//! Each client has a counter and texts of its own, which no other client writes; it reads the
+//! counters of all clients. So at any moment a counter has a lower bound, the last increment
+//! acknowledged, and an upper bound, the number of increments requested. A read below the lower
+//! bound is stale or shows a loss. An answer to an increment other than the next number shows that
+//! an increment was lost or done twice.
 //!
-//! A request whose connection breaks may or may not be done, even later. For a counter that widens
-//! the bounds by one. A text in such doubt is left alone, and the client goes on with the next one.
+//! A request whose connection breaks may or may not be done, even later. For a counter this widens
+//! the bounds by one. A text of unknown value is left alone, and the client goes on with the next
+//! one.
 
 use std::io;
 use std::ops::AddAssign;
@@ -23,32 +24,31 @@ use super::client::{Reply, Resp, request};
 use super::cluster::Cluster;
 use super::{SOON, eventually};
 
-/// What a client puts up with.
+/// Errors that a client tolerates; each level includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tolerance {
     /// No error of any kind.
     Nothing,
-    /// Its node dies: the connection breaks, and a new one is refused for a while.
+    /// Its node dies: the connection breaks, and new ones are refused for a while.
     Disconnects,
-    /// There is no quorum for a while: requests are also answered `CLUSTERDOWN`, `TRYAGAIN`,
-    /// `UNKNOWN`.
+    /// There is no quorum for a while: replies may also be `CLUSTERDOWN`, `TRYAGAIN` or `UNKNOWN`.
     Outages,
-    /// Its directory is lost, too: until it has caught up it answers `LOADING`.
+    /// Its node also loses its directory, and answers `LOADING` until it has caught up.
     Rejoins,
 }
 
-/// How many clients there are, and how busy.
+/// Number and pace of the clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Clients of each node.
     pub clients_per_node: usize,
-    /// How long a client rests between requests.
+    /// Pause of a client between two requests.
     pub rest: Duration,
 }
 
-/// What all clients know.
+/// State that all clients of a load share.
 #[derive(Debug)]
-struct Board {
+struct SharedState {
     stop: AtomicBool,
     counters: Vec<Counter>,
     failures: Mutex<Vec<String>>,
@@ -56,26 +56,26 @@ struct Board {
 
 #[derive(Debug, Default)]
 struct Counter {
-    /// Increments asked for: the counter cannot be higher.
-    asked: AtomicU64,
-    /// The highest number acknowledged: the counter cannot be lower.
+    /// Increments requested: the counter cannot be higher.
+    requested: AtomicU64,
+    /// Highest number acknowledged: the counter cannot be lower.
     acknowledged: AtomicU64,
 }
 
-/// What came of it.
+/// Results of a load.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Requests that were served.
     pub served: u64,
     /// Connections that broke.
     pub disconnects: u64,
-    /// Requests that were answered with an error that was expected.
+    /// Requests that were answered with a tolerated error.
     pub refused: u64,
-    /// The longest wait for a reply of a client that tolerates nothing.
+    /// Longest wait for a reply, over the clients that tolerate no error.
     pub longest_pause: Duration,
-    /// Where each counter ended: at least, and at most.
+    /// Key of each counter, with the bounds of its final value.
     counters: Vec<(String, u64, u64)>,
-    /// Texts, with each value that they may have.
+    /// Key of each text, with the values that it may have.
     texts: Vec<(String, Vec<u64>)>,
 }
 
@@ -91,10 +91,10 @@ impl AddAssign for Tally {
 }
 
 impl Tally {
-    /// Asks a node for everything that was written, and compares.
+    /// Reads all keys of the load from one node and checks their values.
     ///
     /// # Panics
-    /// On the first thing that is lost or that nobody wrote.
+    /// On the first value that was lost or never written.
     #[track_caller]
     pub fn verify(&self, client: &mut Resp) {
         for (key, least, most) in &self.counters {
@@ -110,18 +110,19 @@ impl Tally {
     }
 }
 
-/// Clients at work.
+/// Load in progress.
 #[derive(Debug)]
 pub struct Load {
-    board: Arc<Board>,
+    state: Arc<SharedState>,
     workers: Vec<JoinHandle<Tally>>,
 }
 
 impl Load {
-    /// Sets clients to work on all nodes. `tolerance` says what those of a node put up with.
+    /// Starts clients on all nodes. `tolerance` maps a node's index to the tolerance of its
+    /// clients.
     pub fn start(cluster: &Cluster, plan: Plan, tolerance: impl Fn(usize) -> Tolerance) -> Load {
         let count = plan.clients_per_node * cluster.nodes.len();
-        let board = Arc::new(Board {
+        let state = Arc::new(SharedState {
             stop: AtomicBool::new(false),
             counters: (0..count).map(|_| Counter::default()).collect(),
             failures: Mutex::default(),
@@ -129,7 +130,7 @@ impl Load {
         let worker = |me: usize| {
             let at = me % cluster.nodes.len();
             let worker = Worker {
-                board: Arc::clone(&board),
+                state: Arc::clone(&state),
                 me,
                 port: cluster.nodes[at].port,
                 password: cluster.nodes[at].password.clone(),
@@ -137,20 +138,20 @@ impl Load {
                 rest: plan.rest,
                 rng: Rng::new(me as u64),
                 count: 0,
-                doubtful: 0,
+                unknown: 0,
                 generation: 0,
                 text: 0,
                 tally: Tally::default(),
             };
             std::thread::spawn(move || worker.run())
         };
-        Load { workers: (0..count).map(worker).collect(), board }
+        Load { workers: (0..count).map(worker).collect(), state }
     }
 
-    /// Lets the clients work for a while.
+    /// Lets the clients work for `duration`.
     ///
     /// # Panics
-    /// As soon as one of them has seen what it must not see.
+    /// As soon as a client has seen a reply that it must not see.
     #[track_caller]
     pub fn go_on(&self, duration: Duration) {
         let end = Instant::now() + duration;
@@ -160,20 +161,20 @@ impl Load {
         });
     }
 
-    /// See [`Load::go_on`].
+    /// Fails the test if a client has seen a reply that it must not see.
     #[track_caller]
     pub fn check(&self) {
-        let failures = self.board.failures.lock();
+        let failures = self.state.failures.lock();
         assert!(failures.is_empty(), "clients failed: {:#?}", &failures[..failures.len().min(10)]);
     }
 
-    /// Has the clients finish what they are doing.
+    /// Stops the clients behind their current requests, and sums up.
     ///
     /// # Panics
-    /// If one of them has seen what it must not see.
+    /// If a client has seen a reply that it must not see.
     #[track_caller]
     pub fn finish(mut self) -> Tally {
-        self.board.stop.store(true, Ordering::Relaxed);
+        self.state.stop.store(true, Ordering::Relaxed);
         let mut tally = Tally::default();
         for worker in std::mem::take(&mut self.workers) {
             tally += worker.join().unwrap();
@@ -185,45 +186,45 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.board.stop.store(true, Ordering::Relaxed);
+        self.state.stop.store(true, Ordering::Relaxed);
     }
 }
 
 /// One request of a pipeline.
 #[derive(Clone, Copy, Debug)]
-enum Ask {
-    /// Increments the own counter.
-    Count,
+enum LoadStep {
+    /// Increments the client's own counter.
+    Increment,
     /// Reads a counter, which has reached `least` by now.
-    Look { of: usize, least: u64 },
-    /// Writes the next number into the own text.
+    Read { of: usize, least: u64 },
+    /// Writes the next number into the client's own text.
     Write,
 }
 
-/// Why a request was not served.
+/// Reason why a request was not served.
 enum Trouble {
     Lost(io::Error),
-    /// An error reply.
+    /// Error reply.
     Refused(String),
-    /// What must never be seen.
+    /// Reply that must never be seen.
     Wrong(String),
 }
 
 struct Worker {
-    board: Arc<Board>,
+    state: Arc<SharedState>,
     me: usize,
     port: u16,
     password: Option<String>,
     tolerance: Tolerance,
     rest: Duration,
     rng: Rng,
-    /// The own counter as last acknowledged.
+    /// Own counter as last acknowledged.
     count: u64,
-    /// Increments that may or may not have been, or be, done besides.
-    doubtful: u64,
-    /// Which text is being written.
+    /// Further increments whose outcome is unknown.
+    unknown: u64,
+    /// Number of the text that is being written.
     generation: u64,
-    /// The number acknowledged last in it; 0 before the first.
+    /// Number last acknowledged in that text; 0 before the first.
     text: u64,
     tally: Tally,
 }
@@ -231,28 +232,28 @@ struct Worker {
 impl Worker {
     fn run(mut self) -> Tally {
         let mut client = None;
-        while !self.board.stop.load(Ordering::Relaxed) {
+        while !self.state.stop.load(Ordering::Relaxed) {
             let Some(open) = &mut client else {
                 client = self.connect();
                 continue;
             };
-            let asks = self.choose();
+            let steps = self.choose();
             let started = Instant::now();
-            let result = self.ask(open, &asks);
+            let result = self.send(open, &steps);
             if self.tolerance == Tolerance::Nothing {
                 self.tally.longest_pause = self.tally.longest_pause.max(started.elapsed());
             }
             match result {
-                Ok(()) => self.tally.served += asks.len() as u64,
+                Ok(()) => self.tally.served += steps.len() as u64,
                 Err(trouble) => {
-                    self.put_up_with(trouble);
+                    self.tolerate(trouble);
                     client = None;
                 }
             }
             std::thread::sleep(self.rest);
         }
         let key = counter_key(self.me);
-        self.tally.counters.push((key, self.count, self.count + self.doubtful));
+        self.tally.counters.push((key, self.count, self.count + self.unknown));
         let key = self.text_key();
         self.tally.texts.push((key, vec![self.text]));
         self.tally
@@ -262,14 +263,14 @@ impl Worker {
         match Resp::connect_as(self.port, self.password.as_deref()) {
             Ok(client) => Some(client),
             Err(error) => {
-                self.put_up_with(Trouble::Lost(error));
+                self.tolerate(Trouble::Lost(error));
                 std::thread::sleep(Duration::from_millis(20));
                 None
             }
         }
     }
 
-    fn put_up_with(&mut self, trouble: Trouble) {
+    fn tolerate(&mut self, trouble: Trouble) {
         let text = match trouble {
             Trouble::Lost(_) if self.tolerance >= Tolerance::Disconnects => {
                 self.tally.disconnects += 1;
@@ -282,45 +283,47 @@ impl Worker {
             Trouble::Lost(error) => format!("connection lost: {error}"),
             Trouble::Refused(text) | Trouble::Wrong(text) => text,
         };
-        self.board.failures.lock().push(format!("client {} of {}: {text}", self.me, self.port));
-        self.board.stop.store(true, Ordering::Relaxed);
+        self.state.failures.lock().push(format!("client {} of {}: {text}", self.me, self.port));
+        self.state.stop.store(true, Ordering::Relaxed);
     }
 
-    fn choose(&mut self) -> Vec<Ask> {
-        let of = self.rng.below(self.board.counters.len() as u64) as usize;
-        let least = self.board.counters[of].acknowledged.load(Ordering::SeqCst);
-        let look = Ask::Look { of, least };
+    fn choose(&mut self) -> Vec<LoadStep> {
+        let of = self.rng.below(self.state.counters.len() as u64) as usize;
+        let least = self.state.counters[of].acknowledged.load(Ordering::SeqCst);
+        let read = LoadStep::Read { of, least };
         match self.rng.below(10) {
-            0..5 => vec![look],
-            5..8 => vec![Ask::Count],
-            8 => vec![Ask::Write],
-            _ => vec![Ask::Count, look, Ask::Write, Ask::Count],
+            0..5 => vec![read],
+            5..8 => vec![LoadStep::Increment],
+            8 => vec![LoadStep::Write],
+            _ => vec![LoadStep::Increment, read, LoadStep::Write, LoadStep::Increment],
         }
     }
 
-    /// Sends a pipeline and judges its replies.
-    fn ask(&mut self, client: &mut Resp, asks: &[Ask]) -> Result<(), Trouble> {
+    /// Sends a pipeline and checks its replies.
+    fn send(&mut self, client: &mut Resp, steps: &[LoadStep]) -> Result<(), Trouble> {
         let mut bytes = Vec::new();
-        for ask in asks {
-            bytes.extend(match ask {
-                Ask::Count => {
-                    self.board.counters[self.me].asked.fetch_add(1, Ordering::SeqCst);
+        for step in steps {
+            bytes.extend(match step {
+                LoadStep::Increment => {
+                    self.state.counters[self.me].requested.fetch_add(1, Ordering::SeqCst);
                     request(&["INCR", &counter_key(self.me)])
                 }
-                Ask::Look { of, .. } => request(&["GET", &counter_key(*of)]),
-                Ask::Write => request(&["SET", &self.text_key(), &(self.text + 1).to_string()]),
+                LoadStep::Read { of, .. } => request(&["GET", &counter_key(*of)]),
+                LoadStep::Write => {
+                    request(&["SET", &self.text_key(), &(self.text + 1).to_string()])
+                }
             });
         }
         if let Err(error) = client.send_bytes(&bytes) {
-            self.doubt(asks);
+            self.record_unknown(steps);
             return Err(Trouble::Lost(error));
         }
         let mut trouble = None;
-        for (at, ask) in asks.iter().enumerate() {
+        for (at, step) in steps.iter().enumerate() {
             match client.receive() {
                 Ok(Reply::Error(text)) => {
                     if text.starts_with("UNKNOWN ") {
-                        self.doubt(&asks[at..=at]);
+                        self.record_unknown(&steps[at..=at]);
                     }
                     let rejoins = self.tolerance >= Tolerance::Rejoins;
                     let joining = rejoins && text.starts_with("LOADING ");
@@ -332,9 +335,9 @@ impl Worker {
                         Trouble::Wrong(text)
                     });
                 }
-                Ok(reply) => self.judge(*ask, &reply)?,
+                Ok(reply) => self.check_reply(*step, &reply)?,
                 Err(error) => {
-                    self.doubt(&asks[at..]);
+                    self.record_unknown(&steps[at..]);
                     return Err(Trouble::Lost(error));
                 }
             }
@@ -342,39 +345,39 @@ impl Worker {
         trouble.map_or(Ok(()), Err)
     }
 
-    fn judge(&mut self, ask: Ask, reply: &Reply) -> Result<(), Trouble> {
+    fn check_reply(&mut self, step: LoadStep, reply: &Reply) -> Result<(), Trouble> {
         let number = reply.number();
-        match ask {
-            Ask::Count => {
-                let (least, most) = (self.count + 1, self.count + 1 + self.doubtful);
+        match step {
+            LoadStep::Increment => {
+                let (least, most) = (self.count + 1, self.count + 1 + self.unknown);
                 let Some(count) = number.filter(|count| (least..=most).contains(count)) else {
                     let text = format!("INCR gave {reply:?}, expected {least} to {most}");
                     return Err(Trouble::Wrong(text));
                 };
-                self.doubtful -= count - least;
+                self.unknown -= count - least;
                 self.count = count;
-                self.board.counters[self.me].acknowledged.store(count, Ordering::SeqCst);
+                self.state.counters[self.me].acknowledged.store(count, Ordering::SeqCst);
             }
-            Ask::Look { of, least } => {
-                let most = self.board.counters[of].asked.load(Ordering::SeqCst);
+            LoadStep::Read { of, least } => {
+                let most = self.state.counters[of].requested.load(Ordering::SeqCst);
                 if !number.is_some_and(|count| (least..=most).contains(&count)) {
                     let text = format!("GET gave {reply:?}, expected {least} to {most}");
                     return Err(Trouble::Wrong(text));
                 }
             }
-            Ask::Write if reply.is_ok() => self.text += 1,
-            Ask::Write => return Err(Trouble::Wrong(format!("SET gave {reply:?}"))),
+            LoadStep::Write if reply.is_ok() => self.text += 1,
+            LoadStep::Write => return Err(Trouble::Wrong(format!("SET gave {reply:?}"))),
         }
         Ok(())
     }
 
-    /// Nobody will tell whether these requests were, or will be, done.
-    fn doubt(&mut self, asks: &[Ask]) {
-        for ask in asks {
-            match ask {
-                Ask::Count => self.doubtful += 1,
-                Ask::Look { .. } => {}
-                Ask::Write => {
+    /// Records requests whose outcome is unknown.
+    fn record_unknown(&mut self, steps: &[LoadStep]) {
+        for step in steps {
+            match step {
+                LoadStep::Increment => self.unknown += 1,
+                LoadStep::Read { .. } => {}
+                LoadStep::Write => {
                     let key = self.text_key();
                     self.tally.texts.push((key, vec![self.text, self.text + 1]));
                     self.generation += 1;

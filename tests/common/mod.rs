@@ -1,11 +1,11 @@
-//! What the tests with real parts share: clusters of real processes on free ports ([`cluster`]),
-//! two small blocking clients ([`client`]), a load that knows what it may see ([`load`]), clients
-//! without manners ([`rude`]), and the program's tools ([`tool`]).
+//! Shared parts of the tests that use real sockets, files and processes: clusters of real processes
+//! on free ports ([`cluster`]), two small blocking clients ([`client`]), a load that checks every
+//! reply ([`load`]), misbehaving clients ([`rude`]), and the program's tools ([`tool`]).
 //!
-//! Rules: a test says first whether others may run beside it ([`alone`], [`shared`]). It waits by
-//! asking ([`eventually`]) and has a deadline; it never sleeps for luck.
-//! Ports come from the system and stay reserved as long as they are needed. Only processes that
-//! were started here are ended, by their handles.
+//! Rules: a test first says whether other tests may run beside it ([`alone`], [`shared`]). It waits
+//! by polling with a deadline ([`eventually`]); it never sleeps for a fixed time in the hope that
+//! the time suffices. The operating system chooses the ports, and each stays reserved as long as it
+//! is needed. A test ends only processes that it started, by their handles.
 
 #![allow(dead_code, reason = "each test uses its own part of this")]
 
@@ -23,25 +23,27 @@ use std::time::{Duration, Instant};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use socket2::{Domain, Socket, Type};
 
-/// For whatever happens within moments on an idle machine; generous, because machines are not idle.
+/// Deadline for events that take moments on an idle machine; generous, because machines are not
+/// idle.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Asks until there is an answer.
+/// Polls until there is a value, and returns it.
 ///
 /// # Panics
 /// If there is none within `limit`.
-pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(value) = poll() {
+            return value;
         }
         assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The machine, as the tests of one binary share it. Binaries run one after the other.
+/// Lock on the machine, shared by the tests of one binary. Cargo runs the binaries one after the
+/// other.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Reserves the machine for a test that measures time or loads all processors: no other test of
@@ -55,8 +57,8 @@ pub fn shared() -> RwLockReadGuard<'static, ()> {
     MACHINE.read()
 }
 
-/// The program under test. Cargo builds it for the tests of its own package; the benches, which are
-/// a package of their own, build it here, once.
+/// Path of the program under test. Cargo builds it for the tests of its own package; the benches
+/// are a package of their own and build it here, once.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -68,7 +70,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Builds the release program; it lies beside the directory `deps`, in which this one is.
+/// Builds the release program. It lies beside the directory `deps`, which holds this executable.
 fn built() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--package", "nodesync"]);
@@ -78,26 +80,26 @@ fn built() -> PathBuf {
     this.ancestors().nth(2).unwrap().join("nodesync")
 }
 
-/// True if the long version of a test is asked for, by `NODESYNC_LONG=1`.
+/// True if `NODESYNC_LONG=1` selects the long version of a test.
 pub fn long() -> bool {
     std::env::var("NODESYNC_LONG").is_ok_and(|value| value == "1")
 }
 
-/// A free port of 127.0.0.1 that nobody else gets.
+/// Free port of 127.0.0.1, reserved while the value lives.
 ///
-/// It is held by a socket that is bound and does not listen: a server that reuses addresses, as
-/// ours does, can bind beside it and listen, while the system gives the port to nobody else,
-/// neither as a free port nor as the source of a connection. A connection to it is refused while no
-/// server listens.
+/// A socket holds the port: it is bound and does not listen. A server that reuses addresses, as
+/// ours does, can bind beside it and listen. The system gives the port to no other process, neither
+/// as a free port nor as the source of a connection. A connection to it is refused while no server
+/// listens.
 #[derive(Debug)]
 pub struct Port {
-    /// Its number.
+    /// Port number.
     pub number: u16,
     _hold: Socket,
 }
 
 impl Port {
-    /// Takes one.
+    /// Reserves one port.
     pub fn take() -> Port {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
@@ -107,7 +109,7 @@ impl Port {
         Port { number, _hold: socket }
     }
 
-    /// Takes `count` of them, in ascending order.
+    /// Reserves `count` ports, in ascending order.
     pub fn take_many(count: usize) -> Vec<Port> {
         let mut ports: Vec<Port> = (0..count).map(|_| Port::take()).collect();
         ports.sort_by_key(|port| port.number);

@@ -1,6 +1,6 @@
-//! Clients without manners: they vanish in the middle of a request, ask for more than they read,
-//! connect and say nothing, or claim to be a peer and fall silent. What they want is no matter, but
-//! it must cost nobody else anything, and nothing for good.
+//! Misbehaving clients: they vanish in the middle of a request, request more than they read,
+//! connect and stay silent, or claim to be a peer and fall silent. Their own requests need not
+//! succeed, but they must not disturb other clients or cost the node anything for good.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -15,59 +15,59 @@ use socket2::SockRef;
 
 use super::client::request;
 
-/// The counter that they increment.
+/// Counter that the crowd increments.
 pub const COUNTER: &str = "rude:counter";
 
-/// A key that should hold a large value: it is asked for and not read.
+/// Key that should hold a large value: the crowd requests it and does not read the replies.
 pub const LARGE: &str = "rude:large";
 
-/// What all of them have done.
+/// Counts over all connections of a crowd.
 #[derive(Debug, Default)]
-pub struct Deeds {
+pub struct CrowdCounts {
     stop: AtomicBool,
     /// Connections that were made.
     pub connections: AtomicU64,
-    /// Increments of [`COUNTER`] that were sent, perhaps not whole …
-    pub asked: AtomicU64,
-    /// … and that were acknowledged.
+    /// Increments of [`COUNTER`] that were sent; the last of a connection may be cut off.
+    pub sent: AtomicU64,
+    /// Increments that were acknowledged.
     pub acknowledged: AtomicU64,
 }
 
-/// A crowd at work. Ends with its value.
+/// Crowd of misbehaving clients at work; it ends when the value is dropped.
 #[derive(Debug)]
 pub struct Crowd {
-    /// See there.
-    pub deeds: Arc<Deeds>,
+    /// Counts so far.
+    pub counts: Arc<CrowdCounts>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Crowd {
-    /// Lets `count` of them loose on these ports. Each connection lasts no longer than `hold`.
+    /// Starts `count` clients on these ports. Each connection lasts no longer than `hold`.
     pub fn start(count: u64, ports: &[u16], hold: Duration) -> Crowd {
-        let deeds = Arc::<Deeds>::default();
+        let counts = Arc::<CrowdCounts>::default();
         let worker = |seed| {
-            let (deeds, ports) = (Arc::clone(&deeds), ports.to_vec());
+            let (counts, ports) = (Arc::clone(&counts), ports.to_vec());
             std::thread::spawn(move || {
                 let mut rng = Rng::new(seed);
-                while !deeds.stop.load(Ordering::Relaxed) {
+                while !counts.stop.load(Ordering::Relaxed) {
                     let port = ports[rng.below(ports.len() as u64) as usize];
-                    // Whatever becomes of a connection: there will be another.
-                    let _ = misbehave(&deeds, port, hold, &mut rng);
+                    // An error ends this connection only; the next one follows.
+                    let _ = misbehave(&counts, port, hold, &mut rng);
                     std::thread::sleep(hold.mul_f64(rng.below(50) as f64 / 100.0));
                 }
             })
         };
-        Crowd { workers: (0..count).map(worker).collect(), deeds }
+        Crowd { workers: (0..count).map(worker).collect(), counts }
     }
 
-    /// Waits until they all have gone.
-    pub fn finish(mut self) -> Arc<Deeds> {
+    /// Waits until all clients have ended.
+    pub fn finish(mut self) -> Arc<CrowdCounts> {
         self.end();
-        Arc::clone(&self.deeds)
+        Arc::clone(&self.counts)
     }
 
     fn end(&mut self) {
-        self.deeds.stop.store(true, Ordering::Relaxed);
+        self.counts.stop.store(true, Ordering::Relaxed);
         for worker in self.workers.drain(..) {
             let ended = worker.join();
             assert!(ended.is_ok() || std::thread::panicking());
@@ -81,57 +81,57 @@ impl Drop for Crowd {
     }
 }
 
-/// Keeps a connection for a while, but not beyond the end.
-fn hold_on(deeds: &Deeds, hold: Duration, rng: &mut Rng) {
+/// Holds a connection open for a random part of `hold`, or until the crowd ends.
+fn hold_open(counts: &CrowdCounts, hold: Duration, rng: &mut Rng) {
     let end = Instant::now() + hold.mul_f64(rng.below(100) as f64 / 100.0);
-    while Instant::now() < end && !deeds.stop.load(Ordering::Relaxed) {
+    while Instant::now() < end && !counts.stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(5).min(hold));
     }
 }
 
-/// One connection.
-fn misbehave(deeds: &Deeds, port: u16, hold: Duration, rng: &mut Rng) -> io::Result<()> {
+/// Makes one connection and misbehaves in a randomly chosen way.
+fn misbehave(counts: &CrowdCounts, port: u16, hold: Duration, rng: &mut Rng) -> io::Result<()> {
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
     let limit = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_write_timeout(Some(limit))?;
     stream.set_read_timeout(Some(limit))?;
-    deeds.connections.fetch_add(1, Ordering::Relaxed);
+    counts.connections.fetch_add(1, Ordering::Relaxed);
     if rng.below(2) == 0 {
-        // Its end will be a reset.
+        // This connection ends with a reset.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     }
     match rng.below(6) {
-        0 => hold_on(deeds, hold, rng),
+        0 => hold_open(counts, hold, rng),
         1 => {
             stream.write_all(&[handshake::MAGIC_BYTE])?;
-            hold_on(deeds, hold, rng);
+            hold_open(counts, hold, rng);
         }
         2 => {
-            let asked = request(&["GET", LARGE]).repeat(100);
-            stream.write_all(&asked)?;
-            hold_on(deeds, hold, rng);
+            let requests = request(&["GET", LARGE]).repeat(100);
+            stream.write_all(&requests)?;
+            hold_open(counts, hold, rng);
         }
         3 => {
-            // The rest of a long value never comes.
+            // The rest of the long value never follows.
             stream.write_all(b"*3\r\n$3\r\nSET\r\n$9\r\nrude:long\r\n$1000000\r\n")?;
             stream.write_all(&vec![7; rng.below(100_000) as usize])?;
-            hold_on(deeds, hold, rng);
+            hold_open(counts, hold, rng);
         }
         kind => {
             let count = 1 + rng.below(50);
-            deeds.asked.fetch_add(count, Ordering::Relaxed);
-            let asked = request(&["INCR", COUNTER]).repeat(count as usize);
+            counts.sent.fetch_add(count, Ordering::Relaxed);
+            let requests = request(&["INCR", COUNTER]).repeat(count as usize);
             if kind == 4 {
-                // Cut off at any byte, and nobody there for the replies.
-                return stream.write_all(&asked[..rng.below(asked.len() as u64) as usize]);
+                // Cut off at a random byte; the replies are never read.
+                return stream.write_all(&requests[..rng.below(requests.len() as u64) as usize]);
             }
-            stream.write_all(&asked)?;
+            stream.write_all(&requests)?;
             stream.shutdown(Shutdown::Write)?;
             let mut replies = Vec::new();
             let read = stream.read_to_end(&mut replies);
             let done = replies.iter().filter(|byte| **byte == b':').count();
-            deeds.acknowledged.fetch_add(done as u64, Ordering::Relaxed);
+            counts.acknowledged.fetch_add(done as u64, Ordering::Relaxed);
             read?;
         }
     }

@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::binary;
 
-/// `nodesync` with these words, separated by blanks; its output is kept.
+/// Command `nodesync` with these blank-separated words; its output is captured.
 pub fn command(line: &str) -> Command {
     let mut command = Command::new(binary());
     command.args(line.split_whitespace()).stdin(Stdio::null());
@@ -12,13 +12,13 @@ pub fn command(line: &str) -> Command {
     command
 }
 
-/// Runs it to its end; see [`told`].
+/// Runs `nodesync` with these words to its end; returns the same as [`result_of`].
 pub fn run(line: &str) -> (Option<i32>, String, String) {
-    told(command(line).output().unwrap())
+    result_of(command(line).output().unwrap())
 }
 
-/// The exit code of a tool that has ended, what it wrote to standard output, and to standard error.
-pub fn told(output: Output) -> (Option<i32>, String, String) {
+/// Exit code, standard output and standard error of a tool that has ended.
+pub fn result_of(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -1,5 +1,5 @@
-//! What the simulator has found in the consensus core, each as the few steps that show it. Seeds do
-//! not last: any change of the simulator gives them another meaning.
+//! Bugs that the simulator found in the consensus core, each reproduced in a few steps. Seeds would
+//! not preserve them: any change of the simulator changes the run behind a seed.
 
 use nodesync::clock::Now;
 use nodesync::replica::{
@@ -14,22 +14,22 @@ const VOTER: NodeId = NodeId(1);
 const PEER: NodeId = NodeId(2);
 const LEADER: NodeId = NodeId(3);
 
-/// A replica whose disk is at hand: what it asks for is durable at once.
-struct Bench {
+/// Replica with an immediate disk: each record is durable as soon as it is written.
+struct TestReplica {
     replica: Replica,
     now: Now,
     sent: Vec<Envelope>,
     apply: Vec<Apply>,
-    /// The clock that recovery would find.
+    /// Clock that recovery would find on the disk.
     clock: Version,
 }
 
-impl Bench {
-    fn new(id: NodeId, recovered: Recovered) -> Bench {
+impl TestReplica {
+    fn new(id: NodeId, recovered: Recovered) -> TestReplica {
         let settings = Settings { incarnation: 7, ..Settings::new(id, vec![VOTER, PEER, LEADER]) };
         let (now, clock) = (Now(10_000_000), recovered.clock);
         let replica = Replica::new(now, settings, recovered, Rng::new(1));
-        Bench { replica, now, sent: Vec::new(), apply: Vec::new(), clock }
+        TestReplica { replica, now, sent: Vec::new(), apply: Vec::new(), clock }
     }
 
     fn step(&mut self, input: Input) {
@@ -62,111 +62,111 @@ impl Bench {
     }
 }
 
-/// A leader in term 2 that began with these eventual writes on its disk, and an image.
-fn leader(held: Vec<Write>) -> Bench {
+/// Leader in term 2 that started with an image and these eventual writes on its disk.
+fn leader(held: Vec<Write>) -> TestReplica {
     let standing = Standing::Voter { founders: Default::default() };
     let hard = HardState { term: 1, vote: None, standing };
     let recovered = Recovered { hard, snapshot: IMAGE, held, ..Recovered::default() };
-    let mut bench = Bench::new(LEADER, recovered);
-    bench.raise(Alarm::Election);
-    bench.hear(VOTER, 1, Message::VoteReply(VoteReply { pre: true, granted: true }));
-    bench.hear(VOTER, 2, Message::VoteReply(VoteReply { pre: false, granted: true }));
-    assert!(bench.replica.is_leader());
-    bench
+    let mut node = TestReplica::new(LEADER, recovered);
+    node.raise(Alarm::Election);
+    node.hear(VOTER, 1, Message::VoteReply(VoteReply { pre: true, granted: true }));
+    node.hear(VOTER, 2, Message::VoteReply(VoteReply { pre: false, granted: true }));
+    assert!(node.replica.is_leader());
+    node
 }
 
-/// The same, whose peer needs the image.
-fn leader_with_an_image() -> Bench {
-    let mut bench = leader(Vec::new());
-    let probe = bench.replica.pull(bench.now, PEER, 1_000);
+/// Leader whose peer needs the image.
+fn leader_with_an_image() -> TestReplica {
+    let mut node = leader(Vec::new());
+    let probe = node.replica.pull(node.now, PEER, 1_000);
     let Some(Pull::Message(Envelope { message: Message::Append(append), .. })) = probe else {
         panic!("{probe:?}")
     };
     let prev_index = append.prev_index;
     let missing = AppendAck::Missing { prev_index, hint_index: 0, hint_term: 0 };
-    bench.hear(PEER, 2, Message::AppendAck(missing));
-    bench
+    node.hear(PEER, 2, Message::AppendAck(missing));
+    node
 }
 
-fn fetches_the_image(bench: &mut Bench) -> bool {
-    bench.replica.pull(bench.now, PEER, 1_000) == Some(Pull::Snapshot(IMAGE))
+fn fetches_the_image(node: &mut TestReplica) -> bool {
+    node.replica.pull(node.now, PEER, 1_000) == Some(Pull::Snapshot(IMAGE))
 }
 
 #[test]
-fn a_node_that_has_caught_up_is_a_member_again_though_nobody_writes() {
+fn a_node_that_has_caught_up_is_a_member_again_without_new_writes() {
     let hard = HardState { term: 2, vote: Some(VOTER), standing: Standing::CatchingUp };
     let entries = vec![Entry { index: 1, term: 2, payload: Payload::Noop }];
     let recovered = Recovered { hard, entries, ..Recovered::default() };
-    let mut bench = Bench::new(VOTER, recovered);
+    let mut node = TestReplica::new(VOTER, recovered);
     let append = Append { prev_index: 1, prev_term: 2, commit: 1, entries: Vec::new() };
-    bench.hear(LEADER, 2, Message::Append(append));
+    node.hear(LEADER, 2, Message::Append(append));
     let heartbeat = Heartbeat { leader: Some(LEADER), commit: 1, last: 1, ..Heartbeat::default() };
-    bench.hear(LEADER, 2, Message::Heartbeat(heartbeat.clone()));
-    assert_eq!(bench.replica.status().role, RoleName::Joining);
-    bench.hear(LEADER, 2, Message::Heartbeat(Heartbeat { answers: Some(7), ..heartbeat }));
-    assert_eq!(bench.replica.status().role, RoleName::Follower);
+    node.hear(LEADER, 2, Message::Heartbeat(heartbeat.clone()));
+    assert_eq!(node.replica.status().role, RoleName::Joining);
+    node.hear(LEADER, 2, Message::Heartbeat(Heartbeat { answers: Some(7), ..heartbeat }));
+    assert_eq!(node.replica.status().role, RoleName::Follower);
 }
 
 #[test]
-fn a_leader_asks_whether_an_image_was_installed_that_nobody_acknowledges() {
-    let mut bench = leader_with_an_image();
-    assert!(fetches_the_image(&mut bench));
-    bench.step(Input::SnapshotSent { to: PEER, sent: true });
-    bench.sent.clear();
-    bench.raise(Alarm::Heartbeat);
+fn a_leader_probes_whether_an_unacknowledged_image_was_installed() {
+    let mut node = leader_with_an_image();
+    assert!(fetches_the_image(&mut node));
+    node.step(Input::SnapshotSent { to: PEER, sent: true });
+    node.sent.clear();
+    node.raise(Alarm::Heartbeat);
     let asks = |sent: &Envelope| {
         let Message::Append(append) = &sent.message else { return false };
         sent.to == PEER && append.prev_index == IMAGE.index && append.entries.is_empty()
     };
-    assert!(bench.sent.iter().any(asks), "{:?}", bench.sent);
-    bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index)));
-    assert_eq!(bench.progress(), Some((IMAGE.index, "replicate")));
+    assert!(node.sent.iter().any(asks), "{:?}", node.sent);
+    node.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index)));
+    assert_eq!(node.progress(), Some((IMAGE.index, "replicate")));
 }
 
 #[test]
-fn a_leader_whose_image_a_follower_never_installs_takes_another_one() {
-    let mut bench = leader_with_an_image();
-    assert!(fetches_the_image(&mut bench));
-    bench.step(Input::SnapshotSent { to: PEER, sent: true });
-    let end = bench.now + 60 * Settings::new(LEADER, Vec::new()).election_timeout;
-    let takes_one = |bench: &Bench| bench.apply.iter().any(|a| matches!(a, Apply::Snapshot(_)));
-    while bench.now < end && !takes_one(&bench) {
-        // The other follower is well: the leader keeps its majority.
-        bench.hear(
+fn a_leader_takes_another_image_if_a_follower_never_installs_the_first() {
+    let mut node = leader_with_an_image();
+    assert!(fetches_the_image(&mut node));
+    node.step(Input::SnapshotSent { to: PEER, sent: true });
+    let end = node.now + 60 * Settings::new(LEADER, Vec::new()).election_timeout;
+    let takes_one = |node: &TestReplica| node.apply.iter().any(|a| matches!(a, Apply::Snapshot(_)));
+    while node.now < end && !takes_one(&node) {
+        // The other follower is healthy, so the leader keeps its majority (check-quorum).
+        node.hear(
             VOTER,
             2,
             Message::Heartbeat(Heartbeat { leader: Some(LEADER), ..Heartbeat::default() }),
         );
-        bench.raise(Alarm::Heartbeat);
+        node.raise(Alarm::Heartbeat);
     }
-    assert!(bench.replica.is_leader() && takes_one(&bench), "{:?}", bench.apply);
+    assert!(node.replica.is_leader() && takes_one(&node), "{:?}", node.apply);
 }
 
 #[test]
-fn a_node_without_memory_is_sent_no_image_and_one_that_it_got_does_not_count() {
+fn a_node_that_is_not_admitted_is_sent_no_image_and_an_earlier_one_does_not_count() {
     let blank = Heartbeat { admitted: false, ..Heartbeat::default() };
-    let mut bench = leader_with_an_image();
-    bench.hear(PEER, 0, Message::Heartbeat(blank.clone()));
-    assert!(!fetches_the_image(&mut bench));
-    bench.hear(PEER, 2, Message::Heartbeat(Heartbeat { admitted: true, ..blank.clone() }));
-    assert!(fetches_the_image(&mut bench));
-    bench.step(Input::SnapshotSent { to: PEER, sent: true });
-    assert_eq!(bench.progress(), Some((0, "snapshot")));
-    bench.hear(PEER, 0, Message::Heartbeat(blank));
-    assert_eq!(bench.progress(), Some((0, "probe")));
+    let mut node = leader_with_an_image();
+    node.hear(PEER, 0, Message::Heartbeat(blank.clone()));
+    assert!(!fetches_the_image(&mut node));
+    node.hear(PEER, 2, Message::Heartbeat(Heartbeat { admitted: true, ..blank.clone() }));
+    assert!(fetches_the_image(&mut node));
+    node.step(Input::SnapshotSent { to: PEER, sent: true });
+    assert_eq!(node.progress(), Some((0, "snapshot")));
+    node.hear(PEER, 0, Message::Heartbeat(blank));
+    assert_eq!(node.progress(), Some((0, "probe")));
 }
 
 #[test]
-fn an_acknowledgement_from_before_a_lost_disk_is_not_believed_for_long() {
-    let mut bench = leader_with_an_image();
-    bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index + 1)));
-    assert_eq!(bench.progress(), Some((IMAGE.index + 1, "replicate")));
+fn a_heartbeat_corrects_an_acknowledgement_from_before_a_lost_disk() {
+    let mut node = leader_with_an_image();
+    node.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(IMAGE.index + 1)));
+    assert_eq!(node.progress(), Some((IMAGE.index + 1, "replicate")));
     let heartbeat = Heartbeat { leader: Some(LEADER), admitted: true, ..Heartbeat::default() };
-    bench.hear(PEER, 2, Message::Heartbeat(heartbeat));
-    assert_eq!(bench.progress(), Some((0, "probe")));
+    node.hear(PEER, 2, Message::Heartbeat(heartbeat));
+    assert_eq!(node.progress(), Some((0, "probe")));
 }
 
-/// A write that the leader itself has stamped, in an earlier life.
+/// Write that the leader itself stamped before its restart.
 fn own_write() -> Write {
     let key = b"k"[..].into();
     Write { version: Version::new(1_000, 2), key, value: Some(b"v"[..].into()) }
@@ -174,39 +174,39 @@ fn own_write() -> Write {
 
 #[test]
 fn a_write_that_comes_back_to_a_node_with_a_new_directory_is_drained() {
-    let mut bench = leader(Vec::new());
-    let last = bench.replica.status().last;
-    bench.hear(PEER, 2, Message::Spread(vec![own_write()].into()));
-    bench.raise(Alarm::Drain);
-    assert_eq!(bench.replica.status().last, last + 1);
+    let mut node = leader(Vec::new());
+    let last = node.replica.status().last;
+    node.hear(PEER, 2, Message::Spread(vec![own_write()].into()));
+    node.raise(Alarm::Drain);
+    assert_eq!(node.replica.status().last, last + 1);
 }
 
 #[test]
 fn a_write_that_is_found_on_the_disk_is_drained() {
-    let mut bench = leader(vec![own_write()]);
-    let last = bench.replica.status().last;
-    bench.raise(Alarm::Drain);
-    assert_eq!(bench.replica.status().last, last + 1);
-    assert_eq!(bench.replica.status().unsynced, 0);
+    let mut node = leader(vec![own_write()]);
+    let last = node.replica.status().last;
+    node.raise(Alarm::Drain);
+    assert_eq!(node.replica.status().last, last + 1);
+    assert_eq!(node.replica.status().unsynced, 0);
 }
 
 #[test]
-fn a_node_claims_only_what_its_disk_would_remind_it_of() {
-    let mut bench = leader(Vec::new());
+fn a_node_announces_as_drained_only_versions_that_its_disk_covers() {
+    let mut node = leader(Vec::new());
     let mut claims = Vec::new();
     for _ in 0..400 {
-        bench.sent.clear();
-        bench.hear(PEER, 2, Message::Spread(vec![own_write()].into()));
-        bench.raise(Alarm::Drain);
-        bench.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(bench.replica.status().last)));
-        bench.raise(Alarm::Heartbeat);
-        for envelope in &bench.sent {
+        node.sent.clear();
+        node.hear(PEER, 2, Message::Spread(vec![own_write()].into()));
+        node.raise(Alarm::Drain);
+        node.hear(PEER, 2, Message::AppendAck(AppendAck::Matched(node.replica.status().last)));
+        node.raise(Alarm::Heartbeat);
+        for envelope in &node.sent {
             let Message::Heartbeat(heartbeat) = &envelope.message else { continue };
             assert!(
-                heartbeat.drained.tick() <= bench.clock.tick(),
+                heartbeat.drained.tick() <= node.clock.tick(),
                 "{:?} {:?}",
                 heartbeat.drained,
-                bench.clock
+                node.clock
             );
             claims.push(heartbeat.drained);
         }

@@ -1,9 +1,9 @@
-//! Log entries, commands and versioned writes in their byte forms. For any bytes:
+//! Log entries, commands and versioned writes in their encoded forms. For any bytes:
 //!
-//! - a decoded entry, command or list of writes is the same value when it is written and read
-//!   again, and has the length that it reports;
-//! - a batch of any bytes can be applied or is refused, alike with and without outcomes: the states
-//!   are equal afterwards.
+//! - a decoded entry, command or list of writes is the same after another encoding and decoding,
+//!   and has the length that it reports;
+//! - a batch of any bytes is applied or refused alike with and without outcomes, and the states are
+//!   equal afterwards.
 
 use bytes::Bytes;
 use nodesync::codec::Reader;
@@ -22,7 +22,7 @@ pub fn run(case: &Case<'_>) -> bool {
     commands || writes || entries
 }
 
-/// True if all of `bytes` is commands.
+/// True if `bytes` consists of commands.
 fn check_commands(bytes: &[u8]) -> bool {
     let (mut whole, mut known) = (true, Vec::new());
     for command in Command::decode_all(bytes) {
@@ -30,13 +30,13 @@ fn check_commands(bytes: &[u8]) -> bool {
             whole = false;
             break;
         };
-        assert!(command.is_loggable(), "it has a byte form: {command:?}");
+        assert!(command.is_loggable(), "a decoded command can be logged: {command:?}");
         let before = known.len();
         command.encode(&mut known);
         let again = Command::decode(&mut Reader::new(&known[before..]));
         assert_eq!(again.as_ref(), Ok(&command));
     }
-    assert!(bytes.starts_with(&known), "there is one byte form");
+    assert!(bytes.starts_with(&known), "the encoded form is unique");
     // Each check makes two stores, so only a quarter of the batches are tried.
     if (whole || known.len() > 40) && crc32fast::hash(bytes).is_multiple_of(4) {
         check_batch(bytes, whole);
@@ -68,11 +68,11 @@ fn check_writes(bytes: &[u8]) -> bool {
     assert_eq!(read, 4 + writes.iter().map(Write::encoded_len).sum::<usize>());
     let mut again = Vec::new();
     encode_writes(&writes, &mut again);
-    assert!(bytes.starts_with(&again), "there is one byte form");
+    assert!(bytes.starts_with(&again), "the encoded form is unique");
     true
 }
 
-/// True if all of `bytes` is entries.
+/// True if `bytes` consists of entries.
 fn check_entries(bytes: &[u8]) -> bool {
     let frame = Bytes::copy_from_slice(bytes);
     let mut reader = Reader::new(&frame);
@@ -112,7 +112,7 @@ fn commands() -> Vec<u8> {
     bytes
 }
 
-/// A write of a key of one letter.
+/// Write to a key of one letter.
 pub fn write(version: u64, key: u8, value: Option<&[u8]>) -> Write {
     Write { version: Version(version), key: [key].as_slice().into(), value: value.map(Into::into) }
 }

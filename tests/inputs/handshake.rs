@@ -1,7 +1,7 @@
-//! The handshake, one message after the other, each offered to every step that takes one. For any
-//! bytes:
+//! The handshake of two peers. Each message of the input is offered to every step that takes one.
+//! For any bytes:
 //!
-//! - with a password, only the one right proof and the one right welcome are accepted;
+//! - with a password, only the one correct proof and the one correct welcome are accepted;
 //! - a hello is accepted only from a member to this node, and the honest dialer accepts only the
 //!   answer to its own hello;
 //! - the reason of a refusal, which goes into a log, has no control characters.
@@ -20,7 +20,7 @@ fn credentials(node: NodeId) -> Credentials {
     Credentials { cluster, node, boot: u64::from(node.0) << 8, password: b"secret".to_vec() }
 }
 
-/// The messages of two honest ends, in their order.
+/// Messages of two honest ends, in order.
 struct Honest {
     dialer: Dialer,
     acceptor: Acceptor,
@@ -44,12 +44,12 @@ impl Honest {
     }
 }
 
-/// True if the input is a sequence of messages and some end accepts each of them.
+/// True if the input is a sequence of messages, and some end accepts each of them.
 pub fn run(case: &Case<'_>) -> bool {
     let honest = Honest::new();
     let (mut rest, mut taken) = (case.bytes, !case.bytes.is_empty());
     while let Some(head) = rest.first_chunk::<HEAD_LEN>() {
-        // Bytes that are too long or no message are offered as they are: a node may have read them.
+        // Offer overlong and malformed bytes as they are: a node may have read them.
         let len = message_len(head).unwrap_or(rest.len()).min(rest.len());
         let (message, behind) = rest.split_at(len);
         taken &= check_message(&honest, message);

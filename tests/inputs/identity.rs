@@ -1,7 +1,7 @@
-//! The file that says which node a data directory belongs to. For any text:
+//! The identity file, which names the node that owns a data directory. For any text:
 //!
-//! - the directory is refused and left as it was, or every line that matters names this node;
-//! - a directory that is accepted keeps its incarnation, and its boot grows with each start.
+//! - the directory is refused and left unchanged, or every line that matters names this node;
+//! - a directory that is accepted keeps its incarnation, and its boot number grows with each start.
 
 use std::cell::RefCell;
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{Case, Seeds};
 
 thread_local! {
-    /// One directory for all cases: making one takes longer than a case does.
+    /// One directory for all cases: making one takes longer than a case.
     static DIR: RefCell<Option<TempDir>> = const { RefCell::new(None) };
 }
 
@@ -41,7 +41,8 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
         return false;
     };
     let text = std::str::from_utf8(bytes).expect("text was accepted");
-    let (body, checksum) = text.split_at(text.rfind("crc32 = ").expect("it has a checksum"));
+    let (body, checksum) =
+        text.split_at(text.rfind("crc32 = ").expect("an accepted file has a checksum"));
     assert_eq!(checksum, format!("crc32 = {:08x}\n", crc32fast::hash(body.as_bytes())));
     let value = |name: &str| {
         let prefix = format!("{name} = ");
@@ -53,7 +54,7 @@ fn check(dir: &Path, bytes: &[u8]) -> bool {
     assert_eq!((number("format"), number("node")), (1, 5001));
     assert!(data_dir.incarnation() == number("incarnation") && data_dir.incarnation() != 0);
     assert!(data_dir.boot() > number("boot"), "{} after {}", data_dir.boot(), number("boot"));
-    // Syncs take time, so only one case in 16 is claimed.
+    // Syncs are slow, so only one case in 16 is claimed.
     if crc32fast::hash(bytes).is_multiple_of(16) {
         check_claim(dir, data_dir);
     }

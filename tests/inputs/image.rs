@@ -1,11 +1,12 @@
 //! Snapshots. For any bytes:
 //!
-//! - they are refused, or written again they give an image that reads back equal, has the same
-//!   requests in the same bytes, and is written the same once more;
-//! - the sizes of the pieces that the source gives make no difference;
+//! - they are refused; or the image, written and read again, is equal, keeps its requests byte for
+//!   byte, and is written the same a second time;
+//! - the sizes of the pieces in which the source delivers make no difference;
 //! - unless a checksum was repaired, an accepted image is the one that was written;
-//! - a store that is restored from it has its state, and goes on;
-//! - no read asks for more bytes than have come before, but for a first buffer of fixed size.
+//! - a store that is restored from it has its state, and applies further entries;
+//! - no read asks for more than twice the bytes that have come before, except into a first buffer
+//!   of fixed size.
 
 use std::io::{self, Read};
 
@@ -20,10 +21,10 @@ use super::{Case, Seeds};
 const HEAD_LEN: usize = 33;
 const SECTION_HEAD_LEN: usize = 13;
 
-/// The most that a reader may ask for before it has seen any bytes.
+/// Largest read before any bytes have come.
 const FIRST_READ_MAX: usize = 2 << 20;
 
-/// Gives pieces of random lengths, and checks how much is asked for.
+/// Source that delivers pieces of random lengths, and checks the size of each read.
 struct Pieces<'a> {
     rest: &'a [u8],
     given: usize,
@@ -33,7 +34,7 @@ struct Pieces<'a> {
 impl Read for Pieces<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let most = FIRST_READ_MAX.max(2 * self.given);
-        assert!(out.len() <= most, "{} bytes asked for after {}", out.len(), self.given);
+        assert!(out.len() <= most, "{} bytes requested after {}", out.len(), self.given);
         let longest = self.rng.as_mut().map_or(u64::MAX, |rng| 1 + rng.below(50));
         let len = out.len().min(usize::try_from(longest).unwrap_or(usize::MAX));
         let len = self.rest.read(&mut out[..len])?;
@@ -85,14 +86,14 @@ pub fn run(case: &Case<'_>) -> bool {
     true
 }
 
-/// A store goes on from the image, as far as indexes reach.
+/// Checks that a store restored from the image has its state and applies further entries.
 fn check_restore(image: Image, written: &[u8]) {
     let (meta, stats) = (image.meta(), image.stats());
     let mut writer = Writer::new();
     writer.restore(image);
     assert_eq!((writer.applied(), writer.store().stats()), (meta, stats));
     assert!(bytes_of(&writer.image()) == written, "the state is the image's");
-    // Behind the largest index there is no room for more entries.
+    // Near the largest index there is no room for more entries.
     if meta.index < u64::MAX >> 1 {
         for entry in entries(meta.index + 1) {
             writer.apply(&entry, true).expect("sound entries can be applied");
@@ -108,7 +109,7 @@ pub fn repair(bytes: &mut [u8]) {
     head[HEAD_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
     while let Some((head, behind)) = rest.split_at_mut_checked(SECTION_HEAD_LEN) {
         let len = len_of(head);
-        // A length that is too large stays: the reader has to refuse it.
+        // An overlong length stays: the reader must refuse it.
         let (content, behind) = behind.split_at_mut(len.min(behind.len()));
         head[5..9].copy_from_slice(&crc32fast::hash(content).to_le_bytes());
         let crc = crc32fast::hash(&head[..9]);
@@ -117,18 +118,18 @@ pub fn repair(bytes: &mut [u8]) {
     }
 }
 
-/// The length of the content of the section that begins here.
+/// Length of the content of the section that begins here.
 fn len_of(section: &[u8]) -> usize {
     u32::from_le_bytes([section[1], section[2], section[3], section[4]]) as usize
 }
 
-/// A store with values, a tombstone, and requests of two nodes with gaps.
+/// Store with values, a tombstone, and requests of two nodes with gaps.
 fn busy() -> Writer {
     let mut writer = Writer::new();
     let mut index = 0;
     let mut apply = |payload| {
         index += 1;
-        writer.apply(&Entry { index, term: 2, payload }, false).expect("it can be applied");
+        writer.apply(&Entry { index, term: 2, payload }, false).expect("the entry can be applied");
     };
     for (node, seq) in [(5000, 1), (5000, 2), (5000, 4), (5001, 7), (5001, 8)] {
         let key = [b'k', seq as u8];

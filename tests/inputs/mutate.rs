@@ -1,18 +1,18 @@
-//! Damage to inputs, of the kinds that find mistakes in readers: flipped bits, special bytes,
-//! lengths off by one or absurd, numbers in text, and pieces cut out, doubled, moved, or taken from
-//! another input. In half of the cases the checksums are corrected afterwards, so that the damage
-//! reaches the code behind them.
+//! Damage of the kinds that find bugs in readers: flipped bits, special bytes, lengths off by one
+//! or absurd, numbers in text, and pieces cut out, doubled, moved, or taken from another input. In
+//! half of the cases the checksums are corrected afterwards, so that the damage reaches the code
+//! behind them.
 
 use nodesync::rng::Rng;
 
-/// Longer inputs are cut, in bytes.
+/// Length limit, in bytes; longer inputs are truncated.
 const LEN_MAX: usize = 16 << 10;
 
-/// A damaged input.
-pub struct Mutant {
+/// Damaged input.
+pub struct DamagedInput {
     pub bytes: Vec<u8>,
-    /// The input that it was made from, unless another input contributed or a checksum was
-    /// corrected.
+    /// Index of the input that it was made from; none if another input contributed or a checksum
+    /// was corrected.
     pub origin: Option<usize>,
 }
 
@@ -38,12 +38,16 @@ const TOKENS: [&[u8]; 16] = [
     b"NSYNCWAL",
 ];
 
-/// A fresh input.
-pub fn mutant(rng: &mut Rng, corpus: &[Vec<u8>], repair: Option<fn(&mut [u8])>) -> Mutant {
+/// Damages an input of the corpus.
+pub fn damaged_input(
+    rng: &mut Rng,
+    corpus: &[Vec<u8>],
+    repair: Option<fn(&mut [u8])>,
+) -> DamagedInput {
     let base = rng.below(corpus.len() as u64) as usize;
     let mut bytes = corpus[base].clone();
     let mut origin = Some(base);
-    // One or two changes in most cases: more leave little of the structure.
+    // Usually one or two changes: more leave little of the structure.
     let mut changes = 1;
     while rng.chance(2, 5) && changes < 8 {
         changes += 1;
@@ -64,10 +68,10 @@ pub fn mutant(rng: &mut Rng, corpus: &[Vec<u8>], repair: Option<fn(&mut [u8])>) 
         repair(&mut bytes);
         origin = None;
     }
-    Mutant { bytes, origin }
+    DamagedInput { bytes, origin }
 }
 
-/// A place in `0..=len`; in half of the cases at a boundary of 8 or 1024 bytes.
+/// Position in `0..=len`; in half of the cases at a multiple of 8 or 1024 bytes.
 fn place(rng: &mut Rng, len: usize) -> usize {
     let at = rng.below(len as u64 + 1) as usize;
     match rng.below(4) {
@@ -79,7 +83,7 @@ fn place(rng: &mut Rng, len: usize) -> usize {
 
 fn range(rng: &mut Rng, len: usize) -> std::ops::Range<usize> {
     let (a, b) = (place(rng, len), place(rng, len));
-    // Short ones in most cases.
+    // Usually a short range.
     let longest = if rng.chance(3, 4) { 32 } else { len };
     a.min(b)..a.max(b).min(a.min(b) + longest)
 }
@@ -123,7 +127,7 @@ fn change(rng: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Changes a binary field, if possible one that looks like a length or a count: a small number in
+/// Changes a binary field, preferably one that looks like a length or a count: a small number in
 /// little-endian form.
 fn change_length(rng: &mut Rng, bytes: &mut [u8]) {
     let width = if rng.chance(2, 3) { 4 } else { 8 };
@@ -154,7 +158,7 @@ fn change_length(rng: &mut Rng, bytes: &mut [u8]) {
     bytes[at..at + width].copy_from_slice(&new.to_le_bytes()[..width]);
 }
 
-/// Changes a number in text.
+/// Changes a decimal number in text.
 fn change_digits(rng: &mut Rng, bytes: &mut Vec<u8>) {
     let start = rng.below(bytes.len() as u64) as usize;
     let Some(at) = (start..bytes.len()).find(|at| bytes[*at].is_ascii_digit()) else { return };
@@ -173,7 +177,7 @@ fn change_digits(rng: &mut Rng, bytes: &mut Vec<u8>) {
     bytes.splice(at..at + len, new.into_bytes());
 }
 
-/// Inserts a piece of `other`, or all of it from some place on.
+/// Inserts a piece of `other`, or its rest from some position on.
 fn splice(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
     let from = place(rng, other.len());
     let piece = if rng.chance(1, 2) { &other[from..] } else { &other[range(rng, other.len())] };

@@ -1,19 +1,19 @@
-//! What the two client protocols say about a stream of bytes, told a second time and all at once:
-//! how many replies a session must give, when it must close, and whether its output is well formed.
-//! For the default limits, and inputs that are shorter than those.
+//! Reference reader of the two client protocols. From all bytes of a connection at once it derives
+//! the number of replies that a session must give, and whether it must close; it also checks that
+//! output is well formed. It assumes the default limits, and inputs that stay below them.
 
-/// What must come of a connection's bytes.
+/// Result that the bytes of a connection must have.
 #[derive(Debug, Default)]
 pub struct Expected {
-    /// It speaks the line protocol.
+    /// True if the bytes select the line protocol.
     pub line: bool,
     pub replies: usize,
     pub closed: bool,
-    /// It may have asked for RESP3.
+    /// True if the client may have requested RESP3.
     pub three: bool,
 }
 
-/// Reads the whole input.
+/// Derives the expected result of the whole input.
 pub fn expected(input: &[u8]) -> Expected {
     let start = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
     let Some(start) = start else { return Expected::default() };
@@ -61,7 +61,7 @@ fn read_requests(mut input: &[u8], expected: &mut Expected) {
                 expected.three |= name.eq_ignore_ascii_case(b"hello");
             }
             Err(()) => {
-                // The error itself.
+                // The protocol error is a reply, too.
                 expected.replies += 1;
                 expected.closed = true;
             }
@@ -69,7 +69,8 @@ fn read_requests(mut input: &[u8], expected: &mut Expected) {
     }
 }
 
-/// One request and what is behind it: `None` if it is not complete, an error if it never will be.
+/// Reads one request and advances `input` behind it; `None` if the request is incomplete, an error
+/// if it can never become valid.
 fn read_request<'a>(input: &mut &'a [u8]) -> Result<Option<Vec<&'a [u8]>>, ()> {
     const ARGUMENTS_MAX: i64 = 1 << 20;
     const VALUE_BYTES_MAX: i64 = 512 << 20;
@@ -92,7 +93,7 @@ fn read_request<'a>(input: &mut &'a [u8]) -> Result<Option<Vec<&'a [u8]>>, ()> {
     Ok(Some(words))
 }
 
-/// A marker and the number behind it.
+/// Reads a marker and the number behind it.
 fn length(input: &mut &[u8], marker: u8, max: i64) -> Result<Option<i64>, ()> {
     let Some((first, line)) = input.split_first() else { return Ok(None) };
     if *first != marker {
@@ -111,13 +112,13 @@ fn length(input: &mut &[u8], marker: u8, max: i64) -> Result<Option<i64>, ()> {
     if number > max { Err(()) } else { Ok(Some(number)) }
 }
 
-/// The number with exactly this spelling.
+/// Parses a number that has exactly this spelling.
 fn integer(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     text.parse::<i64>().ok().filter(|number| number.to_string() == text)
 }
 
-/// Counts the lines of the line protocol's output.
+/// Counts the lines in the output of the line protocol.
 pub fn lines(output: &[u8]) -> Result<usize, String> {
     if output.contains(&b'\r') || output.last().is_some_and(|byte| *byte != b'\n') {
         return Err("output that is not made of lines".into());
@@ -125,7 +126,7 @@ pub fn lines(output: &[u8]) -> Result<usize, String> {
     Ok(output.iter().filter(|byte| **byte == b'\n').count())
 }
 
-/// Counts the RESP replies of the output; those of version 3 count only with `three`.
+/// Counts the RESP replies in the output; the types of RESP3 are valid only with `three`.
 pub fn resp_replies(mut output: &[u8], three: bool) -> Result<usize, String> {
     let mut count = 0;
     while !output.is_empty() {
@@ -135,7 +136,7 @@ pub fn resp_replies(mut output: &[u8], three: bool) -> Result<usize, String> {
     Ok(count)
 }
 
-/// What is behind the reply at the front.
+/// Returns the output behind its first reply.
 fn resp_reply(output: &[u8], three: bool, depth: usize) -> Result<&[u8], String> {
     let end = output.windows(2).position(|two| two == b"\r\n").ok_or("a line without an end")?;
     let (line, rest) = (&output[..end], &output[end + 2..]);

@@ -1,4 +1,4 @@
-//! Runs cases, watches time and memory, and keeps inputs that fail.
+//! Runs cases, watches their time and memory, and keeps failing inputs.
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,17 +11,17 @@ use nodesync::rng::Rng;
 
 use super::{Case, Target, corpus, mutate};
 
-/// A case that takes longer hangs.
+/// Time after which a case counts as hanging.
 const HANG: Duration = Duration::from_secs(60);
 
-/// The growth of the process's address space that is allowed while cases run, in KiB: a thread's
-/// arena and the largest buffers fit in; an allocation by a damaged u32 length does not.
+/// Growth of the process's address space that is allowed while cases run, in KiB. A thread's arena
+/// and the largest buffers fit; an allocation by a damaged u32 length does not.
 const GROWTH_KIB_MAX: u64 = 1 << 20;
 
 /// The number of cases between two checks of the address space.
 const CASES_PER_CHECK: u64 = 256;
 
-/// The case that is running.
+/// Running case: its start, target and bytes.
 type Current = Mutex<Option<(Instant, &'static str, Vec<u8>)>>;
 
 /// Runs cases one after the other.
@@ -32,7 +32,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts a thread that ends the process if a case hangs.
+    /// Starts a watchdog thread, which ends the process if a case hangs.
     pub fn new() -> Runner {
         let current: Arc<Current> = Arc::default();
         let watched = Arc::downgrade(&current);
@@ -60,7 +60,7 @@ impl Runner {
         *self.current.lock().unwrap() = Some(now);
         let result = panic::catch_unwind(AssertUnwindSafe(|| (target.run)(case)));
         *self.current.lock().unwrap() = None;
-        let taken = result.unwrap_or_else(|failure| {
+        let accepted = result.unwrap_or_else(|failure| {
             eprintln!("{}", kept(target.name, case.bytes));
             panic::resume_unwind(failure)
         });
@@ -71,18 +71,18 @@ impl Runner {
             let grown = after.saturating_sub(before);
             assert!(grown < GROWTH_KIB_MAX, "{}: {grown} KiB of address space", target.name);
         }
-        taken
+        accepted
     }
 }
 
-/// The peak of this process's address space, in KiB, where the system reports it.
+/// Peak of this process's address space, in KiB, where the system reports it.
 fn peak_kib() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Writes an input that failed to a file; the text says where it is and how to keep it.
+/// Writes a failing input to a file; returns a message with its path and the command that keeps it.
 fn kept(target: &str, bytes: &[u8]) -> String {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("inputs");
     let name = format!("found-{:08x}", crc32fast::hash(bytes));
@@ -105,7 +105,7 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// Damages inputs of the corpus and runs them, for as long as the environment asks.
+/// Damages inputs of the corpus and runs them, for as long as the environment says.
 pub fn fresh_run(targets: &[Target]) {
     let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() as u64);
     let seed = number("NODESYNC_FUZZ_SEED").unwrap_or_else(clock);
@@ -123,15 +123,19 @@ pub fn fresh_run(targets: &[Target]) {
         let mut rng = Rng::new(seed);
         let corpus: Vec<Vec<u8>> = corpus(target).into_values().collect();
         let started = Instant::now();
-        let (mut cases, mut taken) = (0_u64, 0_u64);
+        let (mut cases, mut accepted) = (0_u64, 0_u64);
         while started.elapsed() < slice {
-            let mutant = mutate::mutant(&mut rng, &corpus, target.repair);
-            let origin = mutant.origin.map(|at| &corpus[at][..]);
-            taken += u64::from(runner.run(target, &Case { bytes: &mutant.bytes, origin }));
+            let input = mutate::damaged_input(&mut rng, &corpus, target.repair);
+            let origin = input.origin.map(|at| &corpus[at][..]);
+            accepted += u64::from(runner.run(target, &Case { bytes: &input.bytes, origin }));
             cases += 1;
         }
         let rate = cases as f64 / started.elapsed().as_secs_f64();
-        println!("{:>10}: {cases} cases, {taken} taken, {rate:.0} a second", target.name);
-        assert!(cases == 0 || seconds == 0 || taken < cases, "{}: all was taken", target.name);
+        println!("{:>10}: {cases} cases, {accepted} accepted, {rate:.0} a second", target.name);
+        assert!(
+            cases == 0 || seconds == 0 || accepted < cases,
+            "{}: every input was accepted",
+            target.name
+        );
     }
 }

@@ -1,16 +1,16 @@
-//! Client bytes, in both protocols. For any bytes, and in whatever pieces they come:
+//! Client bytes, in both protocols. For any bytes, in pieces of any size:
 //!
-//! - the commands that its driver asks for, in order, its questions and its output are the same;
-//! - its output is well-formed RESP, or lines without a carriage return within; without a password
-//!   there are as many replies as `reference.rs` counts requests, and the connection is closed when
-//!   that says so;
-//! - each piece of work keeps to the limits and to its description; none is handed out before the
-//!   one before it is finished;
-//! - the buffers are no larger than what has come and what the limits allow;
-//! - a closed session stays closed and says nothing more.
+//! - the driver's commands, questions and output are the same, in order;
+//! - the output is well-formed RESP, or lines without a carriage return; without a password there
+//!   are as many replies as `reference.rs` counts requests, and the session closes where the
+//!   reference does;
+//! - each piece of work keeps to the limits and to its description, and is finished before the next
+//!   one is handed out;
+//! - the buffers stay within the bytes received and the limits;
+//! - a closed session stays closed and writes nothing more.
 //!
-//! The node's part is played without a state: what a command comes to depends on its words alone,
-//! and values have line breaks in them.
+//! A fake without state plays the node: the outcome of a command depends on its words alone, and
+//! values contain line breaks.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -30,17 +30,17 @@ use nodesync::types::{
 use super::reference::{self, Expected};
 use super::{Case, Seeds};
 
-/// The least that a read is offered, and what buffers may have beside what has come, in bytes.
+/// Least space that a read is offered, and the slack in the bound of the buffers, in bytes.
 const READ_BYTES: usize = 4 << 10;
 
-/// No single reply to these inputs is longer, in bytes: COMMAND DOCS is the longest.
+/// Longest single reply to these inputs, in bytes: COMMAND DOCS gives it.
 const REPLY_BYTES_MAX: usize = 64 << 10;
 
-/// What the connection is to, and how the node answers.
+/// Server of a connection, and the refusal with which its node answers, if any.
 struct Setting {
     server_info: Arc<ServerInfo>,
     refused: Option<Unserved>,
-    /// True if `reference.rs` knows what is to be expected.
+    /// True if `reference.rs` knows the expected result.
     plain: bool,
 }
 
@@ -64,17 +64,17 @@ fn settings() -> [Setting; 3] {
     ]
 }
 
-/// The node behind a session.
-struct Node<'a> {
+/// Node without state, behind a session.
+struct FakeNode<'a> {
     setting: &'a Setting,
     status: Status,
-    /// Commands and questions in their order, in byte form, each behind its service.
+    /// Encoded commands and questions in order, each behind a letter for its route.
     trace: RefCell<Vec<u8>>,
-    /// The driver has looked for undrained writes: the next batch is an eventual session's.
+    /// True once the driver has read undrained writes: the next batch is an eventual session's.
     is_update: Cell<bool>,
 }
 
-impl NodeView for Node<'_> {
+impl NodeView for FakeNode<'_> {
     fn now(&self) -> Now {
         Now(0)
     }
@@ -110,10 +110,10 @@ impl NodeView for Node<'_> {
     }
 }
 
-/// A driven session.
-struct Talk<'a> {
+/// Session with its driver and its node.
+struct Conversation<'a> {
     driver: SessionDriver,
-    node: Node<'a>,
+    node: FakeNode<'a>,
     received: usize,
     output: Vec<u8>,
     closed: bool,
@@ -124,12 +124,12 @@ pub fn run(case: &Case<'_>) -> bool {
     let bytes = case.bytes;
     let mut closed = false;
     for setting in &settings() {
-        let whole = Talk::of(setting, bytes, |_| usize::MAX);
+        let whole = Conversation::of(setting, bytes, |_| usize::MAX);
         let longest = 1 + rng.below(40);
-        let pieces = Talk::of(setting, bytes, |_| 1 + rng.below(longest) as usize);
+        let pieces = Conversation::of(setting, bytes, |_| 1 + rng.below(longest) as usize);
         whole.check_same(&pieces, "in pieces");
         if bytes.len() <= 1500 {
-            whole.check_same(&Talk::of(setting, bytes, |_| 1), "byte by byte");
+            whole.check_same(&Conversation::of(setting, bytes, |_| 1), "byte by byte");
         }
         whole.check_output(bytes);
         closed |= setting.plain && whole.closed;
@@ -137,27 +137,33 @@ pub fn run(case: &Case<'_>) -> bool {
     !closed
 }
 
-impl<'a> Talk<'a> {
-    /// Brings the bytes in pieces of the lengths that `piece` gives for what is left.
-    fn of(setting: &'a Setting, bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Talk<'a> {
+impl<'a> Conversation<'a> {
+    /// Feeds the bytes in pieces; `piece` maps the number of bytes left to the length of the next
+    /// piece.
+    fn of(
+        setting: &'a Setting,
+        bytes: &[u8],
+        mut piece: impl FnMut(usize) -> usize,
+    ) -> Conversation<'a> {
         let session = Session::new(7, Arc::clone(&setting.server_info));
         let driver = SessionDriver::new(session, Duration::from_secs(1));
         let settings = Settings::new(NodeId(5001), vec![NodeId(5001)]);
         let replica = Replica::new(Now(0), settings, Recovered::default(), Rng::new(1));
         let (trace, is_update) = (RefCell::default(), Cell::default());
-        let node = Node { setting, status: replica.status(), trace, is_update };
-        let mut talk = Talk { driver, node, received: 0, output: Vec::new(), closed: false };
+        let node = FakeNode { setting, status: replica.status(), trace, is_update };
+        let mut conversation =
+            Conversation { driver, node, received: 0, output: Vec::new(), closed: false };
         let mut rest = bytes;
-        while !rest.is_empty() && !talk.closed {
+        while !rest.is_empty() && !conversation.closed {
             let (now, later) = rest.split_at(piece(rest.len()).min(rest.len()));
-            talk.receive(now);
-            talk.serve();
+            conversation.receive(now);
+            conversation.serve();
             rest = later;
         }
-        if talk.closed {
-            talk.check_closed();
+        if conversation.closed {
+            conversation.check_closed();
         }
-        talk
+        conversation
     }
 
     fn receive(&mut self, mut bytes: &[u8]) {
@@ -193,7 +199,8 @@ impl<'a> Talk<'a> {
                     self.driver.finish_wait(wait.holding(&self.node.status));
                 }
                 Next::Ask(request) => {
-                    let mut answer = self.node.ask(request, self.driver.commands_under_way());
+                    let mut answer =
+                        self.node.answer_request(request, self.driver.commands_under_way());
                     self.driver.complete(&self.node, answer.as_share());
                 }
             }
@@ -203,12 +210,14 @@ impl<'a> Talk<'a> {
     fn flush(&mut self) {
         let bound = self.node.setting.server_info.limits.output_bytes_max + REPLY_BYTES_MAX;
         let len = self.driver.output().len();
-        assert!(len <= bound, "{len} bytes of output, unasked");
+        assert!(len <= bound, "{len} bytes of output without a flush");
         self.output.append(self.driver.output());
     }
 
-    fn check_same(&self, other: &Talk<'_>, how: &str) {
-        let trace = |talk: &Talk<'_>| talk.node.trace.borrow().escape_ascii().to_string();
+    fn check_same(&self, other: &Conversation<'_>, how: &str) {
+        let trace = |conversation: &Conversation<'_>| {
+            conversation.node.trace.borrow().escape_ascii().to_string()
+        };
         assert_eq!(trace(self), trace(other));
         assert_eq!(
             self.output.escape_ascii().to_string(),
@@ -234,7 +243,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Whatever comes now, there is nothing to do and nothing to say.
+    /// Checks that a closed session ignores further bytes.
     fn check_closed(&mut self) {
         let (trace, output) = (self.node.trace.borrow().clone(), self.output.clone());
         for more in [&b""[..], b"*1\r\n$4\r\nPING\r\n", b"PING\nSET k v\n"] {
@@ -243,12 +252,12 @@ impl<'a> Talk<'a> {
             self.serve();
         }
         let same = (trace, &output) == (self.node.trace.borrow().clone(), &self.output);
-        assert!(same, "it spoke again");
+        assert!(same, "a closed session wrote more output");
     }
 }
 
-impl Node<'_> {
-    fn ask(&self, request: Request, commands: usize) -> Answer {
+impl FakeNode<'_> {
+    fn answer_request(&self, request: Request, commands: usize) -> Answer {
         let answer = match request {
             Request::Write(bytes) => self.write(&bytes, commands),
             Request::Stamp(writes) => self.stamp(&writes),
@@ -267,7 +276,7 @@ impl Node<'_> {
             let blind = command.is_blind_write() || !command.is_write();
             assert!(!is_update || !blind, "no update: {command:?}");
             self.check_words(&command);
-            // Behind a refusal a read is not asked for, unless it shares a batch with a write.
+            // After a refusal the driver requests no reads, except in a batch with a write.
             if self.setting.refused.is_none() || command.is_write() {
                 self.trace.borrow_mut().push(if is_update { b'u' } else { b's' });
                 command.encode(&mut self.trace.borrow_mut());
@@ -288,7 +297,7 @@ impl Node<'_> {
             self.trace.borrow_mut().push(b'a');
             write.encode(&mut self.trace.borrow_mut());
         }
-        // Each write takes a few bytes more than in the request.
+        // The encoded form of each write is a few bytes longer than its request.
         let len: usize = writes.iter().map(|write| write.encoded_len() - 13).sum();
         self.check_batch(0, len);
         let existed = writes.iter().map(|write| digest(&write.key).is_multiple_of(2)).collect();
@@ -307,7 +316,7 @@ impl Node<'_> {
         outcome(command)
     }
 
-    /// Keys and values within the limits. A line is as long as it is.
+    /// Checks keys and values against the limits; a line's length bounds its value.
     fn check_words(&self, command: &Command<'_>) {
         let limits = &self.setting.server_info.limits;
         let value_max = limits.value_bytes_max.max(limits.line_bytes_max);
@@ -337,7 +346,7 @@ impl Node<'_> {
         assert!(key.len() <= self.setting.server_info.limits.key_bytes_max, "a long key: {key:?}");
     }
 
-    /// The batch limits; the last command's encoded form may be longer than its request.
+    /// Checks the batch limits; the last command's encoded form may be longer than its request.
     fn check_batch(&self, count: usize, len: usize) {
         let limits = &self.setting.server_info.limits;
         assert!(count <= limits.batch_commands_max, "{count} commands in a batch");
@@ -355,7 +364,7 @@ fn value_of(key: &[u8]) -> Option<Value> {
     (!digest(key).is_multiple_of(4)).then(value)
 }
 
-/// What a command comes to.
+/// Outcome of a command, derived from its words.
 fn outcome(command: &Command<'_>) -> Outcome {
     let found = |value: Option<Value>| value.map_or(Outcome::Nil, Outcome::Value);
     let count = |len: usize| Outcome::Integer(len as i64);
@@ -387,7 +396,7 @@ fn outcome(command: &Command<'_>) -> Outcome {
         Command::Increment { by, .. } if by % 5 == 3 => Outcome::Failed(Failure::Overflow),
         Command::Increment { by, .. } => Outcome::Integer(*by),
         Command::SetMany { .. } | Command::Clear => Outcome::Done,
-        Command::Merge { .. } => panic!("no client can ask for it"),
+        Command::Merge { .. } => panic!("no client command becomes a merge"),
     }
 }
 
@@ -411,7 +420,7 @@ fn answer(question: &Question) -> Reply {
     }
 }
 
-/// A RESP request; its words stand between bars.
+/// Encodes a RESP request from words that bars separate.
 fn request(words: &str) -> Vec<u8> {
     let words: Vec<&str> = words.split('|').collect();
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
@@ -421,7 +430,7 @@ fn request(words: &str) -> Vec<u8> {
     bytes
 }
 
-const TALKS: [(&str, &str); 9] = [
+const CONVERSATIONS: [(&str, &str); 9] = [
     ("strings", "SET|k|v;GET|k;APPEND|k|more;STRLEN|k;GETSET|k|w;GETDEL|k;SET|k|v|NX|GET;TYPE|k"),
     ("numbers", "INCR|n;DECR|n;INCRBY|n|-9223372036854775808;DECRBY|n|7;INCRBY|n|x"),
     ("many-keys", "MSET|a|1|b|2;MGET|a|b|c;DEL|a|b;EXISTS|a|a;UNLINK|b;SETNX|a|1;DBSIZE;FLUSHALL"),
@@ -443,8 +452,8 @@ const TALKS: [(&str, &str); 9] = [
 
 pub fn seeds() -> Seeds {
     let mut seeds: Seeds = Vec::new();
-    for (name, talk) in TALKS {
-        let requests = talk.split(';').map(str::trim_start);
+    for (name, conversation) in CONVERSATIONS {
+        let requests = conversation.split(';').map(str::trim_start);
         let resp: Vec<u8> = requests.clone().flat_map(request).collect();
         seeds.push((format!("resp-{name}"), resp));
         if !["commands", "auth"].contains(&name) {

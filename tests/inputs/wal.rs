@@ -2,13 +2,13 @@
 //! [`SEGMENT_BYTES`] long; the first header gives the log's id and the first segment's number. For
 //! any bytes:
 //!
-//! - the log is refused as damaged or of another format, and the disk is left as it was; or it
+//! - the log is refused as damaged or as of another format, and the disk is left unchanged; or it
 //!   opens;
-//! - then its state is that of a plain walk over its batches (`Walk`): all of every whole batch up
-//!   to the first one that is not whole, and nothing else;
-//! - damage to a sound log whose checksums were not repaired leaves a state that the log has had;
-//! - opening it again gives the same state, and so does closing it; appended records are there the
-//!   next time.
+//! - a log that opens has the state of a plain walk over its batches (`Walk`): all of every whole
+//!   batch up to the first one that is not whole, and nothing else;
+//! - a sound log that was damaged, without repaired checksums, opens with a state that it once had;
+//! - a second opening gives the same state, also behind a close; appended records are there at the
+//!   next opening.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,18 +27,18 @@ const SEGMENT_BYTES: usize = 1024;
 const HEADER_LEN: usize = 64;
 const FRAME_HEADER_LEN: usize = 24;
 
-/// The one format.
+/// Current format.
 const FORMAT: u8 = 2;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*bytes[at..].first_chunk().expect("it is there"))
+    u32::from_le_bytes(*bytes[at..].first_chunk().expect("the field is within the bytes"))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(*bytes[at..].first_chunk().expect("it is there"))
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("the field is within the bytes"))
 }
 
-/// The log's id and the first segment's number.
+/// Id of the log, and number of its first segment.
 fn names(bytes: &[u8]) -> (u64, u64) {
     if bytes.len() < HEADER_LEN {
         return (1, 1);
@@ -103,14 +103,14 @@ pub fn run(case: &Case<'_>) -> bool {
     } else {
         wal.close().expect("a log that opens can be closed");
     }
-    let (wal, again) = open(&disk, log_id).expect("it opens again");
+    let (wal, again) = open(&disk, log_id).expect("a log that has opened opens again");
     assert_eq!(again, found, "the second time");
-    check_going_on(&disk, log_id, wal, found);
+    check_appends(&disk, log_id, wal, found);
     true
 }
 
-/// Checks that appended records are there the next time.
-fn check_going_on(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, found: Recovered) {
+/// Checks that appended records are there when the log is opened again.
+fn check_appends(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, found: Recovered) {
     let mut expected = found;
     let last = expected.entries.last().map_or(expected.snapshot.index, |entry| entry.index);
     let held = [write(77 << 8, b'z', Some(b"z"))];
@@ -129,7 +129,7 @@ fn check_going_on(disk: &Arc<MemoryDisk>, id: u64, mut wal: Wal<MemoryDisk>, fou
         wal.append(std::slice::from_ref(&record));
         wal.commit().expect("there is room");
         apply(&mut expected, &record);
-        let (_, found) = open(&Arc::new(disk.fork()), id).expect("it opens");
+        let (_, found) = open(&Arc::new(disk.fork()), id).expect("the log opens");
         assert_eq!(found, expected, "after {record:?}");
     }
 }
@@ -151,8 +151,8 @@ fn apply(state: &mut Recovered, record: &WalRecord) {
     }
 }
 
-/// The states that a log has had: before its first batch and after each whole one. It ends where a
-/// batch is not whole or a header is not the one that must follow.
+/// States that a log has had: before its first batch and after each whole one. The walk ends where
+/// a batch is not whole, or a header is not the one that must follow.
 struct Walk {
     states: Vec<Recovered>,
 }
@@ -202,7 +202,7 @@ fn is_header(segment: &[u8], log_id: u64, number: u64) -> bool {
         && u64_at(segment, 24) == number
 }
 
-/// The two checksums of the frame at `at`, of its first bytes and of all of it.
+/// Checksums of the frame at `at`: that of its header, and that of the whole frame.
 fn checksums(frame: &[u8], log_id: u64, number: u64, at: usize) -> (u16, u32) {
     let mut place = crc32fast::Hasher::new();
     [log_id, number, at as u64].iter().for_each(|part| place.update(&part.to_le_bytes()));
@@ -212,14 +212,14 @@ fn checksums(frame: &[u8], log_id: u64, number: u64, at: usize) -> (u16, u32) {
     (place.finalize() as u16, all.finalize())
 }
 
-/// The end of the frame at `at` by its length field, if that is within the segment.
+/// End of the frame at `at` by its length field, if it lies within the segment.
 fn end_by_length(segment: &[u8], at: usize) -> Option<usize> {
     let header = segment.get(at..at + FRAME_HEADER_LEN)?;
     let end = at + (FRAME_HEADER_LEN + u32_at(header, 4) as usize).next_multiple_of(8);
     (header[20] != 0 && end <= segment.len()).then_some(end)
 }
 
-/// The end of the frame at `at`, if it is sound.
+/// End of the frame at `at`, if the frame is sound.
 fn frame_end(segment: &[u8], log_id: u64, number: u64, at: usize) -> Option<usize> {
     let end = end_by_length(segment, at)?;
     let frame = &segment[at..end];
@@ -227,7 +227,7 @@ fn frame_end(segment: &[u8], log_id: u64, number: u64, at: usize) -> Option<usiz
     (frame[22..24] == check.to_le_bytes() && frame[..4] == crc.to_le_bytes()).then_some(end)
 }
 
-/// Applies the record in the frame at `at`; `None` if there is none.
+/// Applies the record in the frame at `at`; `None` if the frame holds no valid record.
 fn replay(state: &mut Recovered, segment: &[u8], at: usize) -> Option<()> {
     let start = at + FRAME_HEADER_LEN;
     let payload = &segment[start..start + u32_at(segment, at + 4) as usize];
@@ -272,7 +272,7 @@ fn hard_state(reader: &mut Reader<'_>) -> Result<HardState, nodesync::codec::Mal
     Ok(HardState { term, vote: voted.then_some(vote), standing })
 }
 
-/// Corrects the checksums of all headers and of all frames that can be found behind them.
+/// Corrects the checksums of all headers, and of all frames that can be found behind them.
 pub fn repair(bytes: &mut [u8]) {
     let (log_id, first) = names(bytes);
     for (number, segment) in (first..).zip(bytes.chunks_mut(SEGMENT_BYTES)) {
@@ -293,7 +293,7 @@ pub fn repair(bytes: &mut [u8]) {
     }
 }
 
-/// Writes a log, a commit for each batch of records; its bytes, with `close` at the end.
+/// Bytes of a log with one commit for each batch of records; `close` closes it at the end.
 fn logged(log_id: u64, batches: &[Vec<WalRecord>], close: bool) -> Vec<u8> {
     let disk = Arc::new(MemoryDisk::new());
     let (mut wal, _) = open(&disk, log_id).expect("an empty disk");

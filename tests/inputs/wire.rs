@@ -1,9 +1,10 @@
 //! The stream of frames from a peer. For any bytes, in pieces of any length:
 //!
-//! - the same frames are found, and then the same error or none;
+//! - the reader finds the same frames, and then the same error or none;
 //! - an error is final;
-//! - a frame that is found is the same value when it is written and read again, and the same bytes;
-//! - no frame is found that does not lie in the stream with a right checksum;
+//! - a frame that is found is the same after another encoding and decoding, and encodes to the same
+//!   bytes;
+//! - every frame that is found lies in the stream with a correct checksum;
 //! - the space that the reader offers does not grow with an announced length.
 
 use bytes::Bytes;
@@ -17,13 +18,13 @@ use nodesync::wire::{Frame, FrameError, FrameReader, encode, encode_chunk};
 use super::entries::{entries, write};
 use super::{Case, Seeds};
 
-/// Length and checksum.
+/// Length of a frame's head: its length field and its checksum.
 const HEAD_LEN: usize = 8;
 
-/// Far above the length of these inputs, so that absurd lengths pass this limit.
+/// Limit of a frame, far above the length of these inputs, so that absurd lengths pass it.
 const FRAME_BYTES_MAX: usize = 1 << 30;
 
-/// The length of a reader's own buffer, and of its first request for a long frame.
+/// Length of a reader's own buffer, and of its first request for a long frame.
 const SPACE_MAX: usize = 256 << 10;
 
 pub fn run(case: &Case<'_>) -> bool {
@@ -49,7 +50,8 @@ pub fn run(case: &Case<'_>) -> bool {
     error.is_none() && !frames.is_empty()
 }
 
-/// The frames in a stream, and the error that ended it. `rest` bytes came with the handshake.
+/// Reads the frames of a stream, and the error that ended it. The first `rest` bytes came with the
+/// handshake.
 fn read(
     bytes: &[u8],
     rest: usize,
@@ -82,7 +84,7 @@ fn read(
     }
 }
 
-/// The frames from the front whose checksums are right.
+/// Leading frames whose checksums are correct.
 fn sound_frames(bytes: &[u8]) -> Vec<&[u8]> {
     let sound = |body: &[u8], crc: &[u8]| crc32fast::hash(body).to_le_bytes() == *crc;
     let mut frames = Vec::new();
@@ -101,7 +103,7 @@ fn len_of(head: &[u8]) -> usize {
     u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize
 }
 
-/// Corrects the checksums of all frames from the front, as long as there are whole ones.
+/// Corrects the checksums of the whole frames at the front.
 pub fn repair(bytes: &mut [u8]) {
     let mut rest = bytes;
     while rest.len() >= HEAD_LEN {
@@ -202,7 +204,7 @@ pub fn seeds() -> Seeds {
     };
     let first = written(&chunk(0, vec![7; 500].into()));
     seeds.push(("chunks".into(), [first, written(&chunk(500, vec![9; 100].into()))].concat()));
-    // The head of a long frame, and a little of it.
+    // Head of a long frame, and a little of its body.
     let mut long = written(&Frame::Message(3, Message::Campaign));
     long.extend([0, 0, 0, 0x20, 1, 2, 3, 4]);
     long.extend([0; 64]);

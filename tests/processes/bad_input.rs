@@ -1,7 +1,6 @@
-//! Everything that should not be sent to a node's port, sent to a real one: lengths that lie,
-//! requests that stop half-way, noise, HTTP, strangers who pose as peers, clients that do not read,
-//! trickle or come in too large a number. After each of them the same process serves a fresh client
-//! at once.
+//! Malformed and hostile input, sent to the port of a real node: false lengths, truncated requests,
+//! noise, HTTP, strangers that pose as peers, and clients that do not read, send byte by byte or
+//! exceed the limit. After each of them the same process serves a new client at once.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,10 +13,11 @@ use nodesync::rng::Rng;
 use nodesync::types::NodeId;
 use nodesync::wire::handshake::{self, Credentials, Dialer, HandshakeError, cluster_id};
 
-/// How long a node may take to answer a fresh client's PING, and to close on one that it refuses.
+/// Time limit of a node for the answer to a new client's PING, and for closing a connection that it
+/// refuses.
 const PROMPT: Duration = Duration::from_secs(10);
 
-/// A bare connection whose every wait has a limit.
+/// Plain connection whose every wait has a limit.
 fn dial(port: u16) -> TcpStream {
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
     let stream = TcpStream::connect_timeout(&address, PROMPT).unwrap();
@@ -27,9 +27,9 @@ fn dial(port: u16) -> TcpStream {
     stream
 }
 
-/// The node is still itself: it answers PING to a fresh client of either protocol in time.
+/// Checks that the node still runs, and answers PING to a new client of either protocol in time.
 #[track_caller]
-fn still_serves(node: &mut Node, after: &str) {
+fn check_still_serves(node: &mut Node, after: &str) {
     assert!(node.runs(), "the node has ended after {after}: {}", node.log());
     assert!(!node.log().contains("panicked"), "{after}: {}", node.log());
     let started = Instant::now();
@@ -41,8 +41,8 @@ fn still_serves(node: &mut Node, after: &str) {
     assert!(took < PROMPT, "{took:?} after {after}");
 }
 
-/// All that comes until the node closes. A reset counts as a close: it says that the node has not
-/// read everything.
+/// Reads until the node closes. A reset counts as a close: it says that the node has not read
+/// everything.
 #[track_caller]
 fn read_to_close(stream: &mut TcpStream, what: &str) -> String {
     let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
@@ -53,15 +53,15 @@ fn read_to_close(stream: &mut TcpStream, what: &str) -> String {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
             Err(error) => panic!("{what}: not closed: {error}, after {}", all.escape_ascii()),
         }
-        assert!(all.len() < 1 << 20, "{what}: no end of it");
+        assert!(all.len() < 1 << 20, "{what}: endless output");
     }
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Sends `bytes` and returns what the node says before it closes. That it stops reading is no
-/// failure.
+/// Sends `bytes`, and returns the output of the node until it closes. The node may stop reading
+/// before the end.
 #[track_caller]
-fn last_words(node: &Node, bytes: &[u8], what: &str) -> String {
+fn send_and_read(node: &Node, bytes: &[u8], what: &str) -> String {
     let mut stream = dial(node.port);
     let _ = stream.write_all(bytes);
     read_to_close(&mut stream, what)
@@ -72,7 +72,7 @@ fn single(flags: &[&str]) -> Cluster {
 }
 
 #[test]
-fn what_cannot_be_understood_is_answered_with_a_reason_and_closed() {
+fn malformed_requests_are_answered_with_a_reason_and_closed() {
     let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
@@ -102,15 +102,15 @@ fn what_cannot_be_understood_is_answered_with_a_reason_and_closed() {
         ("noise behind a request", b"*1\r\n$4\r\nPING\r\n\0\x01\x02", "expected '*', got '"),
     ];
     for (what, bytes, reason) in cases {
-        let words = last_words(node, bytes, what);
+        let words = send_and_read(node, bytes, what);
         assert!(words.contains(reason), "{what}: {words:?}");
         assert!(words.contains("Protocol error"), "{what}: {words:?}");
-        still_serves(node, what);
+        check_still_serves(node, what);
     }
 }
 
 #[test]
-fn what_is_too_large_or_wrong_but_understood_is_refused_and_the_client_goes_on() {
+fn well_formed_requests_that_are_invalid_are_refused_and_the_client_goes_on() {
     let _shared = shared();
     let mut cluster = single(&["--max-value-size", "1mb"]);
     let node = &mut cluster.nodes[0];
@@ -135,7 +135,7 @@ fn what_is_too_large_or_wrong_but_understood_is_refused_and_the_client_goes_on()
         let reply = client.call(words).unwrap();
         let shown: String = words.join(" ").chars().take(40).collect();
         assert!(reply.error().is_some(), "{shown}: {reply:?}");
-        assert!(format!("{reply:?}").len() < 500, "{shown}: an error of that length");
+        assert!(format!("{reply:?}").len() < 500, "{shown}: an overlong error");
         assert_eq!(client.call(&["PING"]).unwrap(), *"PONG", "after {shown}");
     }
     assert_eq!(client.get("a"), None);
@@ -146,9 +146,9 @@ fn what_is_too_large_or_wrong_but_understood_is_refused_and_the_client_goes_on()
     assert_eq!(client.get(&longest).as_deref(), Some("v"));
     let large = "v".repeat(1 << 20);
     client.set("large", &large);
-    let words = last_words(node, &request(&["SET", "k", &(large + "v")]), "a large value");
+    let words = send_and_read(node, &request(&["SET", "k", &(large + "v")]), "a large value");
     assert!(words.contains("invalid bulk length"), "{words}");
-    still_serves(node, "what was refused");
+    check_still_serves(node, "what was refused");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn half_a_request_changes_nothing() {
     stream.write_all(b"SET half value").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_close(&mut stream, "half a line"), "");
-    // What is announced and does not come costs nothing.
+    // A value that is announced and does not arrive costs nothing.
     let before = resident_bytes(node);
     let announced: Vec<TcpStream> = (0..50)
         .map(|_| {
@@ -177,16 +177,16 @@ fn half_a_request_changes_nothing() {
             stream
         })
         .collect();
-    still_serves(node, "announced values");
+    check_still_serves(node, "announced values");
     let grown = resident_bytes(node).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes for 50 announcements");
     drop(announced);
     assert_eq!(node.resp().get("half"), None);
-    still_serves(node, "half requests");
+    check_still_serves(node, "half requests");
 }
 
 #[test]
-fn noise_is_survived() {
+fn a_node_survives_noise() {
     let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
@@ -198,10 +198,10 @@ fn noise_is_survived() {
         let mut stream = dial(node.port);
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
-        // What it says to noise does not matter, as long as it ends.
+        // Any answer to noise is acceptable, as long as the connection ends.
         read_to_close(&mut stream, &format!("noise {round}"));
     }
-    still_serves(node, "noise");
+    check_still_serves(node, "noise");
 }
 
 #[test]
@@ -219,13 +219,13 @@ fn http_gets_no_answer_and_executes_nothing() {
         "host: x\r\nSET smuggled yes\r\n",
     ];
     for text in requests {
-        assert_eq!(last_words(node, text.as_bytes(), text), "", "{text:?}");
-        still_serves(node, text);
+        assert_eq!(send_and_read(node, text.as_bytes(), text), "", "{text:?}");
+        check_still_serves(node, text);
     }
     assert_eq!(node.resp().get("smuggled"), None);
 }
 
-/// The next message of a handshake.
+/// Reads the next message of a handshake.
 fn read_message(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = [0; handshake::HEAD_LEN];
     stream.read_exact(&mut head).unwrap();
@@ -235,21 +235,21 @@ fn read_message(stream: &mut TcpStream) -> Vec<u8> {
     message
 }
 
-/// The members of a cluster whose nodes all have their port as id.
+/// Members of a cluster whose nodes all have their port as id.
 fn members(cluster: &Cluster) -> Vec<NodeId> {
     cluster.nodes.iter().map(|node| NodeId(node.port.into())).collect()
 }
 
-fn identity(node: NodeId, name: &str, members: &[NodeId], password: &str) -> Credentials {
+fn credentials(node: NodeId, name: &str, members: &[NodeId], password: &str) -> Credentials {
     let cluster = cluster_id(name, members);
     Credentials { cluster, node, boot: 1, password: password.into() }
 }
 
-/// Says hello and returns why it is refused.
+/// Says hello, and returns the reason of the refusal.
 #[track_caller]
-fn refusal(node: &Node, who: Credentials, to: NodeId, change: impl Fn(&mut [u8])) -> String {
+fn refusal(node: &Node, own: Credentials, to: NodeId, change: impl Fn(&mut [u8])) -> String {
     let mut stream = dial(node.port);
-    let (dialer, mut hello) = Dialer::hello(who, to, [7; 16]);
+    let (dialer, mut hello) = Dialer::hello(own, to, [7; 16]);
     change(&mut hello);
     stream.write_all(&hello).unwrap();
     match dialer.welcome(&read_message(&mut stream)) {
@@ -274,15 +274,15 @@ fn noise_behind_a_peers_first_byte_is_closed() {
     let cases: [&[u8]; 5] = [&far_too_long, &unknown, &hello_without_body, &proof_first, &noise];
     for bytes in cases {
         let started = Instant::now();
-        last_words(node, bytes, "noise of a peer");
+        send_and_read(node, bytes, "noise of a peer");
         assert!(started.elapsed() < PROMPT);
-        still_serves(node, "noise of a peer");
+        check_still_serves(node, "noise of a peer");
     }
-    // One that says no more is not waited for.
+    // The node does not wait for a peer that stays silent.
     let started = Instant::now();
-    assert_eq!(last_words(node, &[0xF5], "a silent peer"), "");
+    assert_eq!(send_and_read(node, &[0xF5], "a silent peer"), "");
     assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
-    still_serves(node, "a silent peer");
+    check_still_serves(node, "a silent peer");
 }
 
 #[test]
@@ -292,13 +292,13 @@ fn a_node_of_a_foreign_cluster_is_told_why_it_is_refused() {
     let own = members(&cluster);
     let node = &mut cluster.nodes[0];
     let stranger = NodeId(1);
-    let foreign = identity(stranger, "elsewhere", &own, "");
+    let foreign = credentials(stranger, "elsewhere", &own, "");
     let reason = refusal(node, foreign, own[0], |_| ());
     assert!(reason.contains("another cluster"), "{reason}");
-    let other_members = identity(stranger, "nodesync", &[own[0], stranger], "");
+    let other_members = credentials(stranger, "nodesync", &[own[0], stranger], "");
     let reason = refusal(node, other_members, own[0], |_| ());
     assert!(reason.contains("another cluster"), "{reason}");
-    let insider = |id| identity(id, "nodesync", &own, "");
+    let insider = |id| credentials(id, "nodesync", &own, "");
     let reason = refusal(node, insider(stranger), own[0], |_| ());
     assert!(reason.contains("no member"), "{reason}");
     let reason = refusal(node, insider(stranger), NodeId(2), |_| ());
@@ -308,20 +308,20 @@ fn a_node_of_a_foreign_cluster_is_told_why_it_is_refused() {
     let next_version = |hello: &mut [u8]| hello[handshake::HEAD_LEN] = handshake::VERSION + 1;
     let reason = refusal(node, insider(stranger), own[0], next_version);
     assert!(reason.contains("wire format"), "{reason}");
-    still_serves(node, "strangers");
+    check_still_serves(node, "strangers");
 }
 
-/// Says hello as the member that is not there, and proves it; the stream, behind the handshake.
+/// Completes a handshake as the member that does not run; returns the stream behind the handshake.
 fn pose_as(cluster: &Cluster, absent: usize, password: &str) -> Result<TcpStream, HandshakeError> {
     let all = members(cluster);
     let node = &cluster.nodes[1 - absent];
     let mut stream = dial(node.port);
-    let who = identity(all[absent], "nodesync", &all, password);
-    let (dialer, hello) = Dialer::hello(who, all[1 - absent], [7; 16]);
+    let own = credentials(all[absent], "nodesync", &all, password);
+    let (dialer, hello) = Dialer::hello(own, all[1 - absent], [7; 16]);
     stream.write_all(&hello).unwrap();
     let (_, mut proof) = match dialer.welcome(&read_message(&mut stream)) {
         Ok(welcomed) => welcomed,
-        // It cannot check the node's proof without the password, and goes on at a guess.
+        // Without the password the dialer cannot check the node's proof, and goes on with a guess.
         Err(HandshakeError::Unsuitable(_)) => (0, [&[0xF5, 3, 32, 0][..], &[9; 32]].concat()),
         Err(error) => return Err(error),
     };
@@ -334,14 +334,14 @@ fn pose_as(cluster: &Cluster, absent: usize, password: &str) -> Result<TcpStream
 }
 
 #[test]
-fn who_poses_as_a_member_without_the_password_is_refused() {
+fn an_impostor_without_the_password_is_refused() {
     let _shared = shared();
     let mut cluster = Cluster::new(2, &[]);
     for node in &mut cluster.nodes {
         node.password = Some("flipped".into());
     }
     cluster.nodes[0].start();
-    eventually("it listens", SOON, || Resp::connect(cluster.nodes[0].port).ok());
+    eventually("the node listens", SOON, || Resp::connect(cluster.nodes[0].port).ok());
     for wrong in ["guess", "", "flipped"] {
         match pose_as(&cluster, 1, wrong) {
             Err(HandshakeError::Refused(reason)) => {
@@ -349,7 +349,7 @@ fn who_poses_as_a_member_without_the_password_is_refused() {
             }
             other => panic!("{wrong:?}: {other:?}"),
         }
-        still_serves(&mut cluster.nodes[0], "an impostor");
+        check_still_serves(&mut cluster.nodes[0], "an impostor");
     }
 }
 
@@ -358,7 +358,7 @@ fn noise_in_a_peers_frames_closes_that_link_only() {
     let _shared = shared();
     let mut cluster = Cluster::new(2, &[]);
     cluster.nodes[0].start();
-    eventually("it listens", SOON, || Resp::connect(cluster.nodes[0].port).ok());
+    eventually("the node listens", SOON, || Resp::connect(cluster.nodes[0].port).ok());
     let mut rng = Rng::new(11);
     let noise: Vec<u8> = (0..4000).map(|_| rng.below(256) as u8).collect();
     let mut wrong_sum = 64u32.to_le_bytes().to_vec();
@@ -368,11 +368,11 @@ fn noise_in_a_peers_frames_closes_that_link_only() {
         let mut stream = pose_as(&cluster, 1, "").unwrap();
         let _ = stream.write_all(bytes);
         assert_eq!(read_to_close(&mut stream, "noise in frames"), "");
-        still_serves(&mut cluster.nodes[0], "noise in frames");
+        check_still_serves(&mut cluster.nodes[0], "noise in frames");
     }
 }
 
-/// What the process holds in memory; 0 where the system does not tell.
+/// Resident memory of the process; 0 where the system does not report it.
 fn resident_bytes(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid()));
     let Ok(status) = status else { return 0 };
@@ -381,7 +381,7 @@ fn resident_bytes(node: &Node) -> u64 {
 }
 
 #[test]
-fn who_does_not_read_costs_little_and_holds_up_nobody() {
+fn clients_that_do_not_read_cost_little_and_delay_no_other_client() {
     const REQUESTS: usize = 2000;
     const GROWTH_MAX: u64 = 48 << 20;
     let _alone = alone();
@@ -398,34 +398,34 @@ fn who_does_not_read_costs_little_and_holds_up_nobody() {
     for lazy in &mut lazy {
         lazy.send_bytes(&gets).unwrap();
     }
-    // This one sends, too, until the node takes no more.
+    // This client also sends, until the node takes no more.
     let mut sender = dial(node.port);
     sender.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let echo = request(&["ECHO", &value]);
     let sent = (0..200).take_while(|_| sender.write_all(&echo).is_ok()).count();
-    assert!(sent < 200, "the node takes whatever it is sent");
+    assert!(sent < 200, "the node never stops reading");
 
     for number in 0..200 {
         client.set("other", &number.to_string());
         assert_eq!(client.get("other"), Some(number.to_string()));
-        // Looked at each time, so that a failure does not fill the machine.
+        // Checked each time, so that a failure does not fill the machine's memory.
         let grown = resident_bytes(node).saturating_sub(before);
         assert!(grown < GROWTH_MAX, "{grown} bytes for 5 clients that do not read");
     }
-    still_serves(node, "clients that do not read");
-    // Whoever begins to read after all gets what was asked for.
+    check_still_serves(node, "clients that do not read");
+    // A client that begins to read at last gets the replies to its requests.
     for _ in 0..20 {
         assert!(matches!(lazy[0].receive().unwrap(), Reply::Bulk(v) if v.len() == value.len()));
     }
     drop((lazy, sender));
-    eventually("those who have left are forgotten", SOON, || {
+    eventually("clients that left are no longer counted", SOON, || {
         (client.info("connected_clients") == "1").then_some(())
     });
-    still_serves(node, "clients that have left");
+    check_still_serves(node, "clients that have left");
 }
 
 #[test]
-fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+fn requests_sent_byte_by_byte_are_served() {
     let _shared = shared();
     let mut cluster = single(&[]);
     let node = &mut cluster.nodes[0];
@@ -444,11 +444,11 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let answers = read_to_close(&mut line, "QUIT");
     let leader = node.port;
     assert_eq!(answers, format!("OK: slow set by leader {leader}\nVALUE: line\nOK\n"));
-    still_serves(node, "a slow client");
+    check_still_serves(node, "a slow client");
 }
 
 #[test]
-fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
+fn clients_beyond_the_limit_get_an_error_and_are_served_when_others_leave() {
     let _shared = shared();
     const MAX: usize = 4;
     const SILENT: usize = 100;
@@ -456,14 +456,14 @@ fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
     let mut cluster = single(&["--maxclients", "4"]);
     let node = &mut cluster.nodes[0];
     let port = node.port;
-    // Those who made the cluster ready may be about to leave still.
+    // Clients that waited for the cluster to be ready may not have left yet.
     let enter = || {
         let mut client = Resp::connect(port).ok()?;
         (client.call(&["PING"]).ok()? == *"PONG").then_some(client)
     };
     let mut clients: Vec<Resp> = (0..MAX).map(|_| eventually("served", SOON, enter)).collect();
     for words in [&b"PING\n"[..], &request(&["PING"]), &request(&["SET", "k", "v"])] {
-        assert_eq!(last_words(node, words, "one too many"), ERROR);
+        assert_eq!(send_and_read(node, words, "one too many"), ERROR);
     }
     for client in &mut clients {
         assert_eq!(client.call(&["GET", "k"]).unwrap(), Reply::Nil);
@@ -471,7 +471,7 @@ fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
     clients.pop();
     clients.push(eventually("served when one has left", SOON, enter));
 
-    // Those who say nothing are let in as far as there is room, then told without being asked.
+    // Silent clients are let in while there is room; the others get the error without a request.
     clients.clear();
     let mut silent: Vec<TcpStream> = (0..SILENT).map(|_| dial(port)).collect();
     let mut last = silent.pop().unwrap();
@@ -482,18 +482,18 @@ fn more_clients_than_allowed_are_told_and_served_when_others_leave() {
     let mut line = Line::connect(port).unwrap();
     assert_eq!(line.ask("PING").unwrap(), "PONG");
     drop(line);
-    still_serves(node, "a crowd");
+    check_still_serves(node, "a crowd");
 }
 
 #[test]
-fn what_follows_a_wait_in_a_pipeline_is_done_though_nobody_else_comes() {
+fn requests_behind_a_wait_in_a_pipeline_are_served_without_other_clients() {
     let _shared = shared();
     for io in ["poll", "threads"] {
         let mut cluster = Cluster::start(3, &["--io", io]);
         cluster.nodes[0].kill();
         let mut client = cluster.nodes[2].resp();
         client.set("wait", "1");
-        // The killed node will not have it, so this takes its time.
+        // The killed node never acknowledges, so WAIT lasts until its time-out.
         let pipeline = ["WAIT 2 200", "SET wait 2", "GET wait"];
         let requests: Vec<Vec<&str>> = pipeline.iter().map(|r| r.split(' ').collect()).collect();
         let replies = client.pipeline(&requests).unwrap();
@@ -504,7 +504,7 @@ fn what_follows_a_wait_in_a_pipeline_is_done_though_nobody_else_comes() {
 }
 
 #[test]
-fn who_has_the_whole_store_walked_again_and_again_holds_up_nobody() {
+fn repeated_walks_over_the_whole_store_delay_no_other_client() {
     let _shared = shared();
     let cluster = single(&["--consistency", "eventual", "--io", "poll"]);
     let node = &cluster.nodes[0];

@@ -1,12 +1,12 @@
-//! `nodesync bench` as users run it: its figures must fit together, a failover must cost nothing
-//! but a gap, and nothing may stay behind. Its parts are tried beside them, in `src/cli/bench/`.
+//! `nodesync bench` as users run it: its figures fit together, a failover costs a gap and no error,
+//! and no file or process stays behind. Its parts have unit tests in `src/tools/bench/`.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::common::cluster::Cluster;
-use crate::common::tool::{self, told};
+use crate::common::tool::{self, result_of};
 use crate::common::{Port, SOON, alone, eventually, shared};
 use nodesync::client::{Client, Options, Reply};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,12 +15,12 @@ fn command(line: &str) -> Command {
     tool::command(&format!("bench {line}"))
 }
 
-/// Its exit code, what it wrote to standard output, and to standard error.
+/// Exit code, standard output and standard error of a run.
 fn run(line: &str) -> (Option<i32>, String, String) {
     tool::run(&format!("bench {line}"))
 }
 
-/// The numbers that a JSON page has under this name, in their order.
+/// Numbers that a JSON page has under this name, in order.
 fn numbers(json: &str, name: &str) -> Vec<f64> {
     let name = format!("\"{name}\": ");
     let parts = json.split(&name).skip(1);
@@ -88,7 +88,7 @@ fn both_modes_are_measured_and_reported_and_the_figures_fit_together() {
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
     assert_eq!(fs::read_to_string(path("csv")).unwrap().lines().count(), 7);
-    assert!(is_empty(&path("nodes")), "the cluster has left something behind");
+    assert!(is_empty(&path("nodes")), "the cluster left files behind");
 }
 
 #[test]
@@ -109,14 +109,14 @@ fn clients_of_survivors_see_a_gap_and_no_error_when_the_leader_is_killed() {
     let json = fs::read_to_string(json).unwrap();
     let gap = numbers(&json, "longest_gap_ms")[0];
     assert!(gap > 0.0 && json.contains("\"errors\": 0, "), "{json}");
-    // The clients of the dead leader went on at the others.
+    // The clients of the dead leader reconnected to the other nodes.
     assert!(numbers(&json, "reconnects")[0] >= 3.0, "{json}");
     let svg = fs::read_to_string(report.join("throughput.svg")).unwrap();
     assert!(svg.contains("leader killed, longest gap: strong "), "{svg}");
 }
 
 #[test]
-fn a_live_cluster_gets_just_the_operations_that_were_asked_for() {
+fn a_live_cluster_gets_exactly_the_requested_operations() {
     let _alone = alone();
     let cluster = Cluster::start(3, &[]);
     let peers: Vec<_> =
@@ -139,7 +139,7 @@ fn a_live_cluster_gets_just_the_operations_that_were_asked_for() {
 }
 
 #[test]
-fn a_signal_ends_it_early_with_results_and_without_its_nodes() {
+fn a_signal_ends_a_run_early_with_results_and_without_its_nodes() {
     let _alone = alone();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().display();
@@ -151,20 +151,20 @@ fn a_signal_ends_it_early_with_results_and_without_its_nodes() {
         let log = files.find(|file| file.extension().is_some_and(|end| end == "log"))?;
         log.file_stem()?.to_str()?.parse::<u16>().ok()
     });
-    eventually("the load is on", SOON, || {
+    eventually("the load runs", SOON, || {
         let mut client = Client::connect(&format!("127.0.0.1:{port}"), &Options::default()).ok()?;
         matches!(client.call(&["DBSIZE"]), Ok(Reply::Integer(10..))).then_some(())
     });
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let (code, page, lines) = told(child.wait_with_output().unwrap());
+    let (code, page, lines) = result_of(child.wait_with_output().unwrap());
     assert_eq!(code, Some(0), "{page}\n{lines}");
     assert!(page.contains("strong: asked to stop"), "{page}");
     assert!(page.contains("Strong consistency average latency: "), "{page}");
-    assert!(is_empty(scratch.path()), "the node has left something behind");
+    assert!(is_empty(scratch.path()), "the node left files behind");
 }
 
 #[test]
-fn nothing_to_measure_and_mistakes_are_told() {
+fn unreachable_peers_and_mistakes_are_reported() {
     let _shared = shared();
     let free = Port::take();
     let (code, _, lines) = run(&format!("--peers 127.0.0.1:{} --seconds 1", free.number));

@@ -1,8 +1,7 @@
 //! The program as users run it: real processes, real sockets, real files.
 //!
-//! Tests run side by side, as many as there are processors. One that measures time or loads the
-//! machine runs alone ([`common::alone`]); every other one says that it bears company
-//! ([`common::shared`]).
+//! Tests run side by side, as many as there are processors. A test that measures time or loads the
+//! machine runs alone ([`common::alone`]); every other test calls [`common::shared`].
 
 mod bad_input;
 mod bench_command;

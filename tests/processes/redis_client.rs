@@ -1,9 +1,8 @@
-//! Clients that others have written meet a real cluster: the `redis` crate, and `redis-cli` and
-//! `redis-benchmark` where they are installed (Redis 7 or later); where not, their tests say so and
-//! pass.
+//! Third-party clients on a real cluster: the `redis` crate, and `redis-cli` and `redis-benchmark`
+//! where they are installed (Redis 7 or later). Where one is missing, its tests say so and pass.
 //!
-//! What is served is Redis's as far as these clients can tell; what is not served gets a clean
-//! error.
+//! These clients see no difference from Redis in the commands that NodeSync serves; any other
+//! command gets a clean error.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -14,7 +13,7 @@ use crate::common::cluster::{Cluster, Node};
 use crate::common::{SOON, shared};
 use redis::{Commands, Connection, ExistenceCheck, FromRedisValue, SetOptions, Value};
 
-/// Connects to a node; RESP3 if `three`.
+/// Connects to a node, with RESP3 if `three`.
 fn connect(node: &Node, three: bool) -> Connection {
     try_connect(node, three, node.password.as_deref()).unwrap()
 }
@@ -28,8 +27,8 @@ fn try_connect(node: &Node, three: bool, password: Option<&str>) -> redis::Redis
     Ok(connection)
 }
 
-/// The commands of strings and keys, each with the type that the client makes of the reply.
-fn use_everything(client: &mut Connection) {
+/// Uses the commands of strings and keys, each with the type that the client makes of the reply.
+fn use_all_commands(client: &mut Connection) {
     let _: () = redis::cmd("FLUSHALL").exec(client).unwrap();
     let _: () = client.set("text", "héllo\r\nworld").unwrap();
     assert_eq!(client.get::<_, String>("text").unwrap(), "héllo\r\nworld");
@@ -76,17 +75,17 @@ fn the_redis_crate_is_served_by_any_node_in_both_protocols() {
     for node in &cluster.nodes {
         for three in [false, true] {
             let mut client = connect(node, three);
-            use_everything(&mut client);
+            use_all_commands(&mut client);
             pipelines(&mut client);
             scans(&mut client);
-            introductions(&mut client, three);
+            replies_of_resp3(&mut client, three);
         }
     }
 }
 
-/// What one client does on one node looks the same in an eventual session.
+/// A lone client on one node sees the same replies in an eventual session.
 #[test]
-fn an_eventual_session_notices_no_difference_as_long_as_it_is_alone() {
+fn a_lone_eventual_session_gets_the_replies_of_a_strong_one() {
     let _shared = shared();
     let cluster = Cluster::start(3, &["--consistency", "eventual"]);
     cluster.wait_until_ready();
@@ -95,14 +94,14 @@ fn an_eventual_session_notices_no_difference_as_long_as_it_is_alone() {
             let mut client = connect(node, round % 2 == 1);
             let mode: String = redis::cmd("CONSISTENCY").query(&mut client).unwrap();
             assert_eq!(mode, "eventual");
-            use_everything(&mut client);
+            use_all_commands(&mut client);
             pipelines(&mut client);
             scans(&mut client);
         }
     }
 }
 
-/// What one writes the other reads, whichever node they speak to.
+/// A value that one client writes is read by the others, on any node.
 #[test]
 fn clients_of_different_nodes_share_one_keyspace() {
     let _shared = shared();
@@ -116,7 +115,7 @@ fn clients_of_different_nodes_share_one_keyspace() {
     }
 }
 
-/// A pipeline answers in order, and an error in its middle is that command's alone.
+/// Replies to a pipeline come in order, and an error in the middle belongs to its command alone.
 fn pipelines(client: &mut Connection) {
     let mut pipe = redis::pipe();
     pipe.set("p", 7).ignore().incr("p", 3).get("p").del("p").get("p");
@@ -142,7 +141,7 @@ fn pipelines(client: &mut Connection) {
     assert_eq!(i64::from_redis_value(replies[2].clone()).unwrap(), 2);
 }
 
-/// SCAN shows each of the keys that [`pipelines`] has left, through as many cursors as it takes.
+/// SCAN returns each of the keys that [`pipelines`] left, over as many cursors as it takes.
 fn scans(client: &mut Connection) {
     let keys: Vec<String> =
         client.scan_match::<_, String>("many:*").unwrap().map(Result::unwrap).collect();
@@ -155,8 +154,8 @@ fn scans(client: &mut Connection) {
     assert_eq!(listed.len(), 10);
 }
 
-/// The types that only RESP3 has, and the error for what is not served.
-fn introductions(client: &mut Connection, three: bool) {
+/// Checks the types that only RESP3 has, and the error for an unsupported command.
+fn replies_of_resp3(client: &mut Connection, three: bool) {
     let hello: Value = redis::cmd("HELLO").query(client).unwrap();
     assert_eq!(matches!(hello, Value::Map(_)), three, "{hello:?}");
     let config: Value = redis::cmd("CONFIG").arg(&["GET", "maxclients"]).query(client).unwrap();
@@ -184,17 +183,17 @@ fn the_redis_crate_says_the_password() {
         let _: () = client.set("k", "v").unwrap();
         assert_eq!(client.get::<_, String>("k").unwrap(), "v");
         let error = try_connect(node, three, Some("barley")).err().expect("a wrong password");
-        // The client knows AUTH's errors, and passes HELLO's on as they are.
-        let told = if three { "WRONGPASS" } else { "AuthenticationFailed" };
-        assert!(error.to_string().contains(told), "{error}");
-        // In RESP2 the client says nothing before its first command, so only that can fail.
+        // The client translates AUTH's errors, and passes on HELLO's unchanged.
+        let expected = if three { "WRONGPASS" } else { "AuthenticationFailed" };
+        assert!(error.to_string().contains(expected), "{error}");
+        // In RESP2 the client sends nothing before its first command, so only that can fail.
         let refused = try_connect(node, three, None).and_then(|mut stranger| stranger.get("k"));
         let error = refused.map(|value: Option<String>| value).unwrap_err();
         assert!(format!("{error:?}").contains("NOAUTH"), "{error:?}");
     }
 }
 
-/// Runs one of Redis's own programs, with `input`; `None`, and a word about it, if it is not here.
+/// Runs one of Redis's programs with `input`. Returns `None`, and says so, if it is not installed.
 fn run(program: &str, node: &Node, args: &[&str], input: &[u8]) -> Option<Output> {
     let mut command = Command::new(program);
     command.args(["-h", "127.0.0.1", "-p", &node.port.to_string()]).args(args);
@@ -212,7 +211,7 @@ fn run(program: &str, node: &Node, args: &[&str], input: &[u8]) -> Option<Output
     Some(output)
 }
 
-/// What redis-cli prints.
+/// Output of redis-cli.
 fn cli(node: &Node, args: &[&str], input: &[u8]) -> Option<String> {
     let output = run("redis-cli", node, args, input)?;
     Some(String::from_utf8(output.stdout).unwrap().trim_end().to_string())

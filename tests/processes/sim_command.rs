@@ -1,5 +1,5 @@
 //! `nodesync sim` as users run it: the same run in every process, summaries, mistakes on the
-//! command line, and violations whose printed command shows them again.
+//! command line, and violations whose printed command reproduces them.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -7,7 +7,7 @@ use crate::common::shared;
 use crate::common::tool::{command, run};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What follows `label` on its line.
+/// Rest of the line that begins with `label`.
 #[track_caller]
 fn after<'a>(page: &'a str, label: &str) -> &'a str {
     let found = page.lines().find_map(|line| line.trim_start().strip_prefix(label));
@@ -47,7 +47,7 @@ fn a_range_of_seeds_is_summed_up() {
 }
 
 #[test]
-fn fresh_seeds_are_named() {
+fn the_summary_names_fresh_seeds() {
     let _shared = shared();
     let (code, page, lines) = run("sim --seconds 1 --nodes 3");
     assert_eq!(code, Some(0), "{page}{lines}");
@@ -59,7 +59,7 @@ fn fresh_seeds_are_named() {
 }
 
 #[test]
-fn a_trace_tells_as_much_as_is_asked_for() {
+fn a_trace_shows_the_requested_detail() {
     let _shared = shared();
     let pages = ["", "--trace", "--trace=all"].map(|words| run(&format!("sim --seed 3 {words}")).1);
     let lines = |page: &String| page.lines().count();
@@ -70,7 +70,7 @@ fn a_trace_tells_as_much_as_is_asked_for() {
 }
 
 #[test]
-fn options_make_another_run() {
+fn options_change_the_run() {
     let _shared = shared();
     let hashes = ["", "--nodes 3", "--steps 500", "--only none --without crash-voters", "--gentle"]
         .map(|words| {
@@ -110,8 +110,8 @@ fn mistakes_on_the_command_line_are_named() {
     }
 }
 
-/// Runs a command that must find something; the page, the invariant, and the words that show it
-/// again.
+/// Runs a command that must find a violation. Returns the page, the broken invariant, and the
+/// arguments that reproduce it.
 #[track_caller]
 fn violation(line: &str) -> (String, String, String) {
     let (code, page, lines) = run(line);
@@ -122,7 +122,7 @@ fn violation(line: &str) -> (String, String, String) {
 }
 
 #[test]
-fn a_violation_tells_the_command_that_shows_it_again() {
+fn a_violation_names_the_command_that_reproduces_it() {
     let _shared = shared();
     let (page, broken, again) = violation("sim --seeds 0..30 --mutant ack-before-sync --nodes 3");
     let lowest = page.lines().find(|line| line.starts_with("  seed ")).unwrap();
@@ -135,7 +135,7 @@ fn a_violation_tells_the_command_that_shows_it_again() {
 }
 
 #[test]
-fn a_violation_is_made_smaller() {
+fn shrinking_makes_a_violation_smaller() {
     let _shared = shared();
     let steps = |page: &str| -> u64 {
         let line = page.lines().find(|line| line.starts_with("seed ")).unwrap();
@@ -144,7 +144,7 @@ fn a_violation_is_made_smaller() {
     let large = violation("sim --seeds 0..30 --mutant ack-before-sync");
     let small = violation("sim --seeds 0..30 --mutant ack-before-sync --shrink");
     assert_eq!(small.1, large.1);
-    // What makes it smaller stands in the command that shows it again.
+    // The printed command contains the options that make the run smaller.
     assert!(small.2.starts_with(&large.2[..8]) && small.2.len() > large.2.len(), "{}", small.2);
     assert!(steps(&small.0) < steps(&large.0), "{}", small.0);
     let again = violation(&small.2);
@@ -152,7 +152,7 @@ fn a_violation_is_made_smaller() {
 }
 
 #[test]
-fn a_signal_ends_it_early_without_a_proof() {
+fn a_signal_ends_a_run_early_without_a_proof() {
     let _shared = shared();
     let mut child = command("sim --seconds 600").spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());

@@ -1,5 +1,5 @@
-//! Many clients at once on a cluster that nothing happens to: every request is served, and the sums
-//! add up, also beside hundreds of clients that come and go and have no manners.
+//! Many clients at once on a healthy cluster: every request is served and the sums add up, also
+//! beside hundreds of misbehaving clients that come and go.
 
 use std::fs;
 use std::sync::Barrier;
@@ -15,25 +15,25 @@ use nodesync::rng::Rng;
 
 const CLIENTS: usize = 256;
 
-/// Counters that all clients share: few, so that they meet there.
+/// Number of counters that all clients share; few, so that clients contend.
 const COUNTERS: usize = 8;
 
-/// What one client has done.
+/// Totals of one client.
 #[derive(Debug, Default)]
-struct Done {
+struct ClientTotals {
     /// Increments of each shared counter.
     counted: [u64; COUNTERS],
-    /// The last value written to the own text; 0 for none.
+    /// Last value written to the client's own text; 0 for none.
     text: u64,
     requests: u64,
     slowest: Duration,
 }
 
-/// Sends requests until `end`. Each reply is checked against what this client knows.
-fn work(me: usize, client: &mut Resp, end: Instant) -> Done {
+/// Sends requests until `end`, and checks each reply against the values that this client knows.
+fn work(me: usize, client: &mut Resp, end: Instant) -> ClientTotals {
     let mut rng = Rng::new(me as u64);
-    let mut done = Done::default();
-    // What a counter was when this client last saw it: it never goes back.
+    let mut done = ClientTotals::default();
+    // Value of each counter as this client last saw it; a counter never decreases.
     let mut seen = [0; COUNTERS];
     let text_key = format!("text:{me}");
     while Instant::now() < end {
@@ -70,10 +70,10 @@ fn work(me: usize, client: &mut Resp, end: Instant) -> Done {
     done
 }
 
-/// Has clients work on all nodes for a while.
-fn have_work_done(cluster: &Cluster, clients: usize, duration: Duration) -> Vec<Done> {
+/// Runs clients on all nodes for a while.
+fn run_clients(cluster: &Cluster, clients: usize, duration: Duration) -> Vec<ClientTotals> {
     let together = Barrier::new(clients);
-    let all: Vec<Done> = scope(|scope| {
+    let all: Vec<ClientTotals> = scope(|scope| {
         let client = |me: usize| {
             let (node, together) = (&cluster.nodes[me % cluster.nodes.len()], &together);
             scope.spawn(move || {
@@ -91,8 +91,8 @@ fn have_work_done(cluster: &Cluster, clients: usize, duration: Duration) -> Vec<
     all
 }
 
-/// Compares what each node holds with what was done.
-fn check(cluster: &Cluster, all: &[Done]) {
+/// Compares the contents of each node with the totals.
+fn check(cluster: &Cluster, all: &[ClientTotals]) {
     for node in &cluster.nodes {
         let mut client = node.resp();
         for at in 0..COUNTERS {
@@ -108,18 +108,18 @@ fn check(cluster: &Cluster, all: &[Done]) {
 }
 
 #[test]
-fn what_256_clients_of_three_nodes_count_adds_up() {
+fn increments_of_256_clients_on_three_nodes_add_up() {
     let _alone = alone();
     let cluster = Cluster::start(3, &[]);
     let duration = Duration::from_secs(if long() { 30 } else { 3 });
-    let all = have_work_done(&cluster, CLIENTS, duration);
+    let all = run_clients(&cluster, CLIENTS, duration);
     let idle = all.iter().filter(|done| done.requests < 10).count();
     assert_eq!(idle, 0, "clients with fewer than 10 requests");
     check(&cluster, &all);
 }
 
 #[test]
-fn clients_of_a_node_get_right_answers_beside_384_that_come_and_go_without_manners() {
+fn clients_get_correct_answers_beside_384_misbehaving_ones() {
     let _alone = alone();
     let cluster = Cluster::start(1, &[]);
     let node = &cluster.nodes[0];
@@ -129,19 +129,22 @@ fn clients_of_a_node_get_right_answers_beside_384_that_come_and_go_without_manne
     let before = descriptors();
     let crowd = Crowd::start(384, &[node.port], Duration::from_millis(200));
     let duration = Duration::from_secs(if long() { 30 } else { 3 });
-    let all = have_work_done(&cluster, 128, duration);
-    let deeds = crowd.finish();
+    let all = run_clients(&cluster, 128, duration);
+    let counts = crowd.finish();
     let idle = all.iter().filter(|done| done.requests == 0).count();
     assert_eq!(idle, 0, "clients without an answer");
     check(&cluster, &all);
-    // All that were there have been noticed to have gone, and their descriptors are closed.
+    // The node has noticed that all other clients left, and has closed their descriptors.
     eventually("one client is left", SOON, || {
         (client.info("connected_clients") == "1" && descriptors() <= before).then_some(())
     });
     let counted = client.call(&["GET", rude::COUNTER]).unwrap().number();
     let (least, most) =
-        (deeds.acknowledged.load(Ordering::Relaxed), deeds.asked.load(Ordering::Relaxed));
-    println!("{deeds:?}, counted {counted:?}");
-    assert!(counted.is_some_and(|count| (least..=most).contains(&count)), "{counted:?}, {deeds:?}");
-    assert!(least > 0 && deeds.connections.load(Ordering::Relaxed) > 384, "{deeds:?}");
+        (counts.acknowledged.load(Ordering::Relaxed), counts.sent.load(Ordering::Relaxed));
+    println!("{counts:?}, counted {counted:?}");
+    assert!(
+        counted.is_some_and(|count| (least..=most).contains(&count)),
+        "{counted:?}, {counts:?}"
+    );
+    assert!(least > 0 && counts.connections.load(Ordering::Relaxed) > 384, "{counts:?}");
 }

@@ -1,6 +1,6 @@
-//! `nodesync verify` as users run it: a cluster of its own under faults, a live one, and the ways
-//! in which it says no. That its judge can fail is tried beside the judge, in
-//! `src/cli/verify/judge.rs`.
+//! `nodesync verify` as users run it: a cluster of its own under faults, a live cluster, and runs
+//! that fail. Unit tests beside the judge, in `src/tools/verify/judge.rs`, show that it can reject
+//! a history.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::common::cluster::Cluster;
-use crate::common::tool::{self, told};
+use crate::common::tool::{self, result_of};
 use crate::common::{SOON, alone, eventually, shared};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -16,12 +16,12 @@ fn command(line: &str) -> Command {
     tool::command(&format!("verify {line}"))
 }
 
-/// Its exit code, what it wrote to standard output, and to standard error.
+/// Exit code, standard output and standard error of a run.
 fn run(line: &str) -> (Option<i32>, String, String) {
     tool::run(&format!("verify {line}"))
 }
 
-/// The ports of the nodes of a run in `dir`, with their logs.
+/// Ports and logs of the nodes of a run in `dir`.
 fn logs(dir: &str) -> Option<Vec<(u16, String)>> {
     let run = fs::read_dir(dir).ok()?.next()?.ok()?.path();
     let files = fs::read_dir(run).ok()?.map(|file| file.unwrap().path());
@@ -44,7 +44,7 @@ fn a_cluster_of_its_own_is_proven_linearizable_under_faults() {
     for part in ["3 nodes, 12 clients", "seed 5", "longest gap", "faults", "\nlinearizable"] {
         assert!(verdict.contains(part), "{part}: {verdict}");
     }
-    assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "it has left something behind");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "the run left files behind");
 }
 
 #[test]
@@ -64,13 +64,13 @@ fn a_live_cluster_is_judged_and_left_as_it_was() {
 }
 
 #[test]
-fn a_signal_ends_it_early_with_a_verdict_and_without_its_nodes() {
+fn a_signal_ends_a_run_early_with_a_verdict_and_without_its_nodes() {
     let _alone = alone();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().to_str().unwrap();
     let line = format!("--spawn 3 --seconds 600 --faults pause,cut --dir {dir}");
     let child = command(&line).spawn().unwrap();
-    // From then on there is something to stop.
+    // The signal must meet a cluster that runs.
     let ports: Vec<u16> = eventually("there is a leader", SOON, || {
         let logs = logs(dir)?;
         let led = logs.iter().any(|(_, log)| log.contains("New leader elected"));
@@ -78,8 +78,8 @@ fn a_signal_ends_it_early_with_a_verdict_and_without_its_nodes() {
     });
     assert_eq!(ports.len(), 3);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let (code, verdict, lines) = told(child.wait_with_output().unwrap());
-    // 3 if the signal came before the first write.
+    let (code, verdict, lines) = result_of(child.wait_with_output().unwrap());
+    // The exit code is 3 if the signal came before the first write.
     assert!(matches!(code, Some(0 | 3)), "{code:?} {verdict}\n{lines}");
     assert!(verdict.contains("asked to stop"), "{verdict}\n{lines}");
     for port in ports {
@@ -97,7 +97,7 @@ fn peers_that_cannot_be_reached_are_named() {
 }
 
 #[test]
-fn a_missing_password_is_told() {
+fn a_missing_password_is_reported() {
     let _shared = shared();
     let mut cluster = Cluster::new(1, &[]);
     cluster.nodes[0].password = Some("secret".into());
@@ -134,7 +134,7 @@ fn mistakes_on_the_command_line_are_named() {
 }
 
 #[test]
-fn what_is_to_be_kept_is_kept_and_named() {
+fn logs_and_data_are_kept_on_request_and_their_directory_is_named() {
     let _shared = shared();
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().to_str().unwrap();

@@ -1,4 +1,4 @@
-//! A session with its real driver, and a small map that plays the store and the node.
+//! Session with its real driver, and a small map that plays the store and the node.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,11 +17,11 @@ use nodesync::types::{
     Command, Consistency, Failure, NodeId, Outcome, Rejected, Unserved, Value, Version, When, Write,
 };
 
-/// A map that knows the commands.
+/// Map that executes the commands of the store.
 #[derive(Default)]
-pub struct Store(pub BTreeMap<Vec<u8>, Vec<u8>>);
+pub struct MapStore(pub BTreeMap<Vec<u8>, Vec<u8>>);
 
-impl Store {
+impl MapStore {
     fn run(&mut self, command: &Command<'_>) -> Outcome {
         let value = |value: Option<&Vec<u8>>| value.map(|value| Value::from(value.as_slice()));
         let found = |value: Option<Value>| value.map_or(Outcome::Nil, Outcome::Value);
@@ -74,11 +74,11 @@ impl Store {
                 self.0.clear();
                 Outcome::Done
             }
-            Command::Merge { .. } => panic!("no client can ask for it"),
+            Command::Merge { .. } => panic!("no client command becomes a merge"),
         }
     }
 
-    /// True if the key existed before.
+    /// Applies an eventual write; true if the key existed before.
     fn put_overlay(&mut self, write: &Write) -> bool {
         match &write.value {
             Some(value) => self.0.insert(write.key.to_vec(), value.to_vec()),
@@ -104,29 +104,29 @@ impl Store {
     }
 }
 
-/// A node that is alone: its one map is the log's state and the overlay, so a session gets the same
-/// replies in all modes.
-pub struct Node {
-    pub store: RefCell<Store>,
+/// Node without peers. Its one map is both the log's state and the overlay, so a session gets the
+/// same replies in all modes.
+pub struct FakeNode {
+    pub store: RefCell<MapStore>,
     pub leader: Option<NodeId>,
-    /// The answer to every request, if it is not served.
+    /// Refusal of every request, if set.
     pub refuse: Option<Unserved>,
     status: Status,
-    /// The session's requests, one line for each.
+    /// Requests of the session, one line for each.
     log: RefCell<Vec<String>>,
-    /// The store commands that were run, in order; in an eventual context behind their service.
+    /// Store commands in execution order; the route precedes each one that is not strong.
     commands: RefCell<Vec<String>>,
-    /// The commands of the read that is under way.
+    /// Commands of the read in progress.
     reading: RefCell<Vec<String>>,
-    /// The driver has looked for undrained writes: the next batch is an eventual session's.
+    /// True once the driver has read undrained writes: the next batch is an eventual session's.
     is_update: Cell<bool>,
 }
 
-impl Node {
-    fn new() -> Node {
+impl FakeNode {
+    fn new() -> FakeNode {
         let settings = Settings::new(NodeId(5001), (5001..=5005).map(NodeId).collect());
         let replica = Replica::new(Now(0), settings, Recovered::default(), Rng::new(1));
-        Node {
+        FakeNode {
             store: RefCell::default(),
             leader: Some(NodeId(5003)),
             refuse: None,
@@ -138,14 +138,14 @@ impl Node {
         }
     }
 
-    /// Notes a request, and its commands.
+    /// Records a request and its commands.
     fn note(&self, name: &str, prefix: &str, shown: &[String]) {
         self.log.borrow_mut().push(format!("{name}: {}", shown.join(" · ")));
         let commands = shown.iter().map(|command| format!("{prefix}{command}"));
         self.commands.borrow_mut().extend(commands);
     }
 
-    /// Notes the read that has come to its end, if there is one.
+    /// Records the read that has ended, if there is one.
     fn note_read(&self, name: &str, prefix: &str) {
         let shown = self.reading.take();
         if !shown.is_empty() {
@@ -193,7 +193,7 @@ impl Node {
     }
 }
 
-impl NodeView for Node {
+impl NodeView for FakeNode {
     fn now(&self) -> Now {
         Now(0)
     }
@@ -223,7 +223,7 @@ impl NodeView for Node {
         Ok(())
     }
 
-    /// A piece of work begins, so a local read before it has come to its end.
+    /// Notices that a piece of work begins, so a local read before it has ended.
     fn count(&self, _: Kind) {
         self.note_read("local", "local ");
     }
@@ -235,10 +235,10 @@ impl NodeView for Node {
     }
 }
 
-/// A session with its real driver, and the node that serves it.
+/// Session with its real driver, and the node that serves it.
 pub struct Driven {
     driver: SessionDriver,
-    pub node: Node,
+    pub node: FakeNode,
     pub output: Vec<u8>,
     pub closed: bool,
 }
@@ -248,7 +248,7 @@ impl Driven {
         Driven::with(limits, password, Consistency::Strong)
     }
 
-    /// A session that begins with this consistency.
+    /// Opens a session that begins with this consistency.
     pub fn with(limits: Limits, password: Option<&str>, consistency: Consistency) -> Driven {
         let config = [("appendonly", "yes"), ("maxclients", "10000"), ("save", "")];
         let server_info = ServerInfo {
@@ -262,7 +262,7 @@ impl Driven {
         let session = Session::new(7, Arc::new(server_info));
         Driven {
             driver: SessionDriver::new(session, Duration::from_secs(1)),
-            node: Node::new(),
+            node: FakeNode::new(),
             output: Vec::new(),
             closed: false,
         }
@@ -276,17 +276,17 @@ impl Driven {
         self.driver.profile().protocol
     }
 
-    /// The session's requests since the last call, one line for each.
+    /// Requests of the session since the last call, one line for each.
     pub fn take_log(&self) -> Vec<String> {
         self.node.log.take()
     }
 
-    /// The store commands since the last call, in order.
+    /// Store commands since the last call, in execution order.
     pub fn take_commands(&self) -> Vec<String> {
         self.node.commands.take()
     }
 
-    /// Brings bytes, in as many reads as it takes.
+    /// Feeds bytes, in as many reads as the offered space requires.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let space = self.driver.space();
@@ -298,7 +298,7 @@ impl Driven {
         }
     }
 
-    /// Does all the work there is.
+    /// Serves until the session waits for more bytes, or closes.
     pub fn serve(&mut self) {
         loop {
             let next = self.driver.next(&self.node);
@@ -321,12 +321,12 @@ impl Driven {
                     self.node.log.borrow_mut().push("wait".into());
                     self.driver.finish_wait(wait.holding(&self.node.status));
                 }
-                Next::Ask(request) => self.ask(request),
+                Next::Ask(request) => self.answer(request),
             }
         }
     }
 
-    fn ask(&mut self, request: Request) {
+    fn answer(&mut self, request: Request) {
         let is_under_way = matches!(self.driver.next(&self.node), Next::Read);
         assert!(is_under_way, "one piece of work at a time");
         let is_read = matches!(request, Request::Read);
@@ -346,7 +346,7 @@ impl Driven {
     }
 }
 
-impl Node {
+impl FakeNode {
     fn reply(&self, question: &Question) -> Reply {
         let node = |id: i64, role: &'static str| {
             let name = Reply::text("id");
@@ -376,13 +376,13 @@ impl Node {
     }
 }
 
-/// A write to be stamped: `k=v`, or `k=-` for a deletion.
+/// Shows a write to be stamped: `k=v`, or `k=-` for a deletion.
 pub fn show_write(key: &[u8], value: Option<&[u8]>) -> String {
     let value = value.map_or("-".into(), |value| value.escape_ascii().to_string());
     shortened(format!("{}={value}", key.escape_ascii()))
 }
 
-/// A store command in few words.
+/// Shows a store command in few words.
 pub fn show(command: &Command<'_>) -> String {
     let list = |words: &[&[u8]]| {
         words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
@@ -411,7 +411,7 @@ pub fn show(command: &Command<'_>) -> String {
         Command::Take { key } => format!("take {}", list(&[key])),
         Command::Delete { ref keys } => format!("delete {}", list(keys)),
         Command::Clear => "clear".into(),
-        Command::Merge { .. } => panic!("no client can ask for it"),
+        Command::Merge { .. } => panic!("no client command becomes a merge"),
     };
     shortened(text)
 }
@@ -420,7 +420,7 @@ fn shortened(text: String) -> String {
     if text.len() < 100 { text } else { format!("{}… ({} bytes)", &text[..20], text.len()) }
 }
 
-/// A RESP request.
+/// Encodes a RESP request.
 pub fn request(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
@@ -431,10 +431,10 @@ pub fn request(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// The replies that make up `output`, in a form to be read.
+/// Splits `output` into its replies, in readable form.
 ///
 /// # Panics
-/// If they are not well formed.
+/// If a reply is not well formed.
 pub fn replies(mut output: &[u8], protocol: Protocol) -> Vec<String> {
     let mut replies = Vec::new();
     while !output.is_empty() {
@@ -451,7 +451,7 @@ pub fn replies(mut output: &[u8], protocol: Protocol) -> Vec<String> {
     replies
 }
 
-/// Reads one RESP reply into its parts; what is behind it.
+/// Reads one RESP reply into its parts; returns the output behind it.
 fn resp_reply<'a>(output: &'a [u8], parts: &mut Vec<String>) -> &'a [u8] {
     let end = output.windows(2).position(|two| two == b"\r\n").expect("lines end with CRLF");
     let line = &output[..end];

@@ -2,7 +2,7 @@
 
 use nodesync::protocol::Limits;
 
-/// Small limits, so that short inputs reach them.
+/// Limits so small that short inputs reach them.
 pub fn tight() -> Limits {
     Limits {
         key_bytes_max: 8,

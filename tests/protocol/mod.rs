@@ -1,17 +1,18 @@
 //! The client protocols from outside: golden transcripts of sessions under `scripts/session`, and
-//! properties that hold for any bytes in any pieces. A small map stands for the store and the node.
+//! properties that hold for any bytes in any pieces. A small map plays the store and the node.
 //!
-//! The language of the scripts (`UPDATE_GOLDENFILES=1` rewrites what is expected):
+//! The language of the scripts (`UPDATE_GOLDENFILES=1` rewrites the expected output):
 //!
 //! - `> SET k v` sends a line; `lines "SET k v" "GET k"` sends several at once
 //! - `resp SET k v` sends a RESP request; `pipeline "SET k v" "GET k"` sends several at once
-//! - `send "*1\r\n"` sends bytes; `fill 70000 x` sends as many bytes `x`
+//! - `send "*1\r\n"` sends bytes; `fill 70000 x` sends the byte `x` 70,000 times
 //! - `session key_bytes_max=10 …` opens a new connection to the same node, with these limits;
-//!   `consistency=eventual` is what it starts with
-//! - `node leader=none refuse=NoQuorum` changes how the node answers; `profile` shows the profile
+//!   `consistency=eventual` sets its initial mode
+//! - `node leader=none refuse=NoQuorum` changes the answers of the node; `profile` shows the
+//!   profile
 //!
-//! The transcript shows, for each command, the work that the session hands out and, after `<`, its
-//! output: a line for each reply, with a blank in place of RESP's CRLF.
+//! The transcript shows, for each command, the work that the session hands out and, behind `<`, its
+//! output: one line for each reply, with a blank in place of RESP's CRLF.
 
 mod driven;
 mod limits;
@@ -26,12 +27,12 @@ use nodesync::protocol::Limits;
 use nodesync::types::{Consistency, NodeId, Rejected, Unknown, Unserved};
 use proptest::prelude::*;
 
-/// A script's text stands for bytes: each character is one.
+/// Bytes of a script's text: each character is one byte.
 fn bytes_of(text: &str) -> Vec<u8> {
     text.chars().map(|char| u8::try_from(char).expect("scripts stay within one byte")).collect()
 }
 
-/// Runs one script.
+/// Runner of one script.
 struct Script(Driven);
 
 impl Script {
@@ -143,7 +144,7 @@ impl goldenscript::Runner for Script {
                 goldenscript::Argument::KeyValue(name, value) => {
                     settings.push((name.clone(), value.clone()));
                 }
-                other => return Err(format!("what is {other}?").into()),
+                other => return Err(format!("unknown argument: {other}").into()),
             }
         }
         let split = |text: &Vec<u8>| text.split(|&byte| byte == b' ').map(<[u8]>::to_vec).collect();
@@ -177,11 +178,11 @@ impl goldenscript::Runner for Script {
 }
 
 #[test]
-fn sessions_go_as_their_scripts_say() {
+fn sessions_follow_their_scripts() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts/session");
     let mut scripts: Vec<_> = std::fs::read_dir(folder)
-        .expect("the folder is there")
-        .map(|entry| entry.expect("it can be listed").path())
+        .expect("the folder exists")
+        .map(|entry| entry.expect("the folder can be listed").path())
         .collect();
     scripts.sort();
     assert!(!scripts.is_empty());
@@ -192,7 +193,7 @@ fn sessions_go_as_their_scripts_say() {
     }
 }
 
-/// What a session was told, did and said, whatever the pieces in which its bytes came.
+/// Commands, output and final state of a session that receives these pieces.
 fn trace(
     limits: &Limits,
     password: Option<&str>,
@@ -209,7 +210,7 @@ fn trace(
     (commands, driven.output, driven.closed)
 }
 
-/// Requests of all kinds, whole ones, half ones and bytes that mean nothing.
+/// Requests of all kinds: whole, truncated and meaningless.
 fn conversation() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         "[a-c]{1,2}".prop_map(String::into_bytes),
@@ -340,7 +341,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_come_before_they_are_asked_for_make_no_difference_either(
+    fn bytes_that_arrive_early_make_no_difference(
         bytes in conversation(), cut in any::<prop::sample::Index>(),
     ) {
         let at = cut.index(bytes.len() + 1);
@@ -366,7 +367,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_do_harm(
+    fn arbitrary_bytes_do_no_harm(
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8),
     ) {
         for first in [&b""[..], b"*", b"*3\r\n$3\r\nSET\r\n$"] {

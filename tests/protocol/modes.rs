@@ -1,5 +1,5 @@
-//! Pipelines in which modes change, against a model: the route of each command, and every reply in
-//! its place and equal to the reply in a session that never leaves `strong`.
+//! Pipelines that change modes, checked against a model: each command takes its route, and every
+//! reply stands in its place and equals the reply in a session that never leaves `strong`.
 
 use std::iter::zip;
 
@@ -15,47 +15,47 @@ pub const SWITCHES: [&str; 6] =
 
 /// The effect of a command on its keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum CommandKind {
     Read,
     Blind,
     Update,
 }
 
-/// Commands on few keys, so that each shows in the replies of others. A value of two words has a
-/// `+` between them and comes last, as a line requires.
-const COMMANDS: [(Kind, &str); 25] = [
-    (Kind::Read, "get a"),
-    (Kind::Read, "get b"),
-    (Kind::Read, "mget a b c"),
-    (Kind::Read, "strlen a"),
-    (Kind::Read, "exists a a b"),
-    (Kind::Read, "type b"),
-    (Kind::Read, "dbsize"),
-    (Kind::Read, "keys *"),
-    (Kind::Read, "scan 0 count 2"),
-    (Kind::Blind, "set a 1"),
-    (Kind::Blind, "SET a two+words"),
-    (Kind::Blind, "set b 20"),
-    (Kind::Blind, "mset a 3 b 4"),
-    (Kind::Blind, "MSET c 5 c 6 c 7"),
-    (Kind::Blind, "del a"),
-    (Kind::Blind, "Del a b a c"),
-    (Kind::Blind, "unlink b c"),
-    (Kind::Update, "setnx a 8"),
-    (Kind::Update, "getset b 9"),
-    (Kind::Update, "getdel a"),
-    (Kind::Update, "append a x+y"),
-    (Kind::Update, "incr b"),
-    (Kind::Update, "decrby a 2"),
-    (Kind::Update, "INCRBY b 3"),
-    (Kind::Update, "flushall"),
+/// Commands on few keys, so that the effects of one show in the replies to others. A value of two
+/// words has a `+` between them and comes last, as a line requires.
+const COMMANDS: [(CommandKind, &str); 25] = [
+    (CommandKind::Read, "get a"),
+    (CommandKind::Read, "get b"),
+    (CommandKind::Read, "mget a b c"),
+    (CommandKind::Read, "strlen a"),
+    (CommandKind::Read, "exists a a b"),
+    (CommandKind::Read, "type b"),
+    (CommandKind::Read, "dbsize"),
+    (CommandKind::Read, "keys *"),
+    (CommandKind::Read, "scan 0 count 2"),
+    (CommandKind::Blind, "set a 1"),
+    (CommandKind::Blind, "SET a two+words"),
+    (CommandKind::Blind, "set b 20"),
+    (CommandKind::Blind, "mset a 3 b 4"),
+    (CommandKind::Blind, "MSET c 5 c 6 c 7"),
+    (CommandKind::Blind, "del a"),
+    (CommandKind::Blind, "Del a b a c"),
+    (CommandKind::Blind, "unlink b c"),
+    (CommandKind::Update, "setnx a 8"),
+    (CommandKind::Update, "getset b 9"),
+    (CommandKind::Update, "getdel a"),
+    (CommandKind::Update, "append a x+y"),
+    (CommandKind::Update, "incr b"),
+    (CommandKind::Update, "decrby a 2"),
+    (CommandKind::Update, "INCRBY b 3"),
+    (CommandKind::Update, "flushall"),
 ];
 
-/// One request.
+/// Request of a pipeline.
 #[derive(Clone, Debug)]
 enum Step {
     Switch(&'static str),
-    Store { with: Option<Consistency>, kind: Kind, text: &'static str },
+    Store { with: Option<Consistency>, kind: CommandKind, text: &'static str },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -67,7 +67,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(prop_oneof![4 => store, 1 => switch], 0..30)
 }
 
-/// What a session has chosen.
+/// Mode that a session has chosen.
 struct Model {
     start: Consistency,
     chosen: Consistency,
@@ -75,7 +75,7 @@ struct Model {
 }
 
 impl Model {
-    /// Does what a switch says; the reply to it.
+    /// Applies a mode command, and returns its expected reply.
     fn switch(&mut self, text: &str, protocol: Protocol) -> String {
         let on_line = protocol == Protocol::Line;
         let mut choose = |mode, name| {
@@ -100,24 +100,24 @@ impl Model {
         if on_line { word.into() } else { format!("+{word}") }
     }
 
-    /// What the node must be asked for, if a strong session asks for `plain`.
+    /// Requests that must reach the node where a strong session requests `plain`.
     fn served(
         &self,
         with: Option<Consistency>,
-        kind: Kind,
+        kind: CommandKind,
         text: &str,
         plain: &str,
     ) -> Vec<String> {
         let eventual = match (with, kind) {
             (Some(mode), _) => mode == Consistency::Eventual,
-            (None, Kind::Read) => self.readonly || self.chosen == Consistency::Eventual,
+            (None, CommandKind::Read) => self.readonly || self.chosen == Consistency::Eventual,
             (None, _) => self.chosen == Consistency::Eventual,
         };
         match kind {
             _ if !eventual => vec![plain.to_owned()],
-            Kind::Read => vec![format!("local {plain}")],
-            Kind::Update => vec![format!("update {plain}")],
-            Kind::Blind => {
+            CommandKind::Read => vec![format!("local {plain}")],
+            CommandKind::Update => vec![format!("update {plain}")],
+            CommandKind::Blind => {
                 let words = words(text);
                 let (name, args) = words.split_first().expect("there is a name");
                 let deletes =
@@ -142,7 +142,7 @@ fn bytes(words: &[Vec<u8>], on_line: bool) -> Vec<u8> {
     }
 }
 
-/// A session that has served all of these bytes: its replies and what the node was asked for.
+/// Runs a session over these bytes; returns its replies, and the session with its node's records.
 fn run(
     limits: &Limits,
     start: Consistency,
@@ -157,7 +157,7 @@ fn run(
 
 proptest! {
     #[test]
-    fn modes_change_who_serves_a_command_and_not_what_comes_of_it(
+    fn modes_change_the_route_of_a_command_and_not_its_reply(
         steps in steps(),
         on_line in any::<bool>(),
         eventual in any::<bool>(),

@@ -1,4 +1,5 @@
-//! The eventual mode: nodes take writes as long as one of them is left, and agree in the end.
+//! The eventual mode: a cluster takes writes while one node is left, and all nodes agree in the
+//! end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +11,7 @@ use crate::common::{SOON, alone, eventually};
 
 const EVENTUAL: &[&str] = &["CONSISTENCY", "eventual"];
 
-/// A client in an eventual session.
+/// Opens an eventual session.
 #[track_caller]
 fn eventual(node: &Node) -> Resp {
     let mut client = node.resp();
@@ -18,7 +19,7 @@ fn eventual(node: &Node) -> Resp {
     client
 }
 
-/// Waits until nothing is left to be brought into the log, on any node.
+/// Waits until every node has drained its eventual writes into the log.
 #[track_caller]
 fn wait_until_drained(cluster: &Cluster) {
     for node in &cluster.nodes {
@@ -35,7 +36,7 @@ fn wait_until_drained(cluster: &Cluster) {
 #[track_caller]
 fn wait_until_alone(line: &mut Line, port: u16) {
     let alone = format!("LEADER {port}");
-    eventually("the survivor stands for all", SOON, || {
+    eventually("the survivor reports itself as the leader", SOON, || {
         (line.ask("LEADER").unwrap() == alone).then_some(())
     });
 }
@@ -124,7 +125,7 @@ fn a_last_survivor_goes_on_and_all_agree_when_the_others_return() {
     assert_eq!(line.ask("INCR n").unwrap(), "FAIL: quorum not reached");
     let log = cluster.nodes[0].log();
     assert!(log.contains("takes eventual writes"), "{log}");
-    assert!(log.matches("Campaigning").count() < 5, "it repeats itself: {log}");
+    assert!(log.matches("Campaigning").count() < 5, "repeated campaigns: {log}");
     assert_eq!(cluster.nodes[0].resp().info("raft_quorum_alive"), "no");
     cluster.nodes[1].start();
     cluster.nodes[2].start();
@@ -140,7 +141,7 @@ fn a_last_survivor_goes_on_and_all_agree_when_the_others_return() {
 }
 
 #[test]
-fn what_a_lone_node_has_synced_survives_its_own_death() {
+fn synced_writes_of_a_lone_node_survive_its_death() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &[]);
     cluster.wait_until_ready();
@@ -152,18 +153,18 @@ fn what_a_lone_node_has_synced_survives_its_own_death() {
         client.set(&format!("k{number}"), &number.to_string());
     }
     let mut info = cluster.nodes[0].resp();
-    eventually("all is synced", SOON, || {
+    eventually("all writes are synced", SOON, || {
         (info.info("eventual_unsynced_writes") == "0").then_some(())
     });
     cluster.nodes[0].kill();
     cluster.nodes[0].start();
-    let mut client = eventually("it serves again", SOON, || {
+    let mut client = eventually("the node serves again", SOON, || {
         let mut client = Resp::connect(cluster.nodes[0].port).ok()?;
         client.call(EVENTUAL).ok()?.is_ok().then_some(client)
     });
     assert_eq!(client.get("k499").as_deref(), Some("499"));
     client.set("k0", "after");
-    cluster.nodes[0].stop(); // An orderly stop loses not even the last second.
+    cluster.nodes[0].stop(); // An orderly stop syncs the last second, too.
     cluster.start_all();
     cluster.wait_until_ready();
     wait_until_drained(&cluster);
@@ -177,7 +178,7 @@ fn what_a_lone_node_has_synced_survives_its_own_death() {
     }
 }
 
-/// Writes growing numbers to a key of its own until told to stop; the last one acknowledged.
+/// Writes growing numbers to a key until `stop` is set; returns the last one acknowledged.
 fn write_numbers(port: u16, key: &str, stop: &AtomicBool) -> u64 {
     let mut client = Resp::connect(port).unwrap();
     assert!(client.call(EVENTUAL).unwrap().is_ok());
@@ -210,7 +211,7 @@ fn clients_of_the_others_lose_nothing_when_the_leader_is_killed() {
         };
         let writers: Vec<_> = (0..6).map(writer).collect();
         for _ in 0..3 {
-            thread::sleep(Duration::from_millis(500)); // A stretch of load.
+            thread::sleep(Duration::from_millis(500)); // Load before the kill.
             cluster.nodes[2].kill();
             thread::sleep(Duration::from_millis(500));
             cluster.nodes[2].start();

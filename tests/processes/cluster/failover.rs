@@ -1,4 +1,4 @@
-//! The leader dies or stalls, and the clients of the others do not see an error.
+//! Death and stall of the leader; clients of the other nodes see no error.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::common::cluster::Cluster;
 use crate::common::load::{Load, Plan, Tolerance};
 use crate::common::{alone, long};
 
-/// 64 clients for 30 seconds if it shall be long.
+/// Short load, or 64 clients for 30 seconds in the long version.
 fn plan() -> (Plan, Duration) {
     let millis = Duration::from_millis;
     if long() {
@@ -39,7 +39,7 @@ fn a_leader_killed_three_times_costs_the_others_clients_a_pause_and_no_error() {
     load.go_on(stretch);
     let tally = load.finish();
     println!("longest pause {:?} in {} requests", tally.longest_pause, tally.served);
-    assert!(tally.disconnects > 0, "nobody noticed");
+    assert!(tally.disconnects > 0, "no client of the killed leader lost its connection");
     for node in &cluster.nodes {
         tally.verify(&mut node.resp());
     }
@@ -61,7 +61,7 @@ fn a_leader_that_was_frozen_serves_nothing_stale_and_loses_nothing() {
         let new = format!("new {round}");
         second.resp().set("k", &new);
         assert_eq!(first.resp().get("k").as_ref(), Some(&new));
-        // It is asked while it still believes that it leads, and answers when it wakes up.
+        // The frozen leader still believes that it leads; it answers when it wakes up.
         reader.send(&["GET", "k"]).unwrap();
         writer.send(&["SET", &format!("from frozen {round}"), "yes"]).unwrap();
         leader.signal(Signal::CONT);

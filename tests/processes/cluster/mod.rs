@@ -1,6 +1,6 @@
-//! Clusters of real processes: the program as users run it, with real sockets and files, and with
-//! the real ways in which processes end and stall. `NODESYNC_LONG=1` makes the loads as long and as
-//! heavy as the project promises to bear: 30 seconds, 64 clients.
+//! Clusters of real processes, with the real ways in which processes end and stall.
+//! `NODESYNC_LONG=1` makes the loads as long and heavy as the project promises to bear: 30 seconds,
+//! 64 clients.
 
 mod disk_full;
 mod eventual;

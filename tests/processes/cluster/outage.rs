@@ -1,4 +1,4 @@
-//! More nodes die than the cluster can do without.
+//! Loss of more nodes than the cluster can tolerate.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::common::load::{Load, Plan, Tolerance};
 use crate::common::{SOON, alone, eventually};
 
 #[test]
-fn what_was_acknowledged_survives_the_death_of_all_nodes_at_once() {
+fn acknowledged_writes_survive_the_death_of_all_nodes_at_once() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &[]);
     let plan = Plan { clients_per_node: 6, rest: Duration::from_millis(1) };
@@ -34,8 +34,8 @@ fn what_was_acknowledged_survives_the_death_of_all_nodes_at_once() {
     }
 }
 
-/// Asks until the node knows that it is alone, then how long it takes to say so.
-fn refusal_times(resp: &mut Resp, line: &mut Line) -> Duration {
+/// Waits until the node knows that it is alone; returns its mean time to refuse a request.
+fn refusal_time(resp: &mut Resp, line: &mut Line) -> Duration {
     eventually("the node knows that it is alone", SOON, || {
         let answer = line.ask("SET k lost").unwrap();
         (answer == "FAIL: quorum not reached").then_some(())
@@ -63,7 +63,7 @@ fn without_a_quorum_requests_are_refused_at_once_and_service_resumes_with_it() {
     for round in 0..2 {
         cluster.nodes[2].kill();
         cluster.nodes[1].kill();
-        let each = refusal_times(&mut resp, &mut line);
+        let each = refusal_time(&mut resp, &mut line);
         println!("refused within {each:?}");
         assert!(each < Duration::from_millis(500), "{each:?}");
         cluster.nodes[1].start();

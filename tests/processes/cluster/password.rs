@@ -1,4 +1,4 @@
-//! Who may talk to a node.
+//! Authentication of clients and peers.
 
 use crate::common::client::{Line, Resp};
 use crate::common::cluster::Cluster;
@@ -34,22 +34,24 @@ fn without_the_password_a_client_gets_nothing() {
     }
 }
 
-/// Starts the last node of three with what makes it a stranger, sees it turned away, and then takes
-/// it in as it should be.
+/// Starts the last of three nodes as a stranger, by `estrange`, and expects its refusal. Then
+/// restarts it with the right settings, and expects a complete cluster.
 fn turned_away(reason: &str, mut cluster: Cluster, estrange: impl Fn(&mut Cluster)) {
     let mut strange = Cluster::new(0, &[]);
     estrange(&mut cluster);
     strange.nodes.extend(cluster.nodes.pop());
     cluster.start_all();
     strange.start_all();
-    // The cluster is founded by all members or not at all, so nothing can be written yet.
+    // A cluster is founded by all its members or not at all, so no write can succeed yet.
     let (members, stranger) = (&cluster.nodes, &strange.nodes[0]);
     for node in members {
-        eventually("members tell the stranger why", SOON, || {
+        eventually("members log why they refuse the stranger", SOON, || {
             node.log().contains(reason).then_some(())
         });
     }
-    eventually("the stranger is told why", SOON, || stranger.log().contains(reason).then_some(()));
+    eventually("the stranger logs why it is refused", SOON, || {
+        stranger.log().contains(reason).then_some(())
+    });
     for node in members.iter().chain([stranger]) {
         let reply = node.resp().call(&["SET", "k", "v"]).unwrap();
         assert!(reply.error().is_some(), "{}: {reply:?}", node.port);

@@ -1,4 +1,4 @@
-//! A cluster that nothing has happened to.
+//! Healthy clusters.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn a_fresh_cluster_is_led_by_the_highest_port_and_read_at_once_on_every_node() {
 }
 
 #[test]
-fn the_line_protocol_says_what_it_promises() {
+fn the_line_protocol_gives_its_documented_answers() {
     let _alone = alone();
     let cluster = Cluster::start(3, &[]);
     let leader = cluster.nodes[2].port;

@@ -1,5 +1,5 @@
-//! What a node refuses to start with: each with its exit code, a message that says what to do, and
-//! nothing written.
+//! Settings and directories with which a node refuses to start. Each refusal has its exit code and
+//! a message that says what to do, and changes no file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ const DATA: i32 = 65;
 const IO: i32 = 74;
 const CONFIG: i32 = 78;
 
-/// A node's command with the directory `dir`.
+/// Command of a node with the directory `dir`.
 fn nodesync<W: AsRef<str>>(dir: &Path, words: &[W]) -> Command {
     let mut command = Command::new(binary());
     command.args(words.iter().map(AsRef::as_ref)).arg("--dir").arg(dir);
     command
 }
 
-/// Runs a command that must end with `code`, say all of `parts`, and leave what is below `dir` as
-/// it is.
+/// Runs a command that must end with `code`, print all of `parts`, and leave all files below `dir`
+/// as they are.
 #[track_caller]
 fn refused(dir: &Path, command: Command, code: i32, parts: &[&str]) -> String {
     let shown = format!("{command:?}");
@@ -42,7 +42,7 @@ fn names(files: &[(PathBuf, Vec<u8>)]) -> Vec<&PathBuf> {
     files.iter().map(|(path, _)| path).collect()
 }
 
-/// [`refused`], with a directory that does not exist before or after.
+/// Runs [`refused`] with a directory that exists neither before nor after.
 #[track_caller]
 fn refused_before_any_directory<W: AsRef<str>>(words: &[W], code: i32, parts: &[&str]) {
     let scratch = TempDir::new().unwrap();
@@ -51,8 +51,7 @@ fn refused_before_any_directory<W: AsRef<str>>(words: &[W], code: i32, parts: &[
     assert!(!dir.exists(), "made although {parts:?}");
 }
 
-/// A node that has been alone in its cluster, has acknowledged `writes` writes, one after the
-/// other, and was killed.
+/// Cluster of one node that acknowledged `writes` writes, one after the other, and was killed.
 fn with_data(writes: usize) -> Cluster {
     let mut cluster = Cluster::start(1, &["--segment-size", "64kb"]);
     let mut client = cluster.nodes[0].resp();
@@ -74,7 +73,7 @@ fn a_port_that_is_taken_ends_a_node_before_it_makes_a_directory() {
 }
 
 #[test]
-fn a_peer_without_a_sound_address_is_a_matter_of_usage() {
+fn a_malformed_peer_address_is_a_usage_error() {
     let _shared = shared();
     let peers = [
         "",
@@ -113,7 +112,7 @@ fn members_must_be_different() {
 }
 
 #[test]
-fn nobody_listens_beyond_loopback_without_a_password() {
+fn a_bind_beyond_loopback_without_a_password_is_refused() {
     let _shared = shared();
     let port = Port::take().number.to_string();
     for bind in ["0.0.0.0", "192.0.2.1", "::"] {
@@ -133,7 +132,7 @@ fn the_directory_of_another_cluster_or_node_is_left_alone() {
     let (port, dir) = (node.port.to_string(), node.dir.clone());
     let strangers = [
         (vec![port.clone(), "--cluster".into(), "theirs".into()], "cluster \"nodesync\""),
-        // The members are part of what a cluster is.
+        // The members are part of a cluster's identity.
         (vec![port.clone(), format!("127.0.0.1:{}", other.number)], "members are fixed"),
         (vec![other.number.to_string()], "of nodes"),
     ];
@@ -161,7 +160,7 @@ fn the_directory_of_another_member_is_left_alone() {
 }
 
 #[test]
-fn a_directory_in_use_is_left_to_its_user() {
+fn a_directory_in_use_is_refused() {
     let _alone = alone();
     let cluster = Cluster::start(1, &[]);
     let (node, other) = (&cluster.nodes[0], Port::take());
@@ -169,8 +168,7 @@ fn a_directory_in_use_is_left_to_its_user() {
     let words = [other.number.to_string(), "--id".into(), node.port.to_string()];
     let shown = node.dir.display().to_string();
     let says = [&*shown, "in use by a running node", "--dir"];
-    // The user itself may be making a spare segment meanwhile: what must not change is its
-    // identity.
+    // The running node may be making a spare segment meanwhile, so only its identity is compared.
     let identity = || fs::read(node.dir.join("identity")).unwrap();
     let before = identity();
     let (code, errors) = run_to_end(nodesync(&node.dir, &words), SOON);
@@ -181,7 +179,7 @@ fn a_directory_in_use_is_left_to_its_user() {
     assert_eq!(node.resp().get("k").as_deref(), Some("w"));
 }
 
-/// The file below `dir` that holds `needle`, and where in it.
+/// File below `dir` that holds `needle`, and the offset of `needle` in it.
 fn find(dir: &Path, needle: &str) -> (PathBuf, usize) {
     let place = |bytes: &[u8]| bytes.windows(needle.len()).position(|w| w == needle.as_bytes());
     let files = contents(dir).into_iter();
@@ -191,7 +189,7 @@ fn find(dir: &Path, needle: &str) -> (PathBuf, usize) {
 }
 
 #[test]
-fn a_flipped_bit_in_what_was_synced_is_named_with_its_place_and_the_remedy() {
+fn a_flipped_bit_in_synced_data_is_reported_with_its_offset_and_the_remedy() {
     let _alone = alone();
     let mut cluster = with_data(50);
     let (dir, command) = (cluster.nodes[0].dir.clone(), || cluster.nodes[0].command());

@@ -1,4 +1,4 @@
-//! Nodes that were away, and what a log may cost on disk.
+//! Nodes that return after an absence, and the bound of the log on disk.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::common::client::Resp;
 use crate::common::cluster::{Cluster, Node};
 use crate::common::{SOON, alone, eventually};
 
-/// Small logs, so that snapshots are soon taken.
+/// Small logs, so that snapshots are taken soon.
 const SMALL: [&str; 4] = ["--snapshot-log", "256kb", "--segment-size", "64kb"];
 
 /// Overwrites `keys` keys with values of 1 KiB, `rounds` times.
@@ -43,7 +43,7 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
         let log = cluster.nodes[away].log();
         assert!(log.contains(" received from "), "no snapshot was sent: {log}");
     }
-    // What came by a snapshot outlives the process.
+    // The state of an installed snapshot survives the process.
     for node in &mut cluster.nodes {
         node.kill();
     }
@@ -64,8 +64,8 @@ fn a_log_of_many_overwrites_takes_a_bounded_part_of_the_disk() {
         highest = highest.max(bytes.unwrap());
     }
     println!("at most {highest} bytes of disk for 16 MB of overwrites");
-    // The log up to a snapshot, what is kept behind it for followers, what comes while it is being
-    // written, one segment under way, spares and images.
+    // The bound holds the log up to a snapshot, the part retained for followers, entries that come
+    // while an image is written, one current segment, spares and images.
     let bound = 2 << 20;
     for node in &cluster.nodes {
         let what = format!("{} has dropped its old log", node.port);
@@ -86,7 +86,8 @@ fn a_node_whose_directory_was_wiped_becomes_a_full_member_again() {
         cluster.nodes[wiped].start();
         cluster.wait_until_ready();
         assert!(cluster.nodes[wiped].log().contains("Caught up: a full member again"));
-        // Now it counts: without another one there is still a majority, which holds everything.
+        // The node counts again: with another one dead there is still a majority, which holds
+        // everything.
         cluster.nodes[1].kill();
         let mut client = cluster.nodes[wiped].resp();
         client.set(&name, "a majority");
@@ -119,11 +120,11 @@ fn a_large_snapshot_reaches_a_node_that_takes_a_while_to_verify_it() {
     }
     let log = cluster.nodes[2].log();
     let sent = log.matches("Sending the snapshot").count();
-    assert_eq!(sent, 1, "the snapshot was sent again and again");
+    assert_eq!(sent, 1, "the snapshot was sent more than once");
 }
 
 #[test]
-fn followers_that_are_up_keep_up_by_the_log_however_large_an_entry_is() {
+fn followers_that_are_up_need_no_snapshot_however_large_an_entry_is() {
     let _alone = alone();
     let cluster = Cluster::start(3, &SMALL);
     let mut clients = [cluster.nodes[0].resp(), cluster.nodes[1].resp()];

@@ -1,4 +1,4 @@
-//! How a node stops when it is asked to.
+//! Nodes that are stopped by signals.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ fn a_leader_that_is_asked_to_stop_hands_over_and_ends_within_a_second() {
 }
 
 #[test]
-fn a_follower_that_is_asked_to_stop_disturbs_nobody() {
+fn a_follower_that_is_asked_to_stop_disturbs_no_other_client() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &[]);
     let leader = cluster.nodes[2].port;
@@ -69,7 +69,7 @@ fn a_follower_that_is_asked_to_stop_disturbs_nobody() {
 fn a_second_signal_ends_a_node_at_once() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &[]);
-    // A write that cannot be finished, and nobody to hand over to: the node waits for either.
+    // The write cannot finish and no node can take the leadership, so the leader's stop waits.
     cluster.nodes[0].signal(Signal::STOP);
     cluster.nodes[1].signal(Signal::STOP);
     let leader = &mut cluster.nodes[2];
@@ -78,7 +78,9 @@ fn a_second_signal_ends_a_node_at_once() {
     let mut other = leader.resp();
     eventually("the write waits", SOON, || (other.info("blocked_clients") == "1").then_some(()));
     leader.signal(Signal::TERM);
-    eventually("the node says so", SOON, || leader.log().contains("Stopping (").then_some(()));
+    eventually("the node logs that it stops", SOON, || {
+        leader.log().contains("Stopping (").then_some(())
+    });
     leader.signal(Signal::TERM);
     let status = leader.wait(SOON);
     assert_eq!(status.code(), Some(1));
