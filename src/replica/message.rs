@@ -9,10 +9,10 @@ use crate::types::{
 
 /// A message with its addresses and the sender's term.
 ///
-/// A receiver with an older term adopts that term first (Raft §5.1), with three exceptions. The term
-/// of an eventual message is ignored, because versions order eventual writes. A candidate is ignored
-/// while the receiver hears a leader (thesis §4.2.3). A blank node adopts nothing (joining.rs). The
-/// receiver decides this in `raft/mod.rs`.
+/// A receiver with an older term adopts that term first (Raft §5.1), with three exceptions. The
+/// term of an eventual message is ignored, because versions order eventual writes. A candidate is
+/// ignored while the receiver hears a leader (thesis §4.2.3). A blank node adopts nothing
+/// (joining.rs). The receiver decides this in `raft/mod.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// The sender.

@@ -181,7 +181,8 @@ impl Replica {
         let log_is_complete = self.log.is_covered_by(last_index, last_term);
         // Thesis §4.2.3: while we hear a leader, refuse candidates, unless the leader itself
         // started the election. `receive` asks the same before it adopts a newer term, because
-        // adopting it forgets the leader. For pre-votes and votes of this term, this is the only check.
+        // adopting it forgets the leader. For pre-votes and votes of this term, this is the only
+        // check.
         let has_live_leader = !transfer && self.has_live_leader(now);
         // Raft §5.2: one vote a term, and the same answer to a repeated request. A pre-vote
         // promises nothing, so it never uses up the vote.
