@@ -35,22 +35,26 @@
 //! | `node` | threads, channels, sockets: the only room that waits |
 //! | `testing` | the simulator, the linearizability checker, a disk in memory |
 //! | `tools` | `nodesync bench`, `nodesync verify`, `nodesync sim` |
+//! | `config` | command line and environment to the settings of a node |
+//! | `client` | a blocking client of a cluster; uses no other room |
 //!
 //! A room uses only rooms below it, never one beside or above:
 //!
 //! ```text
 //! types codec clock rng  ←  replica  ←  store  wal  wire
 //! types codec            ←  protocol
+//! types                  ←  config
 //! replica protocol store ←  service
 //! all of these           ←  node
-//! all but node           ←  testing
-//! what node may, and testing  ←  tools
+//! all but node, config   ←  testing
+//! what node may, client, testing  ←  tools
 //! ```
 //!
 //! Only `node` and `tools` name threads, channels and sockets (and [`client`], which is a socket).
-//! Only the disk and the data directory of `wal` name files, and only `clock` reads a real clock
-//! for the rooms below `node`. `replica` and `service` depend on nothing but their inputs, so that
-//! the simulator runs the very code of the server. `tests/tidy.rs` checks all of this.
+//! Only the disk and the data directory of `wal`, and `tools`, name files; beside them, `config`
+//! reads the password file, and `node/info.rs` reads `/proc`. Only `clock` reads a real clock for
+//! the rooms below `node`. `replica` and `service` depend on nothing but their inputs, so that the
+//! simulator runs the very code of the server. `tests/tidy.rs` checks all of this.
 //!
 //! The feature `tools` (default) holds `tools` and `testing`. `--no-default-features` builds the
 //! server alone.
@@ -58,7 +62,8 @@
 //! # Where to begin
 //!
 //! Read `types`, then `replica` with its essay `replica::raft`, then `node` with the map of its
-//! threads. `CONTRIBUTING.md` says how to build, test and change the code.
+//! threads. `docs/architecture.md` walks through the rooms five times, function by function.
+//! `CONTRIBUTING.md` says how to build, test and change the code.
 
 #![warn(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! The log lines for the events that a replica reports.
+//! The node's words for the reports of its replica: each [`Event`] becomes a line of the log, and
+//! each [`Failure`] the [`Fatal`] that ends the process.
 
 use super::stop::Fatal;
 use crate::replica::{Cause, Event};

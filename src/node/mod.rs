@@ -14,7 +14,7 @@
 //! | `election` | its deadline | raises the alarm | `workers/timers.rs` |
 //! | `drain` | its deadline | raises the alarm | `workers/timers.rs` |
 //! | `wal` | jobs | writes, syncs, releases messages | `workers/wal.rs` |
-//! | `apply` | committed entries | writes the store, answers clients | `workers/apply.rs` |
+//! | `apply` | committed entries | writes the store's base, answers clients | `workers/apply.rs` |
 //! | `snapshot` | jobs | image files, spare log segments | `workers/snapshot.rs` |
 //!
 //! `client-i` and `reader-p` are threads of one pool (`clients/pool.rs`); all others are spawned by
@@ -40,18 +40,21 @@
 //! 2. the core's shell (`core.rs`);
 //! 3. a link's posted messages;
 //! 4. the rest, each of them alone: inboxes, the store's slots (several in ascending order), the
-//!    tables of clients, contacts, sockets and pool threads.
+//!    tables of clients, contacts and pool threads, the log's spare segments (`wal/spare.rs`), and
+//!    the cause, the request and the sockets of [`Stop`] (`stop.rs`).
 //!
-//! No lock is held across blocking I/O, but for a link's output: its thread holds that while it
-//! writes to the peer, and all other threads pass by.
+//! No lock is held across blocking I/O, but for a link's output. Its thread holds that while it
+//! writes to the peer, and while it reads the chunks of a snapshot from the disk; all other threads
+//! pass by.
 //!
 //! # How it ends
 //!
 //! [`Stop`] is the one way: a signal asks for it, a failure anywhere asks for it and leaves its
 //! cause. [`Node::run_until_stopped`] hands the leadership over and lets requests in flight finish.
-//! Then it answers those that are left, ends the clients and the readers, the listener and the
-//! loops, the timers and the detector, the links, and at last `apply`, `wal` and `snapshot`. It
-//! joins all of them.
+//! Then it shuts down the sockets and answers every request that is left. The answer frees the
+//! thread that waits for it; its client sees the answer only if its connection is still open. After
+//! that come the ends of the clients and the readers, the listener and the loops, the timers and
+//! the detector, the links, and at last of `apply`, `wal` and `snapshot`. All threads are joined.
 //!
 //! # Import order
 //!

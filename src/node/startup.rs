@@ -238,7 +238,7 @@ fn io_loops(config: &Config) -> usize {
     }
 }
 
-/// The facts about this node that every session knows.
+/// The identity, limits and settings of this node that all its sessions share.
 fn server_info(config: &Config, port: u16) -> ServerInfo {
     let limits = Limits {
         key_bytes_max: config.key_bytes_max,

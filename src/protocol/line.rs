@@ -182,15 +182,15 @@ pub(super) fn write(out: &mut Vec<u8>, shape: ReplyShape, reply: &Reply) {
     out.push(b'\n');
 }
 
-/// Appends the reply to SET. `leader` is the node that leads, or for an eventual write the node
-/// that stamped it.
-pub(super) fn write_stored(out: &mut Vec<u8>, key: &[u8], leader: Option<NodeId>) {
+/// Appends the reply to SET. `by` is the node that leads, or for an eventual write the node that
+/// stamped it.
+pub(super) fn write_stored(out: &mut Vec<u8>, key: &[u8], by: Option<NodeId>) {
     out.extend_from_slice(b"OK: ");
     put_escaped(out, key);
     out.extend_from_slice(b" set");
-    if let Some(NodeId(leader)) = leader {
+    if let Some(NodeId(node)) = by {
         out.extend_from_slice(b" by leader ");
-        put_i64(out, i64::from(leader));
+        put_i64(out, i64::from(node));
     }
     out.push(b'\n');
 }

@@ -23,8 +23,8 @@
 //! Words are spans of the receive buffer; nothing is copied before a command is encoded into its
 //! run. One table of commands, in `command`, serves both protocols; `admission` decides whether the
 //! client may call the command that the words name. The session answers commands about itself
-//! (`command::connection`) and about the table (`command::catalog`), asks the node for facts that
-//! only a node has ([`Question`]), and collects commands that need the store (`command::data`) into
+//! (`command::connection`) and about the table (`command::catalog`). It asks the node what only a
+//! node can answer ([`Question`]), and collects commands that need the store (`command::data`) into
 //! runs: a pipeline of a thousand SETs is one proposal and one round trip.
 //!
 //! Imports go one way: `args number` ← `resp` ← `conn_state` ← `command` ← `admission line run` ←

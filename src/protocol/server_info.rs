@@ -1,5 +1,5 @@
-//! Facts that all sessions of a node share and none of them changes: the node's identity, its
-//! password, its limits and its configuration.
+//! The part of a node that all its sessions share and none of them changes: identity, password,
+//! limits and configuration.
 
 use sha2::{Digest, Sha256};
 

@@ -68,10 +68,11 @@ enum InProgress {
     Ask(ReplyShape),
 }
 
-/// The outcomes of writes, and the node that led or stamped them.
+/// The outcomes of writes.
 struct WriteResults {
     outcomes: std::vec::IntoIter<Outcome>,
-    leader: Option<NodeId>,
+    /// The node that leads, or for eventual writes the node that stamped them.
+    by: Option<NodeId>,
 }
 
 /// The result of taking the request at the front of the input.
@@ -229,11 +230,11 @@ impl Session {
         self.output.len() >= self.conn.server_info.limits.output_bytes_max
     }
 
-    fn finish_writes(&mut self, result: Result<Vec<Outcome>, Unserved>, leader: Option<NodeId>) {
+    fn finish_writes(&mut self, result: Result<Vec<Outcome>, Unserved>, by: Option<NodeId>) {
         self.in_progress = InProgress::Nothing;
         match result {
             Ok(outcomes) => {
-                self.unreplied = Some(WriteResults { outcomes: outcomes.into_iter(), leader });
+                self.unreplied = Some(WriteResults { outcomes: outcomes.into_iter(), by });
                 self.reply_to_writes();
             }
             Err(unserved) => self.refuse(unserved),
@@ -253,7 +254,7 @@ impl Session {
             };
             let reply = match (results.outcomes.next(), key) {
                 (Some(Outcome::Done), Some(key)) if shape == ReplyShape::Stored => {
-                    line::write_stored(&mut self.output, key, results.leader);
+                    line::write_stored(&mut self.output, key, results.by);
                     continue;
                 }
                 (Some(outcome), _) => shape.reply(outcome, limits.reply_bytes_max),

@@ -7,7 +7,8 @@ use crate::types::Write;
 /// The next step of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Write the output, then read more bytes; while earlier work is in progress, finish that.
+    /// Write the output, then read more bytes (the driver's `Next::Read` is the same need). While
+    /// earlier work is in progress, finish that instead.
     Wait,
     /// Write the output, then call `next` again: the session makes no more output before.
     Flush,

@@ -1,11 +1,15 @@
-//! The contract between the pure core and the threads that drive it: [`Input`] brings events in,
+//! The contract between the pure replica and the threads that drive it: [`Input`] brings events in,
 //! [`Effects`] takes work out.
 //!
 //! **Where does AppendEntries leave?** Through [`Replica::pull`](super::Replica::pull), like every
-//! message whose size grows with the load: a leader's appends and snapshots, a follower's forwarded
-//! proposals and its read requests, eventual writes on their way to be stamped or spread.
-//! [`Effects::pull`] only names the peers that have something to fetch. Every other message leaves
-//! through [`Effects::send`] or [`Effects::after_persist`]: heartbeats, votes, acknowledgements.
+//! message that grows with the load: a leader's appends and snapshots, a follower's forwarded
+//! proposals, eventual writes on their way to be stamped or spread. A follower's ReadIndex is one
+//! number, but it is pulled too: the one request then serves all reads that have gathered by the
+//! time the link can write. [`Effects::pull`] only names the peers that have something to fetch.
+//!
+//! Every other message leaves through [`Effects::send`] or [`Effects::after_persist`]: heartbeats,
+//! votes, acknowledgements. One append does too: `probe_behind_image` in `raft/snapshot.rs` puts an
+//! empty one into `send`, because nothing is pulled for a follower that installs an image.
 //!
 //! Bulk is pulled and not pushed, because the batch forms at the last moment. A link pulls when it
 //! can write; the append then packs all that the log holds after `next`, so batches grow under load

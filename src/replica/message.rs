@@ -7,8 +7,12 @@ use crate::types::{
     Entry, Index, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, Write, Writes,
 };
 
-/// A message with its addresses. `term` is the sender's current term, whatever the message; a
-/// receiver with an older term adopts it first (Raft §5.1).
+/// A message with its addresses and the sender's term.
+///
+/// A receiver with an older term adopts that term first (Raft §5.1), with three exceptions. The
+/// term of an eventual message is ignored, because versions order eventual writes. A candidate is
+/// ignored while the receiver hears a leader (thesis §4.2.3). A blank node adopts nothing
+/// (joining.rs). The receiver decides this in `raft/mod.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// The sender.
@@ -213,7 +217,7 @@ pub struct HardState {
     pub standing: Standing,
 }
 
-/// A node's rights, which depend on the promises that it may have forgotten.
+/// A node's rights. They depend on the votes and acknowledgements that it may have forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// Its directory is new. The node may be a founder or may have lost its data; it takes part in

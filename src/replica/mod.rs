@@ -1,4 +1,4 @@
-//! The pure core: one node's part in the consensus, as a value.
+//! The pure replica: one node's part in the consensus, as a value.
 //!
 //! A [`Replica`] never waits, never reads a clock, touches no disk and no socket. It receives an
 //! [`Input`] and the current time ([`Now`]), and returns the resulting work as [`Effects`]. The
@@ -66,7 +66,12 @@ pub(crate) struct PeerState {
     heard_at: Now,
 }
 
-/// One node's consensus state. [`step`](Self::step) is its only way forward.
+/// One node's consensus state.
+///
+/// Every decision is made in [`step`](Self::step): roles, terms, log and commits change only there.
+/// The other `&mut` methods keep books: [`pull`](Self::pull) builds a link's next message and notes
+/// it as sent, [`cancel`](Self::cancel) and `cancel_stamp` drop a request, `restored` raises the
+/// clock above an image, and the `next_*` methods name requests.
 #[derive(Debug)]
 pub struct Replica {
     settings: Settings,

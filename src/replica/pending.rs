@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_request_was_either_handed_over_or_not() {
+    fn a_cancelled_request_was_either_sent_or_not() {
         let mut pending = pending(2);
         taken(&mut pending, 1);
         assert_eq!(pending.cancel(1), Cancelled::Sent);

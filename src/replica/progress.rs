@@ -1,7 +1,7 @@
 //! Replication progress of one follower, as its leader knows it (etcd's Progress).
 //!
 //! ```text
-//!            accepted                     behind the leader's first kept entry
+//!          acknowledged                   behind the leader's first kept entry
 //!   Probe ─────────────▶ Replicate        Probe ──────────────────────▶ Snapshot
 //!     ▲                      │              ▲                              │
 //!     └── refused, new link, ┘              └─── failed, or no answer ─────┘
@@ -126,7 +126,7 @@ impl Progress {
     }
 
     /// Notes that the follower holds our log durably up to `index`. Returns true if that is news.
-    pub fn accepted(&mut self, now: Now, index: Index) -> bool {
+    pub fn acknowledged(&mut self, now: Now, index: Index) -> bool {
         let is_news = index > self.matched;
         if is_news {
             self.matched = index;
@@ -161,7 +161,7 @@ impl Progress {
             // The answer to the probe under way counts, even against `matched`: the follower may
             // have lost its disk. Any other answer is late.
             ProgressState::Probe { .. } => prev_index.checked_add(1) != Some(self.next),
-            // The follower has accepted more since it sent this refusal.
+            // The follower has acknowledged more since it sent this refusal.
             ProgressState::Replicate { .. } => prev_index <= self.matched,
             ProgressState::Snapshot { .. } => true,
         };
@@ -277,7 +277,7 @@ mod tests {
                     }
                     3 => {
                         said = index.max(said);
-                        progress.accepted(now, index);
+                        progress.acknowledged(now, index);
                     }
                     4 => progress.refused(index, index),
                     5 => progress.probe(),
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_follower_in_step_is_told_of_commits_once() {
         let mut progress = Progress::new(Now(0), 5);
-        progress.accepted(Now(0), 5);
+        progress.acknowledged(Now(0), 5);
         progress.sent(Now(0), 6, 10, 5);
         progress.sent(Now(0), 7, 10, 3);
         assert_eq!(progress.commit_sent, 5);

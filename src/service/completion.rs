@@ -9,22 +9,24 @@
 //! | [`Rounds`](super::Rounds) | the clients' shares | how is an answer split among clients? |
 //!
 //! They cannot be one. The replica forgets a proposal when it *commits*, and the outcome exists
-//! only when the entry *applies*, on another thread and without the core's lock. The shares belong
+//! only when the entry *applies*, on another thread and without the core's lock. So the lock is
+//! taken a second time for a write, to take its address out of the shell's table. The shares belong
 //! to one front end's thread, so that no lock is held while replies are written. The tables agree
 //! because each is changed in the same critical section, or after, the one before it:
 //!
 //! - `Shell::ask` inserts into the shell's table and proposes under one lock. `Shell::cancel`
 //!   removes from both under one lock. So a proposal pends only while a client waits for it; the
-//!   simulator checks this after each step.
+//!   simulator checks this after each step. The one exception is the end of a node: `cancel_all`
+//!   empties the shell's table alone, and the proposals end with the process.
 //! - The thread that removes an entry from the shell's table sends its answer, and no other thread
-//!   does. So each [`Ticket`] is answered at most once, and `Shell::cancel` returns `None` exactly
-//!   when an answer is on its way.
+//!   does. So each [`Ticket`] is answered at most once. For a write or a stamp, `Shell::cancel`
+//!   returns `None` exactly when an answer is on its way; a read can always be cancelled.
 //! - `Rounds` keeps a ticket until it takes the answer out of its inbox or has cancelled it. An
 //!   answer to a ticket that it does not know is dropped.
 //!
 //! A read that waits for its index to be applied leaves the shell's table for the apply thread's
-//! [`ParkedReads`](super::ParkedReads). Cancelling such a read is always possible: an answer that
-//! comes later is dropped by its ticket, and nothing was done.
+//! [`ParkedReads`](super::ParkedReads). Cancelling it there needs no look at that table: an answer
+//! that comes later is dropped by its ticket, and nothing was done.
 
 use std::fmt;
 use std::sync::Arc;

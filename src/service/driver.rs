@@ -1,4 +1,4 @@
-//! The driver of one client's [`Session`]: turns its work into requests to the core, and answers
+//! The driver of one client's [`Session`]: turns its work into requests to the shell, and answers
 //! into replies. Every front end drives its clients by this file, and so do the simulator and the
 //! tests.
 //!
@@ -50,7 +50,7 @@ pub enum Kind {
     ReadLocal,
 }
 
-/// The driver's view of its node: facts and reads that are there at once.
+/// The driver's view of its node: its state, and reads that need no waiting.
 pub trait NodeView {
     /// The present moment.
     fn now(&self) -> Now;
@@ -107,7 +107,7 @@ struct Stamping {
 /// The client's next need.
 #[derive(Debug)]
 pub enum Next {
-    /// Write the output, then read more bytes.
+    /// Write the output, then read more bytes: the session's [`Work::Wait`].
     Read,
     /// Write the output, then call again.
     Flush,

@@ -2,8 +2,10 @@
 //!
 //! A pure room: no thread, no lock, no socket, no clock. A node runs it behind one lock and with
 //! real queues (`node/core.rs`, `node/clients`), the simulator under virtual time
-//! (`testing/sim/process.rs`, `testing/sim/sessions.rs`). So what the simulator tries is what
-//! clients get.
+//! (`testing/sim/turns.rs`, `testing/sim/sessions.rs`, `testing/sim/loops.rs`). So the simulator
+//! tries the code that serves clients. It does not run the wait of `--io threads`
+//! (`Core::ask_and_wait` and its `Waiter`), nor the last answers of a node that ends
+//! (`Shell::cancel_all`, `ParkedReads::refuse_all`): the tests of `node` do, with threads.
 //!
 //! ```text
 //!   client bytes

@@ -19,8 +19,12 @@ pub enum ApplyWork {
     Snapshot(SnapshotMeta),
 }
 
-/// Carries out the decisions of a step. Every method is called under the core's lock, in the order
-/// in which its effects must happen, so no method may block.
+/// Carries out the decisions of a step. [`Shell::route`](super::Shell::route) calls its methods
+/// under the core's lock, in the order in which the effects must happen, so no method may block.
+///
+/// One caller comes without the lock: after a sync, `Core::release` (node/core.rs) posts the
+/// messages that waited for it. Replicas take messages in any order, so these need no place among
+/// the others.
 pub trait Outside {
     /// Appends `records` to the log and syncs them. Then sends `after`, and reports
     /// [`Input::Persisted`](crate::replica::Input::Persisted) with `job`.

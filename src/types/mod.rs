@@ -56,7 +56,8 @@ pub enum Rejected {
     /// Fewer nodes than a majority are alive.
     #[error("quorum not reached")]
     NoQuorum,
-    /// No leader was found before the request timed out.
+    /// No leader was found before the request timed out. A read that times out gets this too, even
+    /// if there is a leader and only this node's apply was slow: it has changed nothing.
     #[error("leader unavailable")]
     NoLeader,
     /// Too many requests are in flight.

@@ -1,5 +1,6 @@
 //! Versioned writes: the writes of eventual sessions, stamped so that all nodes agree which of two
-//! writes to a key is the newer one, in any order of arrival.
+//! writes to a key is the newer one, in any order of arrival. Also the words that they share with
+//! other writes: [`Key`], and the [`Consistency`] that a session chooses.
 
 use std::sync::Arc;
 

@@ -37,7 +37,7 @@ use harness::{ask, start, wait_until_it_serves};
 use time::{SOON, eventually, in_time};
 
 /// A client's session without a socket. It knows which values its own key may hold.
-struct Caller<'a> {
+struct TestClient<'a> {
     shared: &'a Shared,
     key: String,
     rng: Rng,
@@ -50,10 +50,10 @@ struct Caller<'a> {
     overdue: u64,
 }
 
-impl<'a> Caller<'a> {
-    fn new(shared: &'a Shared, me: u64) -> Caller<'a> {
+impl<'a> TestClient<'a> {
+    fn new(shared: &'a Shared, me: u64) -> TestClient<'a> {
         let (key, rng) = (format!("key {me}"), Rng::new(me));
-        Caller { shared, key, rng, waiter: Arc::default(), written: 0, tried: 0, overdue: 0 }
+        TestClient { shared, key, rng, waiter: Arc::default(), written: 0, tried: 0, overdue: 0 }
     }
 
     /// The time that the next request may take: often about as long as its answer takes.
@@ -85,7 +85,7 @@ impl<'a> Caller<'a> {
         let request = Request::Write(Bytes::from(commands));
         let answer = ask(&self.shared.core, request, &self.waiter, patience)?;
         let Answer::Outcomes(outcomes) = answer else { panic!("{answer:?}") };
-        assert_eq!(Caller::number(&outcomes[1]), self.tried, "another request's answer");
+        assert_eq!(TestClient::number(&outcomes[1]), self.tried, "another request's answer");
         self.written = self.tried;
         Ok(())
     }
@@ -94,7 +94,7 @@ impl<'a> Caller<'a> {
         let patience = self.patience();
         ask(&self.shared.core, Request::Read, &self.waiter, patience)?;
         let found = self.shared.store.read(&Command::Get { key: self.key.as_bytes() });
-        let found = Caller::number(&found);
+        let found = TestClient::number(&found);
         assert!((self.written..=self.tried).contains(&found), "{found} after {}", self.written);
         Ok(())
     }
@@ -127,7 +127,7 @@ impl<'a> Caller<'a> {
     }
 }
 
-const CALLERS: u64 = 256;
+const CLIENTS: u64 = 256;
 
 #[test]
 fn hundreds_of_sessions_get_their_own_answers_and_cancel_when_their_time_is_over() {
@@ -137,30 +137,30 @@ fn hundreds_of_sessions_get_their_own_answers_and_cancel_when_their_time_is_over
     wait_until_it_serves(shared);
     let end = Instant::now() + Duration::from_secs(2);
     let (served, overdue) = scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS)
+        let clients: Vec<_> = (0..CLIENTS)
             .map(|me| {
                 scope.spawn(move || {
-                    let mut caller = Caller::new(shared, me);
+                    let mut client = TestClient::new(shared, me);
                     let mut served = 0;
                     while Instant::now() < end {
-                        match caller.ask() {
+                        match client.ask() {
                             Ok(()) => served += 1,
-                            Err(Unserved::Unknown(Unknown::TimedOut)) => caller.overdue += 1,
+                            Err(Unserved::Unknown(Unknown::TimedOut)) => client.overdue += 1,
                             Err(Unserved::Rejected(Rejected::Busy | Rejected::NoLeader)) => {
-                                caller.overdue += 1;
+                                client.overdue += 1;
                             }
                             Err(other) => panic!("{other:?}"),
                         }
                     }
-                    (served, caller.overdue)
+                    (served, client.overdue)
                 })
             })
             .collect();
-        let sums = callers.into_iter().map(|caller| caller.join().unwrap());
-        sums.fold((0, 0), |sum, caller| (sum.0 + caller.0, sum.1 + caller.1))
+        let sums = clients.into_iter().map(|client| client.join().unwrap());
+        sums.fold((0, 0), |sum, client| (sum.0 + client.0, sum.1 + client.1))
     });
     println!("{served} served, {overdue} cancelled");
-    assert!(served > CALLERS && overdue > CALLERS, "{served} served, {overdue} cancelled");
+    assert!(served > CLIENTS && overdue > CLIENTS, "{served} served, {overdue} cancelled");
     eventually("no request waits", || shared.core.is_idle());
     assert_eq!(shared.core.status().pending, (0, 0));
     node.stop().unwrap();
@@ -175,11 +175,11 @@ fn every_request_that_waits_when_the_node_ends_is_answered() {
         wait_until_it_serves(&shared);
         let ask_to_the_end = move || {
             scope(|scope| {
-                for me in 0..CALLERS {
-                    let mut caller = Caller::new(&shared, CALLERS * (round + 1) + me);
+                for me in 0..CLIENTS {
+                    let mut client = TestClient::new(&shared, CLIENTS * (round + 1) + me);
                     scope.spawn(move || {
                         loop {
-                            let answer = caller.ask();
+                            let answer = client.ask();
                             if let Err(Unserved::Rejected(Rejected::Stopping)) = answer {
                                 return;
                             }
@@ -226,9 +226,9 @@ fn follower() -> Core {
 fn every_request_that_waits_for_a_leader_when_the_node_ends_is_answered() {
     for _ in 0..10 {
         in_time("all are answered", || {
-            let (core, together) = (follower(), Barrier::new(CALLERS as usize + 1));
+            let (core, together) = (follower(), Barrier::new(CLIENTS as usize + 1));
             scope(|scope| {
-                for me in 0..CALLERS {
+                for me in 0..CLIENTS {
                     let (core, together) = (&core, &together);
                     scope.spawn(move || {
                         let waiter = Arc::default();
@@ -310,8 +310,8 @@ fn the_published_leader_is_never_of_an_older_term_than_the_one_before() {
         assert!(told);
         observers.into_iter().map(|observer| observer.join().unwrap()).sum()
     });
-    println!("{judged} looks");
-    assert!(judged > 1000, "only {judged} looks could be judged");
+    println!("{judged} observations");
+    assert!(judged > 1000, "only {judged} observations could be judged");
 }
 
 /// Ports that take connections and never send a byte.

@@ -1,6 +1,7 @@
-//! The apply thread: the only writer of the store. It applies committed entries in order, and sends
-//! each outcome to the client of this node that waits for it. A client is woken once for its whole
-//! pipeline.
+//! The apply thread: the only writer of the store's base while the node runs. It applies committed
+//! entries in order, and sends each outcome to the client of this node that waits for it. A client
+//! is woken once for its whole pipeline. (Eventual writes reach the store's overlay on the thread
+//! whose turn stamped or received them.)
 
 use crossbeam_channel::{Receiver, Sender};
 

@@ -209,7 +209,7 @@ impl Replica {
         Ok(first)
     }
 
-    /// Takes in a message of the eventual mode, which has no term.
+    /// Takes in a message of the eventual mode, whose term is ignored.
     pub(in crate::replica) fn receive_eventual(
         &mut self,
         now: Now,

@@ -255,7 +255,7 @@ impl Replica {
         let last = self.log.last_index();
         let Some(leader) = self.leader_state() else { return };
         let Some(progress) = leader.progress.get_mut(&peer) else { return };
-        let is_news = progress.accepted(now, index);
+        let is_news = progress.acknowledged(now, index);
         if progress.next <= last {
             effects.pull.insert(peer);
         }

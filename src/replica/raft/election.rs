@@ -163,6 +163,8 @@ impl Replica {
         VoteRequest { pre, transfer, last_index, last_term }
     }
 
+    /// Answers a request for a vote or a pre-vote. `receive` (raft/mod.rs) has dropped strangers,
+    /// old terms, and candidates of a newer term under a live leader.
     pub(super) fn receive_vote(
         &mut self,
         now: Now,
@@ -178,7 +180,9 @@ impl Replica {
         // Raft §5.4.1: only a log at least as complete as ours may win our vote.
         let log_is_complete = self.log.is_covered_by(last_index, last_term);
         // Thesis §4.2.3: while we hear a leader, refuse candidates, unless the leader itself
-        // started the election.
+        // started the election. `receive` asks the same before it adopts a newer term, because
+        // adopting it forgets the leader. For pre-votes and votes of this term, this is the only
+        // check.
         let has_live_leader = !transfer && self.has_live_leader(now);
         // Raft §5.2: one vote a term, and the same answer to a repeated request. A pre-vote
         // promises nothing, so it never uses up the vote.

@@ -1,12 +1,18 @@
 //! # Raft, as it is done here
 //!
+//! This file holds the roles, and receives every message: `receive` judges sender and term once for
+//! all of them. The other files hold the rules, one subject each.
+//!
 //! The names and most of the rules are those of Ongaro and Ousterhout, *In Search of an
 //! Understandable Consensus Algorithm* (2014, "Raft"), and of Ongaro's thesis (2014, "thesis").
 //!
 //! **Terms and roles.** Time is divided into terms; a term has at most one leader, because a node
 //! votes at most once in it and makes the vote durable before sending it (Raft §5.2). A node is a
 //! *follower*, a *pre-candidate*, a *candidate* or the *leader*; each role holds only the state
-//! that it needs ([`Role`]), and there is one way into each (`become_*` in [`election`]).
+//! that it needs ([`Role`]). A node enters a role by `become_*` in [`election`]. Three places make
+//! it a follower without a leader directly, because no leadership ends there: the start
+//! (`Replica::new`), the end of a blank node's questions ([`joining`](super::joining)), and a vote
+//! granted by a node that collects pre-votes itself (`receive_vote`).
 //!
 //! **Elections** ([`election`]). A follower that hears no leader for its patience requests
 //! pre-votes (thesis §9.6). A node that still hears a leader refuses, so a node with a bad link
@@ -114,6 +120,8 @@ impl Role {
 }
 
 impl Replica {
+    /// Takes in a message of a peer: judges its sender and its term, then hands it to the file that
+    /// knows it.
     pub(super) fn receive(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {
         let Envelope { from, to, term, message } = envelope;
         // A peer may send anything: strangers and absurd terms are ignored.
@@ -127,7 +135,7 @@ impl Replica {
         if self.hard.standing == Standing::Blank {
             return;
         }
-        // Versions order eventual writes, so their messages have no term.
+        // Versions order eventual writes, so the term of their messages is ignored.
         if let Message::Stamp { .. } | Message::Stamped(_) | Message::Spread(_) = message {
             return self.receive_eventual(now, from, message, effects);
         }

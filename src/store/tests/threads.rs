@@ -132,7 +132,7 @@ fn an_image_is_one_index_however_fast_the_writer_is() {
 }
 
 #[test]
-fn who_has_accepted_a_write_reads_it_while_it_moves_from_the_overlay_to_the_base() {
+fn a_thread_reads_its_own_write_while_it_moves_from_the_overlay_to_the_base() {
     const ROUNDS: u64 = 20_000;
     let mut writer = Writer::new();
     let store = writer.store();

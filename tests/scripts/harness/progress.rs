@@ -1,8 +1,8 @@
 //! The commands of the progress scripts. `progress last=5 window=2 window_bytes=100` makes the
-//! progress of a new follower at a leader with that last index. `sent 7 30`, `accepted 6`,
-//! `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true` call the method of
-//! that name and show the progress. `overdue after=300` lets time pass and tells whether an answer
-//! is overdue.
+//! progress of a new follower at a leader with that last index. `sent 7 30`,
+//! `acknowledged 6`, `refused 6 next=4`, `probe`, `link last=9`, `image 8` and `image-sent true`
+//! call the method of that name and show the progress. `overdue after=300` lets time pass and tells
+//! whether an answer is overdue.
 
 use std::error::Error;
 use std::time::Duration;
@@ -66,8 +66,8 @@ impl goldenscript::Runner for ProgressRunner {
                 let (last, bytes) = (number()?, number()?);
                 self.progress.sent(now, last, bytes as usize, 0);
             }
-            "accepted" => {
-                let news = self.progress.accepted(now, number()?);
+            "acknowledged" => {
+                let news = self.progress.acknowledged(now, number()?);
                 return Ok(format!("{}; {}", if news { "news" } else { "no news" }, self.show()));
             }
             "refused" => {

@@ -1,4 +1,4 @@
-//! Rounds whose time is over as their answers come, without sockets. Each of hundreds of seats
+//! Rounds whose time is over as their answers come, without sockets. Each of hundreds of clients
 //! knows which answer it may get, and that it may get one only.
 
 use std::sync::Arc;
@@ -20,30 +20,30 @@ use crate::rng::Rng;
 use crate::service::{Inbox, Request, Rounds, Settled, Share};
 use crate::types::{Command, Outcome, When};
 
-/// Seats of one [`Player`].
-const SEATS: usize = 64;
+/// Clients of one [`Player`].
+const CLIENTS: usize = 64;
 
 /// Requests of one [`Player`].
 const REQUESTS: u64 = 3_000;
 
-/// An open request of a seat.
+/// An open request of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SeatRequest {
+enum OpenRequest {
     /// To write this number, and to read it back in the same batch.
     Write(u64),
     /// To read.
     Read,
 }
 
-/// A loop without sockets. It joins the requests of its seats in rounds, sleeps until there are
-/// answers or the time of a request is over, and checks each seat's answer.
+/// A loop without sockets. It joins the requests of its clients in rounds, sleeps until there are
+/// answers or the time of a request is over, and checks each client's answer.
 struct Player<'a> {
     shared: &'a Shared,
     me: usize,
     idle: PollLoop,
     rounds: Rounds,
-    seats: Vec<Option<SeatRequest>>,
-    /// For each seat, the latest number that is certainly written.
+    open: Vec<Option<OpenRequest>>,
+    /// For each client, the latest number that is certainly written.
     written: Vec<u64>,
     asked: u64,
     rng: Rng,
@@ -59,8 +59,8 @@ impl<'a> Player<'a> {
             me,
             idle,
             rounds: Rounds::new(inbox, timeout, &Limits::default()),
-            seats: vec![None; SEATS],
-            written: vec![0; SEATS],
+            open: vec![None; CLIENTS],
+            written: vec![0; CLIENTS],
             asked: 0,
             rng: Rng::new(me as u64),
             served: 0,
@@ -68,49 +68,49 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn key(&self, seat: usize) -> String {
-        format!("player {} seat {seat}", self.me)
+    fn key(&self, client: usize) -> String {
+        format!("player {} client {client}", self.me)
     }
 
-    fn join(&mut self, seat: usize) {
+    fn join(&mut self, client: usize) {
         self.asked += 1;
-        let key = self.key(seat);
+        let key = self.key(client);
         let key = key.as_bytes();
         if self.rng.below(3) == 0 {
-            self.seats[seat] = Some(SeatRequest::Read);
-            return self.rounds.join(seat, Request::Read, 0);
+            self.open[client] = Some(OpenRequest::Read);
+            return self.rounds.join(client, Request::Read, 0);
         }
         let (text, mut commands) = (self.asked.to_string(), Vec::new());
         let value = text.as_bytes();
         Command::Set { key, value, when: When::Always, get: false }.encode(&mut commands);
         Command::Get { key }.encode(&mut commands);
-        self.seats[seat] = Some(SeatRequest::Write(self.asked));
-        self.rounds.join(seat, Request::Write(Bytes::from(commands)), 2);
+        self.open[client] = Some(OpenRequest::Write(self.asked));
+        self.rounds.join(client, Request::Write(Bytes::from(commands)), 2);
     }
 
-    /// Gives each seat its share of an answer.
+    /// Gives each client its share of an answer.
     fn settle(&mut self, settled: Settled) {
-        let members = settled.share_out(|seat, share| self.tell(seat, share));
+        let members = settled.share_out(|client, share| self.tell(client, share));
         self.rounds.reuse(members);
     }
 
-    /// Checks a seat's share. The seat must have an open request.
-    fn tell(&mut self, seat: usize, share: Share<'_>) {
-        let request = self.seats[seat].take().expect("an answer without a request");
+    /// Checks a client's share. The client must have an open request.
+    fn tell(&mut self, client: usize, share: Share<'_>) {
+        let request = self.open[client].take().expect("an answer without a request");
         match (request, share) {
             (_, Share::Unserved(_)) => {
                 self.overdue += 1;
                 return;
             }
-            (SeatRequest::Read, Share::MayRead) => {
+            (OpenRequest::Read, Share::MayRead) => {
                 let found =
-                    self.shared.store.read(&Command::Get { key: self.key(seat).as_bytes() });
-                assert!(number(&found) >= self.written[seat], "{found:?}");
+                    self.shared.store.read(&Command::Get { key: self.key(client).as_bytes() });
+                assert!(number(&found) >= self.written[client], "{found:?}");
             }
-            (SeatRequest::Write(written), Share::Outcomes(own)) => {
+            (OpenRequest::Write(written), Share::Outcomes(own)) => {
                 assert_eq!(own.len(), 2, "too many or too few outcomes");
                 assert_eq!(own.last().map(number), Some(written), "another one's outcome");
-                self.written[seat] = written;
+                self.written[client] = written;
             }
             (request, share) => panic!("{request:?} is answered by {share:?}"),
         }
@@ -134,13 +134,13 @@ impl<'a> Player<'a> {
     fn play(&mut self) -> usize {
         let (mut events, mut late) = (Events::with_capacity(8), 0);
         let core: &Core = &self.shared.core;
-        while self.asked < REQUESTS || self.seats.iter().any(Option::is_some) {
-            // None, one or many seats join, beside those that wait already.
-            let seats = [0, 1, SEATS][self.rng.below(3) as usize];
-            for _ in 0..seats {
-                let seat = self.rng.below(SEATS as u64) as usize;
-                if self.asked < REQUESTS && self.seats[seat].is_none() {
-                    self.join(seat);
+        while self.asked < REQUESTS || self.open.iter().any(Option::is_some) {
+            // None, one or many clients join, beside those that wait already.
+            let joining = [0, 1, CLIENTS][self.rng.below(3) as usize];
+            for _ in 0..joining {
+                let client = self.rng.below(CLIENTS as u64) as usize;
+                if self.asked < REQUESTS && self.open[client].is_none() {
+                    self.join(client);
                 }
             }
             self.rounds.ask(core.now(), |requests| core.ask(requests));
