@@ -8,8 +8,8 @@ use crate::replica::{
     Append, AppendAck, Chunk, Envelope, Heartbeat, Message, VoteReply, VoteRequest,
 };
 use crate::types::{
-    Entry, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, decode_writes,
-    encode_writes,
+    Entry, NodeId, Proposal, Rejected, RequestId, SnapshotMeta, Term, Version, Writes,
+    decode_writes, encode_writes,
 };
 
 use super::HEAD_LEN;
@@ -95,20 +95,11 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
             Message::Stamp { sent, seen, floor, requests } => {
                 head(out, kind::STAMP, term);
                 put_u64s(out, &[*sent, seen.0, *floor]);
-                out.put_u32_le(requests.len() as u32);
-                for (id, writes) in requests {
-                    put_id(out, *id);
-                    encode_writes(writes, out);
-                }
+                put_stamp_requests(out, requests);
             }
             Message::Stamped(stamps) => {
                 head(out, kind::STAMPED, term);
-                out.put_u32_le(stamps.len() as u32);
-                for (id, stamp) in stamps {
-                    put_id(out, *id);
-                    out.put_u8(stamp.err().map_or(0, reason_code));
-                    out.put_u64_le(stamp.map_or(0, |version| version.0));
-                }
+                put_stamps(out, stamps);
             }
             Message::Spread(writes) => {
                 head(out, kind::SPREAD, term);
@@ -117,6 +108,23 @@ pub fn encode(envelope: &Envelope, out: &mut Vec<u8>) {
             Message::Campaign => head(out, kind::CAMPAIGN, term),
         }
     });
+}
+
+fn put_stamp_requests(out: &mut Vec<u8>, requests: &[(RequestId, Writes)]) {
+    out.put_u32_le(requests.len() as u32);
+    for (id, writes) in requests {
+        put_id(out, *id);
+        encode_writes(writes, out);
+    }
+}
+
+fn put_stamps(out: &mut Vec<u8>, stamps: &[(RequestId, Result<Version, Rejected>)]) {
+    out.put_u32_le(stamps.len() as u32);
+    for (id, stamp) in stamps {
+        put_id(out, *id);
+        out.put_u8(stamp.err().map_or(0, reason_code));
+        out.put_u64_le(stamp.map_or(0, |version| version.0));
+    }
 }
 
 /// Appends the frame of a part of a snapshot.

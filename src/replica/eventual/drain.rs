@@ -67,11 +67,11 @@ impl Replica {
             // An own version above the bound on the disk could be stamped again after a crash. A
             // version with this node's origin above `stamped` is from an earlier directory: it may
             // leave.
-            let is_own = version.origin() == *place;
-            let is_unreserved = (*reserved + 1..=*stamped).contains(&version.tick());
+            let is_unreserved =
+                version.origin() == *place && (*reserved + 1..=*stamped).contains(&version.tick());
             // A version from the future would push the clocks of all other nodes ahead.
             let is_ahead = clock.ahead(now, version.tick()).is_some();
-            !(is_own && is_unreserved) && !is_ahead
+            !is_unreserved && !is_ahead
         };
         self.eventual.outbox.take(cursor, BATCH_BYTES_MAX, may_leave)
     }

@@ -126,6 +126,23 @@ impl Model {
         }
     }
 
+    fn set_if(&mut self, key: &Bytes, value: &Bytes, when: When, get: bool) -> Outcome {
+        let old = self.get(key).cloned();
+        let allowed = match when {
+            When::Always => true,
+            When::Absent => old.is_none(),
+            When::Present => old.is_some(),
+        };
+        if allowed {
+            self.set(key, Some(value.clone()));
+        }
+        match (get, allowed) {
+            (true, _) => value_or_nil(old.as_ref()),
+            (false, true) => Outcome::Done,
+            (false, false) => Outcome::Nil,
+        }
+    }
+
     fn run(&mut self, op: &Op) -> Option<Outcome> {
         Some(match op {
             Op::Get(key) => value_or_nil(self.get(key)),
@@ -137,22 +154,7 @@ impl Model {
                 let found = keys.iter().filter(|key| self.get(key).is_some());
                 Outcome::Integer(found.count() as i64)
             }
-            Op::Set(key, value, when, get) => {
-                let old = self.get(key).cloned();
-                let allowed = match when {
-                    When::Always => true,
-                    When::Absent => old.is_none(),
-                    When::Present => old.is_some(),
-                };
-                if allowed {
-                    self.set(key, Some(value.clone()));
-                }
-                match (get, allowed) {
-                    (true, _) => value_or_nil(old.as_ref()),
-                    (false, true) => Outcome::Done,
-                    (false, false) => Outcome::Nil,
-                }
-            }
+            Op::Set(key, value, when, get) => self.set_if(key, value, *when, *get),
             Op::SetMany(pairs) => {
                 pairs.iter().for_each(|(key, value)| drop(self.set(key, Some(value.clone()))));
                 Outcome::Done
