@@ -1,8 +1,8 @@
 //! # The simulator: a cluster in one thread, under virtual time
 //!
-//! [`run`](fn@run) builds a cluster of 1, 3, 5 or 7 nodes. Replicas, failure detectors, logs, image files,
-//! stores, client sessions and the whole [`service`](crate::service) room between session and
-//! replica are the server's own code. Clocks, disks, links, threads and clients are models. One
+//! [`run`](fn@run) builds a cluster of 1, 3, 5 or 7 nodes. Replicas, failure detectors, logs, image
+//! files, stores, client sessions and the whole [`service`](crate::service) room between session
+//! and replica are the server's own code. Clocks, disks, links, threads and clients are models. One
 //! number, the seed, decides everything: the size of the cluster, all timings, the commands of the
 //! clients, and which faults strike when. The same seed gives the same run, event for event, on
 //! every machine; [`Report::trace_hash`] proves it. So no code here reads a real clock, and none
