@@ -1,6 +1,6 @@
-//! Mutants: mistakes planted into the real lines, to prove that the simulator finds them. `tests/mutants/`
-//! holds one file for each: the right lines, and the same lines with the mistake behind a switch.
-//! The source itself knows nothing of them.
+//! Mutants: mistakes planted into the real lines, to prove that the simulator finds them.
+//! `tests/mutants/` holds one file for each: the right lines, and the same lines with the mistake
+//! behind a switch. The source itself knows nothing of them.
 //!
 //! The first test checks that each file still fits the source. The second, which builds a copy of
 //! the project with all mistakes in it and runs the seeds of docs/testing.md, takes some minutes:
