@@ -12,11 +12,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::replica::{Envelope, HardState, JobNo, Recovered, WalRecord};
+use crate::replica::{HardState, Recovered, WalRecord};
 use crate::rng::Rng;
 use crate::store::{Image, ImageError};
-use crate::testing::MemoryDisk;
 use crate::testing::sim::log_model::LogModel;
+use crate::testing::{LogJob, MemoryDisk};
 use crate::types::SnapshotMeta;
 use crate::wal::{
     self, Disk as _, ImageWriter, Images, OutgoingImage, SpareJob, Wal, WalError, WalOptions,
@@ -24,14 +24,6 @@ use crate::wal::{
 
 /// A crash interrupts the unfinished work within this many changes of the disk.
 const CRASH_WITHIN: u64 = 14;
-
-/// Records that one turn makes durable, and the messages that wait for them.
-#[derive(Debug)]
-pub struct LogJob {
-    pub number: JobNo,
-    pub records: Vec<WalRecord>,
-    pub after: Vec<Envelope>,
-}
 
 /// The reason why a node cannot start from its directory.
 #[derive(Debug, thiserror::Error)]

@@ -35,7 +35,7 @@
 //! | | `log_model`, `disk` | the model of a log; a directory that can fail |
 //! | | `storage` | the files that a process has under way |
 //! | | `client_loop`, `connection` | the server's side of its clients |
-//! | | `process`, `outside` | one running node; the decisions of a turn |
+//! | | `process` | one running node |
 //! | | `workload` | clients, and the history of their requests |
 //! | | `events` | everything that can happen |
 //! | world | `cluster` | `World`: all of the above, virtual time, the event queue |
@@ -119,7 +119,6 @@ mod mutant;
 mod network;
 mod options;
 mod oracle;
-mod outside;
 mod plan;
 mod process;
 mod promises;

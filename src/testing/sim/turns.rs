@@ -11,8 +11,8 @@ use crate::service::{AfterStep, Answer, Answers, ApplyWork, Failure};
 use crate::store::Image;
 use crate::testing::sim::cluster::World;
 use crate::testing::sim::events::{SimEvent, Timer};
-use crate::testing::sim::outside::{Decision, Decisions};
 use crate::testing::sim::process::Process;
+use crate::testing::{Decision, Decisions};
 
 impl World {
     /// Steps a replica with these inputs, in one turn of its shell.

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use nodesync::clock::Now;
 use nodesync::replica::detector::FailureDetector;
-use nodesync::replica::{
-    Alarm, Envelope, Heartbeat, JobNo, Recovered, Replica, Settings, WalRecord,
-};
+use nodesync::replica::{Heartbeat, Recovered, Replica, Settings};
 use nodesync::rng::Rng;
 use nodesync::service::{
-    Answer, ApplyWork, Inbox, Outside, ParkedReads, ReplyTo, RequestHandle, Shell, Ticket,
+    Answer, ApplyWork, Inbox, ParkedReads, ReplyTo, RequestHandle, Shell, Ticket,
 };
 use nodesync::store::{Image, Writer};
+use nodesync::testing::LogJob;
 use nodesync::types::NodeId;
 use parking_lot::Mutex;
 
@@ -25,7 +24,7 @@ pub struct Process {
     pub writer: Writer,
     pub detector: FailureDetector,
     /// The queue of the disk.
-    pub jobs: VecDeque<Job>,
+    pub jobs: VecDeque<LogJob>,
     /// The queue of the apply thread.
     pub apply_queue: VecDeque<ApplyWork>,
     pub parked_reads: ParkedReads,
@@ -59,48 +58,6 @@ impl Process {
             last_heartbeat: None,
         }
     }
-}
-
-/// A job that waits for the disk.
-#[derive(Debug)]
-pub struct Job {
-    pub number: JobNo,
-    pub records: Vec<WalRecord>,
-    pub after: Vec<Envelope>,
-}
-
-/// One decision of a turn.
-#[derive(Debug)]
-pub enum Decision {
-    Persist(Job),
-    Post(Envelope),
-    Pull(NodeId),
-    Apply(ApplyWork),
-}
-
-/// The decisions of one turn, in the order in which the shell routes them.
-#[derive(Debug, Default)]
-pub struct Decisions(pub Vec<Decision>);
-
-impl Outside for Decisions {
-    fn persist(&mut self, records: Vec<WalRecord>, after: Vec<Envelope>, number: JobNo) {
-        self.0.push(Decision::Persist(Job { number, records, after }));
-    }
-
-    fn post(&mut self, envelope: Envelope) {
-        self.0.push(Decision::Post(envelope));
-    }
-
-    fn pull(&mut self, peer: NodeId) {
-        self.0.push(Decision::Pull(peer));
-    }
-
-    fn apply(&mut self, work: ApplyWork) {
-        self.0.push(Decision::Apply(work));
-    }
-
-    /// Nothing to do: the cluster looks at all deadlines whenever time passes.
-    fn poke(&mut self, _: Alarm) {}
 }
 
 /// The clients of one process. Each of them has made one request, whose ticket is its position.

@@ -8,18 +8,20 @@ use nodesync::service::{
     consequence, own_request,
 };
 use nodesync::store::Applied;
+use nodesync::testing::{Decision, Decisions};
 use nodesync::types::{Command, Entry, NodeId, Outcome};
 
 use super::Cluster;
 use super::network::Freight;
-use super::process::{Decision, Decisions};
 use super::show;
 
 impl Cluster {
     /// Steps a node's replica and carries out the effects.
     pub fn step(&mut self, id: NodeId, input: Input) {
         let now = self.now;
-        self.process(id).shell.step(now, input);
+        let shell = &mut self.process(id).shell;
+        shell.begin_turn();
+        shell.step(now, input);
         self.finish_turn(id);
     }
 
