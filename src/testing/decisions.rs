@@ -1,6 +1,6 @@
-//! The world outside a [`Shell`](crate::service::Shell) under test: collects the decisions of a turn
-//! in order. The simulator then carries them out as events of virtual time, the golden scripts by
-//! command.
+//! The world outside a [`Shell`](crate::service::Shell) under test: collects the decisions of a
+//! turn in order. The simulator then carries them out as events of virtual time, the golden scripts
+//! by command.
 
 use crate::replica::{Alarm, Envelope, JobNo, WalRecord};
 use crate::service::{ApplyWork, Outside};
