@@ -11,11 +11,15 @@
 //!
 //! `UPDATE_GOLDENFILES=1` looks for the first seed that finds each mutant, and writes the table.
 
-use std::fmt::Write as _;
+#[path = "common/mutant_table.rs"]
+mod mutant_table;
+
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use mutant_table::MutantTable;
 
 /// A mutant must be found by one of this many seeds. (Figure 8 of the Raft paper is rare.)
 const SEEDS: u64 = 3_000;
@@ -31,10 +35,6 @@ pub fn planted(name: &str) -> bool {
     ON.get_or_init(|| std::env::var("NODESYNC_PLANTED").unwrap_or_default()) == name
 }
 "#;
-
-const BEGIN: &str = "<!-- planted -->\n";
-const END: &str = "<!-- /planted -->";
-const HEAD: &str = "| mistake | seed | invariant |\n|---|---|---|\n";
 
 /// One mistake.
 struct Mutant {
@@ -74,27 +74,9 @@ fn mutant(path: &Path) -> Mutant {
     Mutant { name, file, right, wrong }
 }
 
-/// The table of docs/testing.md: text before it, rows, text behind it.
-fn table(document: &str) -> (&str, &str, &str) {
-    let (before, rest) = document.split_once(BEGIN).expect("docs/testing.md has the table");
-    let (table, behind) = rest.split_once(END).expect("the table has an end");
-    (before, table.strip_prefix(HEAD).expect("the table has its head"), behind)
-}
-
-/// Name, seed and invariant of each row.
-fn rows(table: &str) -> Vec<(String, u64, String)> {
-    let row = |line: &str| {
-        let mut cells = line.trim_matches('|').split('|').map(str::trim);
-        let name = cells.next()?.trim_matches('`').to_owned();
-        Some((name, cells.next()?.parse().ok()?, cells.next()?.to_owned()))
-    };
-    table.lines().map(|line| row(line).unwrap_or_else(|| panic!("no row: {line}"))).collect()
-}
-
 #[test]
 fn each_planted_mistake_fits_the_source_and_has_its_row() {
-    let document = fs::read_to_string(root().join("docs/testing.md")).unwrap();
-    let rows = rows(table(&document).1);
+    let rows = MutantTable::read("planted").rows;
     let mutants = mutants();
     for Mutant { name, file, right, .. } in &mutants {
         let source = fs::read_to_string(root().join(file)).unwrap();
@@ -106,7 +88,7 @@ fn each_planted_mistake_fits_the_source_and_has_its_row() {
     assert_eq!(names, listed, "the rows of docs/testing.md");
 }
 
-/// Copies a folder, without what is not source.
+/// Copies a folder with all that is in it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -180,25 +162,22 @@ fn broken(program: &Path, name: &str, seeds: Range<u64>) -> Option<(u64, String)
 #[test]
 #[ignore = "builds the project a second time: minutes"]
 fn each_planted_mistake_is_found_by_the_simulator() {
-    let path = root().join("docs/testing.md");
-    let document = fs::read_to_string(&path).unwrap();
-    let (before, listed, behind) = table(&document);
+    let mut table = MutantTable::read("planted");
     let mutants = mutants();
     let program = build(&mutants);
     assert_eq!(broken(&program, "", 0..20), None, "without a mutant nothing is wrong");
-    let update = std::env::var_os("UPDATE_GOLDENFILES").is_some();
-    let mut found = String::from(HEAD);
-    if update {
-        for Mutant { name, .. } in &mutants {
-            let steps = (0..SEEDS).step_by(SEARCH_STEP);
-            let search = |from| broken(&program, name, from..from + SEARCH_STEP as u64);
-            let first = { steps }.find_map(search);
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        table.rows.clear();
+        for Mutant { name, .. } in mutants {
+            let mut steps = (0..SEEDS).step_by(SEARCH_STEP);
+            let search = |from| broken(&program, &name, from..from + SEARCH_STEP as u64);
+            let first = steps.find_map(search);
             let (seed, invariant) = first.unwrap_or_else(|| panic!("no seed finds {name}"));
-            writeln!(found, "| `{name}` | {seed} | {invariant} |").unwrap();
+            table.rows.push((name, seed, invariant));
         }
-        return fs::write(&path, [before, BEGIN, &found, END, behind].concat()).unwrap();
+        return table.write();
     }
-    for (name, seed, invariant) in rows(listed) {
+    for (name, seed, invariant) in table.rows {
         println!("{name}, seed {seed}");
         let found = broken(&program, &name, seed..seed + 1);
         assert_eq!(found, Some((seed, invariant)), "{name}");

@@ -5,12 +5,13 @@
 //! `NODESYNC_SIM_SECONDS=3600` the time for fresh ones. The table in `docs/testing.md` says which
 //! seed catches which mutant; `UPDATE_GOLDENFILES=1` rewrites it.
 
+#[path = "common/mutant_table.rs"]
+mod mutant_table;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Write as _;
 use std::ops::Range;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use nodesync::testing::sim::{Mutant, NO_PANIC, Options, Report, TraceDetail, run};
 use parking_lot::Mutex;
+
+use mutant_table::MutantTable;
 
 /// Seeds that every test run tries.
 const FIXED_SEEDS: Range<u64> = 0..200;
@@ -132,9 +135,6 @@ fn a_panic_is_a_violation_of_its_seed() {
     assert!(!violation.how.is_empty(), "the violation keeps the message of the panic");
 }
 
-const TABLE_BEGINS: &str = "<!-- mutants -->\n";
-const TABLE_ENDS: &str = "<!-- /mutants -->";
-
 fn name_of(mutant: Mutant) -> String {
     mutant.to_possible_value().unwrap().get_name().to_owned()
 }
@@ -146,44 +146,30 @@ fn broken_by(mutant: Mutant, seed: u64) -> Option<&'static str> {
     run(seed, &options).err().map(|violation| violation.invariant)
 }
 
-/// Rows of the table in `text`: mutant name to seed and invariant.
-fn rows(text: &str) -> BTreeMap<String, (u64, String)> {
-    let table = text.split_once(TABLE_BEGINS).and_then(|(_, rest)| rest.split_once(TABLE_ENDS));
-    let (table, _) = table.expect("the table stands between its markers");
-    let rows = table.lines().skip(2).map(|line| {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [mutant, seed, invariant] = cells[..] else { panic!("no row of three cells: {line}") };
-        (mutant.trim_matches('`').to_owned(), (seed.parse().unwrap(), invariant.to_owned()))
-    });
-    rows.collect()
-}
-
 /// Finds the lowest seed that catches each mutant, and rewrites the table.
-fn write_table(path: &Path, text: &str) {
-    let mut table = String::from("| mutant | seed | invariant |\n|---|---|---|\n");
+fn write_table(mut table: MutantTable) {
+    table.rows.clear();
     let mut missed = Vec::new();
     for &mutant in Mutant::value_variants() {
         let name = name_of(mutant);
         let found = (0..MUTANT_SEEDS).find_map(|seed| Some((seed, broken_by(mutant, seed)?)));
         match found {
-            Some((seed, how)) => writeln!(table, "| `{name}` | {seed} | {how} |").unwrap(),
+            Some((seed, how)) => table.rows.push((name, seed, how.to_owned())),
             None => missed.push(name),
         }
     }
-    let (before, rest) = text.split_once(TABLE_BEGINS).expect("a marker before the table");
-    let (_, after) = rest.split_once(TABLE_ENDS).expect("a marker behind the table");
-    fs::write(path, format!("{before}{TABLE_BEGINS}{table}{TABLE_ENDS}{after}")).unwrap();
+    table.write();
     assert!(missed.is_empty(), "not found within {MUTANT_SEEDS} seeds: {missed:?}");
 }
 
 #[test]
 fn every_mutant_is_found() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/testing.md");
-    let text = fs::read_to_string(&path).unwrap();
+    let table = MutantTable::read("mutants");
     if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
-        return write_table(&path, &text);
+        return write_table(table);
     }
-    let (mut rows, mut wrong) = (rows(&text), String::new());
+    let rows = table.rows.into_iter().map(|(name, seed, invariant)| (name, (seed, invariant)));
+    let (mut rows, mut wrong) = (rows.collect::<BTreeMap<_, _>>(), String::new());
     for &mutant in Mutant::value_variants() {
         let name = name_of(mutant);
         let Some((seed, invariant)) = rows.remove(&name) else {

@@ -69,11 +69,6 @@ impl Settled {
         members
     }
 
-    /// The clients, in the order in which their requests were joined.
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
     /// The answer for all of them together.
     pub fn answer(&self) -> &Answer {
         &self.answer
