@@ -105,10 +105,7 @@ impl Model {
     fn step(&mut self, step: &Step) -> Applied {
         match step {
             Step::Batch(stamp, ops) => {
-                self.version = Version(*stamp).max(self.latest);
-                if self.version > Version(0) {
-                    self.version = Version(*stamp).max(self.latest.next_of_log());
-                }
+                self.version = Version(*stamp).max(self.latest.next_of_log());
                 self.latest = self.version;
                 Applied::Done(ops.iter().filter_map(|op| self.run(op)).collect())
             }
@@ -449,4 +446,14 @@ fn a_batch_that_cannot_be_read_is_an_error() {
     let malformed = Malformed("value");
     assert_eq!(writer.apply(&entry, true), Err(ApplyError::Malformed { index: 1, malformed }));
     assert_eq!(writer.store().applied(), 0);
+}
+
+#[test]
+fn an_empty_log_gives_a_batch_without_a_stamp_a_version() {
+    let (mut writer, mut model) = (Writer::new(), Model::default());
+    let step = Step::Batch(0, Vec::new());
+    let entry = entry_of(&writer, &step);
+    assert_eq!(writer.apply(&entry, true), Ok(model.step(&step)));
+    assert_eq!(writer.latest(), model.latest);
+    assert_eq!(writer.latest(), Version::default().next_of_log());
 }
